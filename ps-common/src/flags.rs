@@ -1,0 +1,169 @@
+//! Flags from three places: the command line, then `PS_...` variables, then `--config FILE.toml`.
+//!
+//! A configuration file is turned into arguments, so that clap checks it like the rest; the way
+//! back (`to_arguments`, `to_toml`) goes through serde, so that no flag can be forgotten.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::exit::{Exit, ExitError};
+
+/// Parses `arguments` (the first is the program's name), filling in what neither they nor the
+/// environment say from the file that `--config` names.
+///
+/// Usage errors, `--help` and `--version` end the process as clap does it.
+pub fn parse(command: &Command, arguments: &[OsString]) -> Result<ArgMatches, ExitError> {
+    let first = command.clone().ignore_errors(true).try_get_matches_from(arguments);
+    let config = first
+        .ok()
+        .and_then(|m| m.try_get_one::<std::path::PathBuf>("config").ok().flatten().cloned());
+    let Some(path) = config else {
+        return Ok(command.clone().get_matches_from(arguments));
+    };
+    let table = read_toml(&path)?;
+    let mut all = arguments.to_vec();
+    let given = command.clone().ignore_errors(true).try_get_matches_from(arguments).ok();
+    for (key, value) in &table {
+        let id = key.replace('-', "_");
+        let known = command.get_arguments().any(|a| a.get_long() == Some(key.as_str()));
+        if !known || key == "config" {
+            return Err(ExitError::config(format!(
+                "{}: `{key}` is not an option of {}; see --help for their names",
+                path.display(),
+                command.get_name()
+            )));
+        }
+        let source = given.as_ref().and_then(|m| m.value_source(&id));
+        if matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
+            continue;
+        }
+        all.extend(
+            arguments_of(key, value).map_err(|what| {
+                ExitError::config(format!("{}: `{key}` is {what}", path.display()))
+            })?,
+        );
+    }
+    Ok(command.clone().get_matches_from(all))
+}
+
+fn read_toml(path: &Path) -> Result<toml::Table, ExitError> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        ExitError::new(Exit::Io, format!("cannot read --config {}", path.display())).because(e)
+    })?;
+    text.parse().map_err(|e: toml::de::Error| {
+        ExitError::config(format!("--config {} is not TOML", path.display())).because(e)
+    })
+}
+
+fn arguments_of(key: &str, value: &toml::Value) -> Result<Vec<OsString>, &'static str> {
+    let scalar = |value: &toml::Value| match value {
+        toml::Value::String(s) => Ok(s.clone()),
+        toml::Value::Integer(i) => Ok(i.to_string()),
+        toml::Value::Float(f) => Ok(f.to_string()),
+        toml::Value::Boolean(b) => Ok(b.to_string()),
+        _ => Err("neither a string, a number, a boolean nor a list of these"),
+    };
+    let text = match value {
+        toml::Value::Array(items) => {
+            items.iter().map(scalar).collect::<Result<Vec<_>, _>>()?.join(",")
+        }
+        other => scalar(other)?,
+    };
+    Ok(vec![format!("--{key}={text}").into()])
+}
+
+/// The arguments that give `flags` back when parsed: one `--name=value` for each field that is set.
+///
+/// `flags` is a struct of scalars, strings, lists and options, its serde names in kebab-case equal
+/// to the long names of the flags.
+pub fn to_arguments(flags: &impl Serialize) -> Vec<OsString> {
+    fields(flags).map(|(key, text)| format!("--{key}={text}").into()).collect()
+}
+
+/// `flags` as the TOML that `--config` reads.
+pub fn to_toml(flags: &impl Serialize) -> String {
+    let value = toml::Value::try_from(flags).expect("flags are plain data");
+    toml::to_string(&value).expect("flags are plain data")
+}
+
+fn fields(flags: &impl Serialize) -> impl Iterator<Item = (String, String)> {
+    let Value::Object(map) = serde_json::to_value(flags).expect("flags are plain data") else {
+        panic!("flags are a struct")
+    };
+    map.into_iter().filter_map(|(key, value)| Some((key, text_of(&value)?)))
+}
+
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(s) => Some(s.clone()),
+        Value::Array(items) if items.is_empty() => None,
+        Value::Array(items) => Some(items.iter().filter_map(text_of).collect::<Vec<_>>().join(",")),
+        other => Some(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args, CommandFactory, FromArgMatches, Parser};
+
+    #[derive(Parser, Debug, PartialEq, Serialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Demo {
+        #[arg(long)]
+        #[serde(skip)]
+        config: Option<std::path::PathBuf>,
+        #[arg(long, default_value_t = 4)]
+        workers: u32,
+        #[arg(long, env = "PS_FLAGS_TEST_LR")]
+        lr: Option<f64>,
+        #[arg(long, value_delimiter = ',')]
+        data: Vec<String>,
+        #[command(flatten)]
+        #[serde(flatten)]
+        more: More,
+    }
+
+    #[derive(Args, Debug, PartialEq, Serialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct More {
+        #[arg(long, action = clap::ArgAction::Set, default_value_t = false)]
+        bias: bool,
+    }
+
+    fn demo(arguments: &[&str]) -> Result<Demo, ExitError> {
+        let arguments: Vec<OsString> =
+            std::iter::once("demo").chain(arguments.iter().copied()).map(Into::into).collect();
+        Ok(Demo::from_arg_matches(&parse(&Demo::command(), &arguments)?).expect("parsed"))
+    }
+
+    #[test]
+    fn arguments_round_trip() {
+        let flags = demo(&["--workers=3", "--lr=0.25", "--data=a,b", "--bias=true"]).expect("ok");
+        let again: Vec<String> =
+            to_arguments(&flags).iter().map(|a| a.to_string_lossy().into_owned()).collect();
+        let again: Vec<&str> = again.iter().map(String::as_str).collect();
+        assert_eq!(demo(&again).expect("ok"), flags);
+    }
+
+    #[test]
+    fn a_file_fills_in_what_the_command_line_leaves_open() {
+        let path = std::env::temp_dir().join(format!("ps-flags-{}.toml", std::process::id()));
+        std::fs::write(&path, "workers = 7\nlr = 0.5\ndata = [\"x\", \"y\"]\nbias = true\n")
+            .expect("written");
+        let config = format!("--config={}", path.display());
+        let flags = demo(&[&config, "--lr=0.1"]).expect("ok");
+        assert_eq!((flags.workers, flags.lr, flags.more.bias), (7, Some(0.1), true));
+        assert_eq!(flags.data, ["x", "y"]);
+        std::fs::write(&path, "wrokers = 7\n").expect("written");
+        let error = demo(&[&config]).expect_err("unknown key");
+        assert!(error.exit == Exit::Config && error.message.contains("wrokers"), "{error}");
+        std::fs::remove_file(&path).expect("removed");
+    }
+}

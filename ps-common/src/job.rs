@@ -1,0 +1,171 @@
+//! What a job is, in words that all programs share: mode, aggregate, roles, states, measurements.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the wire that this build speaks (`JoinRequest.protocol_version`).
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// How updates are ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A barrier per round: one update from all workers' gradients.
+    Sync,
+    /// Every gradient is an update of its own, applied when it arrives.
+    Async,
+}
+
+/// How a synchronous round's gradients become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Aggregate {
+    /// Weighted by the samples behind each gradient.
+    WeightedMean,
+    /// Each worker counts the same, an empty shard's zero too.
+    Mean,
+    /// No division.
+    Sum,
+}
+
+/// What becomes of a rank whose lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OnWorkerLoss {
+    /// The barrier waits for a replacement, at most `--replacement-timeout`.
+    Wait,
+    /// The rest go on without it.
+    Continue,
+    /// The job fails.
+    Abort,
+}
+
+/// What joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Has a rank and a shard.
+    Worker,
+    /// Looks on.
+    Observer,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Nobody has joined; there is no theta.
+    Empty,
+    /// Updates are taken.
+    Running,
+    /// theta is final; final losses are being collected.
+    Finishing,
+    /// The report is durable.
+    Done,
+    /// Ended without its result.
+    Failed,
+}
+
+macro_rules! display_as_serde {
+    ($($type:ty),*) => {$(
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.serialize(f)
+            }
+        }
+    )*};
+}
+display_as_serde!(Mode, Aggregate, OnWorkerLoss, Role, JobState);
+
+/// What must be equal for all workers of a job, by name (rule R12). An absent key is unchecked.
+pub type Fingerprint = BTreeMap<String, String>;
+
+/// A worker's own measurements, totals since it joined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStats {
+    /// Acknowledged.
+    pub pushes: u64,
+    /// Behind its gradients.
+    pub samples: u64,
+    /// Computing gradients.
+    pub compute_seconds: f64,
+    /// Held by the server for others' sake.
+    pub wait_seconds: f64,
+    /// The rest of the round trips.
+    pub comm_seconds: f64,
+    /// On the wire, messages with their headers.
+    pub bytes_sent: u64,
+    /// On the wire, messages with their headers.
+    pub bytes_received: u64,
+}
+
+/// Loss and accuracy of some rows at one theta.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Rows.
+    pub n_samples: u64,
+    /// Mean data loss, without the L2 term.
+    pub loss: f64,
+    /// The L2 term, (l2 / 2) * |w|^2.
+    pub penalty: f64,
+    /// Predicted right; `None` for regression.
+    pub n_correct: Option<u64>,
+}
+
+impl Metrics {
+    /// The metrics of the union of rows, in the order given; `None` of nothing.
+    pub fn merge(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let mut n_samples = 0u64;
+        let mut loss_sum = 0f64;
+        let mut penalty = 0f64;
+        let mut n_correct = Some(0u64);
+        let mut any = false;
+        for part in parts {
+            any = true;
+            n_samples += part.n_samples;
+            loss_sum += part.loss * part.n_samples as f64;
+            penalty = penalty.max(part.penalty);
+            if part.n_samples > 0 {
+                n_correct = n_correct.zip(part.n_correct).map(|(a, b)| a + b);
+            }
+        }
+        let loss = if n_samples == 0 { 0.0 } else { loss_sum / n_samples as f64 };
+        any.then_some(Self { n_samples, loss, penalty, n_correct })
+    }
+
+    /// Data loss and L2 term together.
+    pub fn objective(&self) -> f64 {
+        self.loss + self.penalty
+    }
+
+    /// Share of rows predicted right; `None` for regression or no rows.
+    pub fn accuracy(&self) -> Option<f64> {
+        self.n_correct.filter(|_| self.n_samples > 0).map(|n| n as f64 / self.n_samples as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_metrics_are_those_of_the_union() {
+        let part =
+            |n_samples, loss, n_correct| Metrics { n_samples, loss, penalty: 0.5, n_correct };
+        let merged =
+            Metrics::merge([part(1, 4.0, Some(1)), part(3, 0.0, Some(2)), part(0, 0.0, None)])
+                .expect("parts");
+        assert_eq!(merged, part(4, 1.0, Some(3)));
+        assert_eq!(merged.objective(), 1.5);
+        assert_eq!(merged.accuracy(), Some(0.75));
+        assert_eq!(Metrics::merge([]), None);
+    }
+
+    #[test]
+    fn names_are_those_of_the_flags() {
+        assert_eq!(Aggregate::WeightedMean.to_string(), "weighted-mean");
+        assert_eq!(Mode::Async.to_string(), "async");
+    }
+}

@@ -1,0 +1,19 @@
+//! What server, worker and tools share: the domain's types, their errors, the report, the flags'
+//! machinery, and (feature `net`) the wire.
+//!
+//! Nothing here decides anything about training: consistency lives in `ps-server/src/core`,
+//! gradients in `ps-worker/src/model`.
+
+pub mod dtype;
+pub mod error;
+pub mod exit;
+pub mod flags;
+pub mod job;
+pub mod logging;
+pub mod report;
+pub mod statistics;
+pub mod tables;
+pub mod units;
+
+pub use dtype::{Dtype, Element};
+pub use error::{Error, ErrorCode};

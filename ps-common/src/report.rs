@@ -1,0 +1,121 @@
+//! The report of a job: one JSON object, the same from `ps-server --report` and `psctl local`.
+//!
+//! Field names are a promise to users; add, never rename.
+
+use serde::{Deserialize, Serialize};
+
+use crate::dtype::Dtype;
+use crate::job::{Mode, WorkerStats};
+
+/// Everything a finished job has to say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// How updates were ordered.
+    pub mode: Mode,
+    /// K.
+    pub n_workers: u32,
+    /// S.
+    pub n_servers: u32,
+    /// As the workers' fingerprint names it.
+    pub model: String,
+    /// Name and options.
+    pub optimizer: String,
+    /// Of theta.
+    pub dtype: Dtype,
+    /// Elements of theta.
+    pub dim: u64,
+    /// Rows in all shards.
+    pub n_samples: u64,
+    /// Of shuffles and batches.
+    pub seed: Option<u64>,
+    /// From the first join to the final theta.
+    pub wall_seconds: f64,
+    /// Completed; version / K in asynchronous modes (rule R1).
+    pub rounds: f64,
+    /// Updates committed.
+    pub version: u64,
+    /// `done`, or why not.
+    pub outcome: String,
+    /// The objective at theta *before* each round's update, and one last entry for the final theta.
+    pub history: Vec<HistoryEntry>,
+    /// At the final theta.
+    pub r#final: FinalResult,
+    /// By rank.
+    pub workers: Vec<WorkerReport>,
+    /// Updates between a gradient's pull and its own.
+    pub gradient_delay: GradientDelay,
+    /// Joins, losses, rejections, restores.
+    pub events: Vec<Event>,
+    /// Program and build.
+    pub program: String,
+}
+
+/// The objective at one version of theta.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// version in sync mode, version / K otherwise.
+    pub round: f64,
+    /// Of theta.
+    pub version: u64,
+    /// Objective over the training set, L2 term included.
+    pub loss: f64,
+    /// Since the first join.
+    pub seconds: f64,
+}
+
+/// The objective and theta at the end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinalResult {
+    /// Objective over the training set; `None` if nobody could measure it.
+    pub loss: Option<f64>,
+    /// Share of training rows predicted right; absent for regression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_accuracy: Option<f64>,
+    /// Data loss over the test rows, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_loss: Option<f64>,
+    /// Share of test rows predicted right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_accuracy: Option<f64>,
+    /// SHA-256 of theta's little-endian bytes (rule R11), hexadecimal.
+    pub theta_sha256: String,
+}
+
+/// One rank's part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerReport {
+    /// From 0.
+    pub rank: u32,
+    /// Of the rank's last holder.
+    pub incarnation: u64,
+    /// The worker's own measurements.
+    #[serde(flatten)]
+    pub stats: WorkerStats,
+}
+
+/// Distribution of the gradient delay over all counted pushes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct GradientDelay {
+    /// `histogram[d]` pushes had delay d; the last cell also counts all above.
+    pub histogram: Vec<u64>,
+    /// Over all pushes; 0 if there were none.
+    pub mean: f64,
+    /// 99th percentile, nearest rank.
+    pub p99: u64,
+    /// Largest.
+    pub max: u64,
+}
+
+/// Something that happened to the job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Since the first join.
+    pub seconds: f64,
+    /// `joined`, `lost`, `left`, `rejected`, ...
+    pub kind: String,
+    /// Whom it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
+    /// For a person.
+    pub detail: String,
+}

@@ -1,0 +1,7 @@
+//! The worker: its shard of the data, its model, and the life it leads with a server.
+//!
+//! `data` and `model` are pure and know no network; `net` (feature `net`) drives them.
+
+pub mod data;
+pub mod model;
+pub mod samples;
