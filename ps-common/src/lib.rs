@@ -4,6 +4,7 @@
 //! Nothing here decides anything about training: consistency lives in `ps-server/src/core`,
 //! gradients in `ps-worker/src/model`.
 
+pub mod calls;
 pub mod dtype;
 pub mod error;
 pub mod exit;
@@ -14,6 +15,8 @@ pub mod report;
 pub mod statistics;
 pub mod tables;
 pub mod units;
+#[cfg(feature = "net")]
+pub mod wire;
 
 pub use dtype::{Dtype, Element};
 pub use error::{Error, ErrorCode};

@@ -40,7 +40,7 @@ impl Table {
     }
 
     /// Number of elements, or `None` where the product overflows.
-    pub fn len(&self) -> Option<u64> {
+    pub fn n_elements(&self) -> Option<u64> {
         self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
     }
 }
@@ -99,7 +99,7 @@ impl Tables {
             if table.name.is_empty() || table.name.len() > 255 || !names.insert(&table.name) {
                 return Err(TablesError::Name(table.name.clone()));
             }
-            dim = match table.len() {
+            dim = match table.n_elements() {
                 Some(len) if len > 0 && len <= Self::DIM_MAX => dim + len,
                 _ => u64::MAX,
             };
@@ -127,7 +127,7 @@ impl Tables {
     /// Each table with its interval of keys.
     pub fn ranges(&self) -> impl Iterator<Item = (&Table, Range<usize>)> {
         self.0.iter().scan(0usize, |start, table| {
-            let len = table.len().expect("checked by Tables::new") as usize;
+            let len = table.n_elements().expect("checked by Tables::new") as usize;
             let keys = *start..*start + len;
             *start = keys.end;
             Some((table, keys))

@@ -1,0 +1,212 @@
+//! Push, Pull, PushPull, Evaluate, MergeStatistics: everything but the tensors' bytes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::enums::Parse;
+use super::{bad_field, finite, micros, millis, pb, required, seconds, wait_max};
+use crate::calls::{Caller, Evaluation, PullHeader, PullRequest, PushHeader, PushResult};
+use crate::dtype::{as_le_bytes, copy_from_le_bytes};
+use crate::error::Error;
+use crate::job::{JobState, Metrics};
+use crate::statistics::Statistics;
+
+impl TryFrom<pb::PushHeader> for PushHeader {
+    type Error = Error;
+    fn try_from(header: pb::PushHeader) -> Result<Self, Error> {
+        Ok(Self {
+            caller: Caller { rank: header.rank, incarnation: header.incarnation },
+            clock: header.clock,
+            version_pulled: header.version_pulled,
+            n_samples: header.n_samples,
+            loss: header.loss.map(|x| finite("loss", x)).transpose()?,
+            penalty: header.penalty.map(|x| finite("penalty", x)).transpose()?,
+            wait_max: wait_max(header.wait_ms_max),
+        })
+    }
+}
+
+impl From<PushHeader> for pb::PushHeader {
+    fn from(header: PushHeader) -> Self {
+        Self {
+            rank: header.caller.rank,
+            incarnation: header.caller.incarnation,
+            clock: header.clock,
+            version_pulled: header.version_pulled,
+            n_samples: header.n_samples,
+            loss: header.loss,
+            penalty: header.penalty,
+            wait_ms_max: header.wait_max.map_or(0, millis),
+        }
+    }
+}
+
+impl TryFrom<pb::PushResult> for PushResult {
+    type Error = Error;
+    fn try_from(result: pb::PushResult) -> Result<Self, Error> {
+        Ok(Self {
+            outcome: result.outcome.parse()?,
+            version: result.version,
+            gradient_delay: result.gradient_delay,
+            clock: result.clock,
+            state: result.state.parse()?,
+            waited: Duration::from_micros(result.waited_us),
+        })
+    }
+}
+
+impl From<PushResult> for pb::PushResult {
+    fn from(result: PushResult) -> Self {
+        Self {
+            outcome: pb::Outcome::from(result.outcome).into(),
+            version: result.version,
+            gradient_delay: result.gradient_delay,
+            clock: result.clock,
+            state: pb::JobState::from(result.state).into(),
+            waited_us: micros(result.waited),
+        }
+    }
+}
+
+impl From<pb::PullRequest> for PullRequest {
+    fn from(request: pb::PullRequest) -> Self {
+        Self {
+            caller: Caller { rank: request.rank, incarnation: request.incarnation },
+            version_min: request.version_min,
+            r#final: request.r#final,
+            wait_max: wait_max(request.wait_ms_max),
+        }
+    }
+}
+
+impl From<PullRequest> for pb::PullRequest {
+    fn from(request: PullRequest) -> Self {
+        Self {
+            rank: request.caller.rank,
+            incarnation: request.caller.incarnation,
+            version_min: request.version_min,
+            r#final: request.r#final,
+            wait_ms_max: request.wait_max.map_or(0, millis),
+        }
+    }
+}
+
+impl TryFrom<&pb::PullResponse> for PullHeader {
+    type Error = Error;
+    fn try_from(chunk: &pb::PullResponse) -> Result<Self, Error> {
+        Ok(Self {
+            version: chunk.version,
+            state: chunk.state.parse()?,
+            seconds: seconds("seconds", chunk.seconds)?,
+            waited: Duration::from_micros(chunk.waited_us),
+        })
+    }
+}
+
+impl TryFrom<pb::EvaluateRequest> for Evaluation {
+    type Error = Error;
+    fn try_from(request: pb::EvaluateRequest) -> Result<Self, Error> {
+        Ok(Self {
+            caller: Caller { rank: request.rank, incarnation: request.incarnation },
+            version: request.version,
+            seconds: seconds("seconds", request.seconds)?,
+            train: Metrics::try_from(required("train", request.train)?)?,
+            test: request.test.map(Metrics::try_from).transpose()?,
+            r#final: request.r#final,
+        })
+    }
+}
+
+impl From<Evaluation> for pb::EvaluateRequest {
+    fn from(evaluation: Evaluation) -> Self {
+        Self {
+            rank: evaluation.caller.rank,
+            incarnation: evaluation.caller.incarnation,
+            version: evaluation.version,
+            seconds: evaluation.seconds,
+            train: Some(evaluation.train.into()),
+            test: evaluation.test.map(Into::into),
+            r#final: evaluation.r#final,
+        }
+    }
+}
+
+/// The state in an answer that carries nothing else.
+pub fn state_from(number: i32) -> Result<JobState, Error> {
+    number.parse()
+}
+
+impl TryFrom<pb::MergeStatisticsRequest> for (Caller, Statistics) {
+    type Error = Error;
+    fn try_from(request: pb::MergeStatisticsRequest) -> Result<Self, Error> {
+        let caller = Caller { rank: request.rank, incarnation: request.incarnation };
+        let statistics =
+            statistics_from(&request.kind, request.n_samples, &request.first, &request.second)?;
+        Ok((caller, statistics))
+    }
+}
+
+/// The request that carries `statistics`.
+pub fn merge_request(caller: Caller, statistics: &Statistics) -> pb::MergeStatisticsRequest {
+    let (kind, first, second) = columns(statistics);
+    pb::MergeStatisticsRequest {
+        rank: caller.rank,
+        incarnation: caller.incarnation,
+        n_samples: statistics.n_samples(),
+        kind: kind.to_owned(),
+        first,
+        second,
+    }
+}
+
+/// The answer that carries `statistics`.
+pub fn merge_response(statistics: &Statistics) -> pb::MergeStatisticsResponse {
+    let (_, first, second) = columns(statistics);
+    pb::MergeStatisticsResponse { n_samples: statistics.n_samples(), first, second }
+}
+
+/// The merger of all shards' statistics, of the kind that was asked for.
+pub fn merged_from(
+    like: &Statistics,
+    response: &pb::MergeStatisticsResponse,
+) -> Result<Statistics, Error> {
+    statistics_from(columns(like).0, response.n_samples, &response.first, &response.second)
+}
+
+fn columns(statistics: &Statistics) -> (&'static str, Bytes, Bytes) {
+    let bytes = |values: &[f64]| Bytes::copy_from_slice(as_le_bytes(values));
+    match statistics {
+        Statistics::Moments { mean, deviations, .. } => ("moments", bytes(mean), bytes(deviations)),
+        Statistics::Range { min, max, .. } => ("range", bytes(min), bytes(max)),
+    }
+}
+
+fn statistics_from(
+    kind: &str,
+    n_samples: u64,
+    first: &Bytes,
+    second: &Bytes,
+) -> Result<Statistics, Error> {
+    if !first.len().is_multiple_of(8) || first.len() != second.len() {
+        return Err(bad_field(
+            "first, second",
+            format!("have {} and {} bytes, not the same number of f64", first.len(), second.len()),
+        ));
+    }
+    let numbers = |bytes: &Bytes| {
+        let mut values = vec![0f64; bytes.len() / 8];
+        copy_from_le_bytes(&mut values, bytes);
+        values
+    };
+    let (first, second) = (numbers(first), numbers(second));
+    let no_rows = n_samples == 0;
+    if !no_rows && first.iter().chain(&second).any(|x| !x.is_finite()) {
+        return Err(bad_field("first, second", "hold a number that is not finite"));
+    }
+    match kind {
+        "moments" => Ok(Statistics::Moments { n_samples, mean: first, deviations: second }),
+        "range" => Ok(Statistics::Range { n_samples, min: first, max: second }),
+        other => Err(bad_field("kind", format!("is `{other}`, not moments or range"))),
+    }
+}
