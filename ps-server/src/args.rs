@@ -1,0 +1,196 @@
+//! The server's flags as parsed, and what the program may rely on once they are checked.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+use ps_common::Dtype;
+use ps_common::exit::ExitError;
+use ps_common::job::{Aggregate, Mode, OnWorkerLoss};
+use ps_common::units::parse_duration;
+use serde::Serialize;
+
+use crate::core::Config;
+use crate::numeric::Optimizer;
+
+/// `ps-server`: keeps the global parameters theta and applies workers' gradients.
+#[derive(Parser, Debug, Clone, Serialize)]
+#[command(name = "ps-server", version = crate::VERSION, after_help = EXAMPLES)]
+#[serde(rename_all = "kebab-case")]
+pub struct ServerArgs {
+    /// The job.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub job: JobArgs,
+    /// Where and how it is served.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub serve: ServeArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ps-server --workers 4 --rounds 100                    synchronous, on 127.0.0.1:50051
+  ps-server --mode async --workers 8 --lr 0.05          every gradient when it arrives
+  ps-server --listen 127.0.0.1:0 --port-file port.txt   any free port, written to a file
+
+Every option is also a PS_... environment variable and a key of --config FILE.toml.
+Logs go to stderr; PS_LOG=debug shows more.";
+
+/// What is trained, how: shared by `ps-server` and `psctl local`.
+#[derive(Args, Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Job")]
+pub struct JobArgs {
+    /// How updates are ordered: a barrier per round, or each gradient when it arrives
+    #[arg(long, env = "PS_MODE", value_enum, default_value_t = Mode::Sync)]
+    pub mode: Mode,
+    /// Number of workers K
+    #[arg(long, env = "PS_WORKERS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub workers: u32,
+    /// How a round's gradients become one (sync only) [default: weighted-mean]
+    #[arg(long, env = "PS_AGGREGATE", value_enum)]
+    pub aggregate: Option<Aggregate>,
+    /// The update rule on the server
+    #[arg(long, env = "PS_OPTIMIZER", default_value = "sgd")]
+    pub optimizer: String,
+    /// Learning rate
+    #[arg(long, env = "PS_LR", default_value_t = 0.01)]
+    pub lr: f64,
+    /// Element type of theta and gradients
+    #[arg(long, env = "PS_DTYPE", value_enum, default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
+    /// Stop after N clocks of each worker; 0: run until stopped
+    #[arg(long, env = "PS_ROUNDS", default_value_t = 100)]
+    pub rounds: u64,
+    /// A worker that is silent for so long is lost, in milliseconds
+    #[arg(long, env = "PS_LEASE_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=3_600_000))]
+    pub lease_ms: u32,
+    /// What becomes of a lost worker's rank [default: wait in sync mode, continue in async]
+    #[arg(long, env = "PS_ON_WORKER_LOSS", value_enum)]
+    pub on_worker_loss: Option<OnWorkerLoss>,
+    /// With `wait`: how long a replacement may take before the job fails [default: 10m]
+    #[arg(long, env = "PS_REPLACEMENT_TIMEOUT")]
+    pub replacement_timeout: Option<String>,
+}
+
+/// Where the server listens and what it leaves behind.
+#[derive(Args, Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Serving")]
+pub struct ServeArgs {
+    /// Address to listen on; port 0 takes any free one
+    #[arg(long, env = "PS_LISTEN", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+    /// File that gets the bound port, written whole once the server serves
+    #[arg(long, env = "PS_PORT_FILE")]
+    pub port_file: Option<PathBuf>,
+    /// Listen on other addresses than loopback without TLS and token
+    #[arg(long, env = "PS_INSECURE", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub insecure: bool,
+    /// File that gets the report when the job ends (JSON)
+    #[arg(long, env = "PS_REPORT")]
+    pub report: Option<PathBuf>,
+    /// File that gets the final theta (.npy, .csv or .safetensors)
+    #[arg(long, env = "PS_THETA_OUT")]
+    pub theta_out: Option<PathBuf>,
+    /// Observers (evaluators) that must have joined before the first update
+    #[arg(long, env = "PS_OBSERVERS", default_value_t = 0)]
+    pub observers: u32,
+    /// Connections at once [default: 64 more than 4 a worker]
+    #[arg(long, env = "PS_CONNECTIONS_MAX")]
+    pub connections_max: Option<usize>,
+    /// How long a stopping server waits for calls in flight
+    #[arg(long, env = "PS_DRAIN_TIMEOUT", default_value = "10s")]
+    pub drain_timeout: String,
+    /// Read options from this file; the command line and the environment win
+    #[arg(long, env = "PS_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Print the options in force as TOML and exit
+    #[arg(long)]
+    #[serde(skip)]
+    pub print_config: bool,
+    /// Write logs as JSON, one object a line
+    #[arg(long, env = "PS_LOG_JSON", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub log_json: bool,
+    /// End when stdin ends: a child dies with its parent
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub watch_stdin: bool,
+}
+
+/// The job, checked.
+#[derive(Debug, Clone)]
+pub struct JobSpec {
+    /// What the core decides by.
+    pub config: Config,
+    /// How theta moves.
+    pub optimizer: Optimizer,
+    /// Of theta.
+    pub dtype: Dtype,
+}
+
+impl JobArgs {
+    /// Checks combinations and gives defaults their values.
+    ///
+    /// # Errors
+    /// A configuration error that names the flag.
+    pub fn check(&self) -> Result<JobSpec, ExitError> {
+        if self.mode != Mode::Sync && self.aggregate.is_some() {
+            return Err(ExitError::config(format!(
+                "--aggregate has no meaning with --mode {}: every gradient is an update of its own",
+                self.mode
+            )));
+        }
+        let on_worker_loss = self.on_worker_loss.unwrap_or(match self.mode {
+            Mode::Sync => OnWorkerLoss::Wait,
+            Mode::Async => OnWorkerLoss::Continue,
+        });
+        if self.replacement_timeout.is_some() && on_worker_loss != OnWorkerLoss::Wait {
+            return Err(ExitError::config(format!(
+                "--replacement-timeout has no meaning with --on-worker-loss {on_worker_loss}"
+            )));
+        }
+        Ok(JobSpec {
+            config: Config {
+                mode: self.mode,
+                n_workers: self.workers,
+                aggregate: self.aggregate.unwrap_or(Aggregate::WeightedMean),
+                rounds: (self.rounds > 0).then_some(self.rounds),
+                lease: Duration::from_millis(self.lease_ms.into()),
+                on_worker_loss,
+                replacement_timeout: duration(
+                    "--replacement-timeout",
+                    self.replacement_timeout.as_deref().unwrap_or("10m"),
+                )?,
+                observers: 0,
+                wait_max: Config::WAIT_MAX,
+            },
+            optimizer: Optimizer::parse(&self.optimizer, self.lr)?,
+            dtype: self.dtype,
+        })
+    }
+}
+
+impl ServeArgs {
+    /// Checks what can be checked before anything is opened.
+    ///
+    /// # Errors
+    /// A configuration error that names the flag.
+    pub fn check(&self) -> Result<Duration, ExitError> {
+        if !self.listen.ip().is_loopback() && !self.insecure {
+            return Err(ExitError::config(format!(
+                "--listen {} is reachable from other machines and this server has neither TLS nor \
+                 tokens; listen on 127.0.0.1, or add --insecure inside a network you trust",
+                self.listen
+            )));
+        }
+        duration("--drain-timeout", &self.drain_timeout)
+    }
+}
+
+fn duration(flag: &str, text: &str) -> Result<Duration, ExitError> {
+    parse_duration(text).map_err(|what| ExitError::config(format!("{flag}: {what}")))
+}

@@ -1,0 +1,196 @@
+//! Who is let in, as what, and on which terms (rules C1 to C4).
+
+use ps_common::calls::{Caller, JoinRequest, WorkerState};
+use ps_common::job::{JobState, Mode, Role};
+use ps_common::{Error, ErrorCode};
+
+use super::members::Holder;
+use super::{Answer, ConnId, Core, Effect, Job, Time, Welcome};
+
+impl Core {
+    pub(super) fn join(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        address: String,
+        request: JoinRequest,
+        out: &mut Vec<Effect>,
+    ) -> Result<Answer, Error> {
+        match self.state {
+            JobState::Empty | JobState::Running => {}
+            JobState::Finishing if request.role == Role::Observer => {}
+            JobState::Finishing | JobState::Done | JobState::Failed => return Err(self.ended()),
+        }
+        self.agree(now, &request, out)?;
+        let rank = match request.role {
+            Role::Observer => None,
+            Role::Worker => Some(self.choose_rank(now, request.rank)?),
+        };
+        let holder = Holder {
+            incarnation: self.members.next_incarnation(),
+            conn: Some(conn),
+            lease_end: now + self.config.lease,
+            last_heard: now,
+            program: request.program,
+            address: address.clone(),
+        };
+        let incarnation = holder.incarnation;
+        self.wake_at(holder.lease_end);
+        let (rank, clock) = match rank {
+            None => (self.members.admit(holder), 0),
+            Some(rank) => {
+                self.withdraw_waits_of(rank, out);
+                self.members.seat(rank, holder);
+                let seat = &mut self.members.ranks[rank as usize];
+                if self.config.mode == Mode::Sync && !self.pending.contains_key(&rank) {
+                    seat.skip_to(self.version);
+                }
+                (rank, seat.clock)
+            }
+        };
+        let seconds = self.seconds(now);
+        let what = match request.acknowledged_clock {
+            Some(clock) => format!("from {address}, again, acknowledged up to clock {clock}"),
+            None => format!("from {address}"),
+        };
+        let kind = if request.role == Role::Worker { "joined" } else { "observer joined" };
+        self.record.event(seconds, kind, Some(rank), what);
+        let caller = Caller { rank, incarnation };
+        let (version, state) = (self.version, self.state);
+        Ok(Answer::Joined(Box::new(Welcome { caller, clock, version, state })))
+    }
+
+    /// Makes the first join's terms the job's, and holds every later one to them (rule R12).
+    fn agree(
+        &mut self,
+        now: Time,
+        request: &JoinRequest,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Error> {
+        if let Some(got) = request.dtype
+            && got != self.dtype
+        {
+            return Err(mismatch("dtype", self.dtype.name(), got.name()));
+        }
+        if let Some(job) = &self.job {
+            for (key, want) in &job.fingerprint {
+                match request.fingerprint.get(key) {
+                    Some(got) if got != want => return Err(mismatch(key, want, got)),
+                    _ => {}
+                }
+            }
+            if let Some(got) = &request.tables
+                && *got != job.tables
+            {
+                let show = |tables: &ps_common::tables::Tables| {
+                    let each: Vec<_> =
+                        tables.iter().map(|t| format!("{}{:?}", t.name, t.shape)).collect();
+                    each.join(" ")
+                };
+                return Err(mismatch("tables", &show(&job.tables), &show(got)));
+            }
+            return Ok(());
+        }
+        let Some(tables) = &request.tables else {
+            return Err(not_initialized());
+        };
+        self.job = Some(Job {
+            fingerprint: request.fingerprint.clone(),
+            tables: tables.clone(),
+            dtype: self.dtype,
+            began: now,
+        });
+        for seat in &mut self.members.ranks {
+            seat.vacant_since = now;
+        }
+        self.state = JobState::Running;
+        self.wake_at(now + self.config.replacement_timeout);
+        out.push(Effect::Create { tables: tables.clone(), dtype: self.dtype });
+        Ok(())
+    }
+
+    /// The wished rank if nobody alive holds it, else the lowest that is free.
+    fn choose_rank(&self, now: Time, wish: Option<u32>) -> Result<u32, Error> {
+        let n_workers = self.config.n_workers;
+        let free = |rank: u32| {
+            let seat = &self.members.ranks[rank as usize];
+            // A holder whose connection is gone may be replaced before its lease ends (rule R6).
+            let connected = seat.holder.as_ref().is_some_and(|h| h.conn.is_some());
+            seat.state != WorkerState::Live || !connected
+        };
+        if let Some(rank) = wish {
+            if rank >= n_workers {
+                return Err(Error::new(
+                    ErrorCode::ConfigMismatch,
+                    format!(
+                        "rank {rank} is wished, this job has {n_workers} workers (ranks 0 to {}); \
+                         start the server with a larger --workers or the worker with a lower --rank",
+                        n_workers - 1
+                    ),
+                )
+                .with("field", "rank")
+                .with("want", n_workers)
+                .with("got", rank));
+            }
+            if !free(rank) {
+                return Err(Error::new(
+                    ErrorCode::RankTaken,
+                    format!("rank {rank} has a live holder; wish for another rank, or for none"),
+                )
+                .with("rank", rank));
+            }
+            return Ok(rank);
+        }
+        let ranks = || 0..n_workers;
+        let never_live = |&rank: &u32| self.members.ranks[rank as usize].state != WorkerState::Live;
+        ranks().find(never_live).or_else(|| ranks().find(|&rank| free(rank))).ok_or_else(|| {
+            let error = Error::new(
+                ErrorCode::NoVacancy,
+                format!("all {n_workers} ranks have live holders; the job needs no more workers"),
+            );
+            match self.members.next_lease_end(|rank| self.waits.holds(rank)) {
+                Some(end) => error.retry_after(end.saturating_sub(now)),
+                None => error,
+            }
+        })
+    }
+
+    /// Checks the caller and renews its lease.
+    pub(super) fn authenticate(&mut self, now: Time, caller: Caller) -> Result<(), Error> {
+        if self.job.is_none() {
+            return Err(not_initialized());
+        }
+        self.members.authenticate(caller)?;
+        self.members.renew(caller, now, self.config.lease);
+        Ok(())
+    }
+
+    /// The refusal of anything that needs a running job.
+    pub(super) fn ended(&self) -> Error {
+        let error = match self.state {
+            JobState::Failed => {
+                Error::new(ErrorCode::JobEnded, format!("the job failed: {}", self.reason))
+            }
+            _ => Error::new(ErrorCode::JobEnded, "the job has ended"),
+        };
+        error.with("state", self.state)
+    }
+}
+
+fn not_initialized() -> Error {
+    Error::new(
+        ErrorCode::NotInitialized,
+        "no worker has joined yet, so there is no theta; join with the model's tables first",
+    )
+    .retry_after(std::time::Duration::from_millis(100))
+}
+
+fn mismatch(field: &str, want: &str, got: &str) -> Error {
+    Error::new(
+        ErrorCode::ConfigMismatch,
+        format!("`{field}` is `{want}` in the running job, `{got}` at this caller"),
+    )
+    .with("field", field)
+    .with("want", want)
+    .with("got", got)
+}

@@ -1,0 +1,330 @@
+//! The course of a job: progress, losses, the end (rules L1 to L6).
+
+use ps_common::calls::{Leave, Outcome, WorkerState};
+use ps_common::job::{JobState, Mode, OnWorkerLoss};
+use ps_common::{Error, ErrorCode};
+
+use super::waits::{Purpose, Wait};
+use super::{Answer, CallId, Core, Effect, Refusal, Time};
+
+impl Core {
+    /// Does what has become possible: wakes pulls, starts the next update.
+    pub(super) fn proceed(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if self.state == JobState::Running && self.applying.is_empty() {
+            if self.stop.is_some() {
+                self.finish(now, out);
+            } else {
+                match self.config.mode {
+                    Mode::Sync => self.close_round(now, out),
+                    Mode::Async => self.apply_next(out),
+                }
+                if self.applying.is_empty() && self.all_clocks_done() {
+                    self.finish(now, out);
+                }
+            }
+        }
+        self.wake_pulls(now, out);
+    }
+
+    /// The driver has stored an update, or found that it would overflow.
+    pub(super) fn updated(&mut self, now: Time, result: Result<(), u64>, out: &mut Vec<Effect>) {
+        let ranks = std::mem::take(&mut self.applying);
+        assert!(!ranks.is_empty(), "an update ends that was never begun");
+        let counted: Vec<_> = ranks
+            .iter()
+            .map(|rank| (*rank, self.pending.remove(rank).expect("kept while applied")))
+            .collect();
+        match result {
+            Ok(()) => {
+                let before = self.version;
+                self.version += 1;
+                for (rank, pending) in &counted {
+                    self.members.ranks[*rank as usize].count(pending.header.clock);
+                    self.record.delayed(before - pending.header.version_pulled);
+                }
+                self.skip_round();
+                for (rank, pending) in &counted {
+                    let delay = before - pending.header.version_pulled;
+                    self.answer_waiting_push(now, *rank, Outcome::Applied, delay, out);
+                }
+            }
+            Err(key) => {
+                let error = Error::new(
+                    ErrorCode::UpdateOverflow,
+                    format!("the update would overflow theta at key {key}; nothing was stored; lower --lr"),
+                )
+                .with("key", key);
+                for (rank, _) in &counted {
+                    self.refuse_waiting_push(now, *rank, &error, out);
+                }
+                if self.config.mode == Mode::Sync {
+                    self.fail(
+                        now,
+                        format!("DIVERGED: round {}: {}", self.version, error.message),
+                        out,
+                    );
+                }
+            }
+        }
+        self.proceed(now, out);
+    }
+
+    /// A living rank that a synchronous round closed without owes the next round, not this one.
+    fn skip_round(&mut self) {
+        if self.config.mode == Mode::Sync {
+            let version = self.version;
+            for seat in self.members.ranks.iter_mut().filter(|s| s.state == WorkerState::Live) {
+                seat.skip_to(version);
+            }
+        }
+    }
+
+    fn waiting_push(&mut self, rank: u32) -> Option<(CallId, Wait)> {
+        self.waits.take(|w| w.caller.rank == rank && w.purpose == Purpose::Push).pop()
+    }
+
+    fn answer_waiting_push(
+        &mut self,
+        now: Time,
+        rank: u32,
+        outcome: Outcome,
+        delay: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some((call, wait)) = self.waiting_push(rank) {
+            self.release(wait.caller, now);
+            self.answer_push(call, (wait.since, now), rank, (outcome, delay), out);
+        }
+    }
+
+    fn refuse_waiting_push(&mut self, now: Time, rank: u32, error: &Error, out: &mut Vec<Effect>) {
+        if let Some((call, wait)) = self.waiting_push(rank) {
+            self.release(wait.caller, now);
+            self.refuse(now, call, Some(wait.caller), error.clone(), out);
+        }
+    }
+
+    /// Whether every rank that the job counts on has done its clocks (rule R1).
+    fn all_clocks_done(&self) -> bool {
+        let Some(rounds) = self.config.rounds else { return false };
+        let mut any = false;
+        let done = self.members.ranks.iter().all(|seat| {
+            any |= seat.clock >= rounds;
+            let given_up = self.config.on_worker_loss == OnWorkerLoss::Continue
+                && matches!(seat.state, WorkerState::Lost | WorkerState::Left);
+            seat.clock >= rounds || given_up
+        });
+        done && any
+    }
+
+    /// theta is final: gradients that have not counted never will.
+    fn finish(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.state = JobState::Finishing;
+        let seconds = self.seconds(now);
+        self.record.finished_seconds = Some(seconds);
+        if let Some(reason) = self.stop.take() {
+            self.record.event(seconds, "stopped", None, reason);
+        }
+        self.drop_pending(out);
+        for (call, wait) in self.waits.take(|w| w.purpose == Purpose::Push) {
+            self.release(wait.caller, now);
+            let rank = wait.caller.rank;
+            self.answer_push(call, (wait.since, now), rank, (Outcome::DroppedLate, 0), out);
+        }
+        self.wake_pulls(now, out);
+        self.conclude_if_complete(out);
+    }
+
+    fn drop_pending(&mut self, out: &mut Vec<Effect>) {
+        self.queue.clear();
+        let applying = &self.applying;
+        for (_, pending) in self.pending.extract_if(.., |rank, _| !applying.contains(rank)) {
+            out.push(Effect::Forget { gradient: pending.gradient });
+        }
+    }
+
+    pub(super) fn fail(&mut self, now: Time, reason: String, out: &mut Vec<Effect>) {
+        if self.state >= JobState::Done {
+            return;
+        }
+        self.state = JobState::Failed;
+        let seconds = self.seconds(now);
+        self.record.finished_seconds.get_or_insert(seconds);
+        self.record.event(seconds, "failed", None, reason.clone());
+        self.reason = reason;
+        self.drop_pending(out);
+        let error = self.ended();
+        for (call, wait) in self.waits.take(|_| true) {
+            self.release(wait.caller, now);
+            out.push(Effect::Reply { call, answer: Answer::Refused(Refusal(error.clone())) });
+        }
+        self.concluding = true;
+        out.push(Effect::Conclude);
+    }
+
+    /// Report and theta are written once everybody's last word is in (rule R5).
+    pub(super) fn conclude_if_complete(&mut self, out: &mut Vec<Effect>) {
+        if self.state != JobState::Finishing || self.concluding {
+            return;
+        }
+        let workers_gone = self.members.ranks.iter().all(|s| s.state != WorkerState::Live);
+        let observers_done =
+            self.members.observers.values().all(|o| o.evaluated_final || !o.evaluated);
+        if workers_gone && observers_done {
+            self.concluding = true;
+            out.push(Effect::Conclude);
+        }
+    }
+
+    pub(super) fn concluded(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.concluding = false;
+        if self.state == JobState::Finishing {
+            self.state = JobState::Done;
+        }
+        self.wake_pulls(now, out);
+    }
+
+    pub(super) fn stop(&mut self, now: Time, reason: String, out: &mut Vec<Effect>) {
+        match self.state {
+            JobState::Running => {
+                self.stop = Some(reason);
+                self.proceed(now, out);
+            }
+            JobState::Empty => {
+                self.fail(now, format!("stopped before anybody joined: {reason}"), out)
+            }
+            JobState::Finishing | JobState::Done | JobState::Failed => {}
+        }
+    }
+
+    pub(super) fn drain(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let error = Error::new(ErrorCode::Draining, "the server is stopping")
+            .retry_after(std::time::Duration::from_secs(1));
+        for (call, wait) in self.waits.take(|_| true) {
+            self.release(wait.caller, now);
+            out.push(Effect::Reply { call, answer: Answer::Refused(Refusal(error.clone())) });
+        }
+    }
+
+    pub(super) fn leave(&mut self, now: Time, call: CallId, leave: Leave, out: &mut Vec<Effect>) {
+        if let Err(error) = self.authenticate(now, leave.caller) {
+            return self.refuse(now, call, Some(leave.caller), error, out);
+        }
+        let seconds = self.seconds(now);
+        let rank = leave.caller.rank;
+        if leave.caller.is_observer() {
+            self.members.observers.remove(&rank);
+        } else {
+            self.members.measure(leave.caller, leave.stats);
+            if self.state >= JobState::Finishing {
+                self.members.ranks[rank as usize].final_metrics = leave.final_metrics;
+            }
+            self.vacate(now, rank, WorkerState::Left);
+            if self.state == JobState::Running {
+                self.record.event(seconds, "left", Some(rank), "before the end".to_owned());
+                self.lost(now, rank, "left before the end", out);
+            }
+        }
+        out.push(Effect::Reply { call, answer: self.state_answer() });
+        self.proceed(now, out);
+        self.conclude_if_complete(out);
+    }
+
+    /// Ends leases, held calls and patience whose time has come.
+    pub(super) fn expire(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if now < self.alarm {
+            return;
+        }
+        self.alarm = Time::MAX;
+        for rank in self.members.expired(now, |rank| self.waits.holds(rank)) {
+            let seconds = self.seconds(now);
+            if self.members.observers.remove(&rank).is_some() {
+                self.record.event(seconds, "observer lost", Some(rank), "lease ended".to_owned());
+            } else {
+                self.vacate(now, rank, WorkerState::Lost);
+                self.record.event(seconds, "lost", Some(rank), "lease ended".to_owned());
+                self.lost(now, rank, "lost: its lease ended", out);
+            }
+            self.proceed(now, out);
+            self.conclude_if_complete(out);
+        }
+        for (call, wait) in self.waits.take(|w| w.deadline <= now) {
+            self.release(wait.caller, now);
+            match wait.purpose {
+                Purpose::Push => {
+                    let rank = wait.caller.rank;
+                    self.answer_push(call, (wait.since, now), rank, (Outcome::Waiting, 0), out);
+                }
+                Purpose::Pull(_) => self.answer_pull(now, call, wait.since, out),
+                Purpose::Statistics => {
+                    let error = Error::new(
+                        ErrorCode::Deadline,
+                        format!(
+                            "statistics of {} of {} ranks are in; ask again",
+                            self.statistics.len(),
+                            self.config.n_workers
+                        ),
+                    );
+                    out.push(Effect::Reply { call, answer: Answer::Refused(Refusal(error)) });
+                }
+            }
+        }
+        if self.next_vacancy_end().is_some_and(|end| end <= now) {
+            self.vacancy_ended(now, out);
+        }
+        let lease = self.members.next_lease_end(|rank| self.waits.holds(rank));
+        let rest = [self.waits.next_deadline(), lease, self.next_vacancy_end()];
+        if let Some(next) = rest.into_iter().flatten().min() {
+            self.wake_at(next);
+        }
+    }
+
+    fn vacate(&mut self, now: Time, rank: u32, state: WorkerState) {
+        self.members.vacate(rank, state, now);
+        self.wake_at(now + self.config.replacement_timeout);
+    }
+
+    fn lost(&mut self, now: Time, rank: u32, how: &str, out: &mut Vec<Effect>) {
+        if self.state == JobState::Running && self.config.on_worker_loss == OnWorkerLoss::Abort {
+            self.fail(now, format!("rank {rank} {how} (--on-worker-loss abort)"), out);
+        }
+    }
+
+    /// Ranks without a holder whose clocks are still owed and waited for.
+    fn vacancies(&self) -> impl Iterator<Item = (u32, Time)> {
+        let rounds = self.config.rounds.unwrap_or(u64::MAX);
+        let anybody_live = self.members.ranks.iter().any(|s| s.state == WorkerState::Live);
+        self.members.ranks.iter().zip(0u32..).filter_map(move |(seat, rank)| {
+            let waited_for = match (self.config.on_worker_loss, seat.state) {
+                (_, WorkerState::Live) => false,
+                (OnWorkerLoss::Continue, WorkerState::Lost | WorkerState::Left) => !anybody_live,
+                _ => true,
+            };
+            (waited_for && seat.clock < rounds).then_some((rank, seat.vacant_since))
+        })
+    }
+
+    pub(super) fn next_vacancy_end(&self) -> Option<Time> {
+        if self.state != JobState::Running {
+            return None;
+        }
+        self.vacancies().map(|(_, since)| since + self.config.replacement_timeout).min()
+    }
+
+    fn vacancy_ended(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let end = |since: Time| since + self.config.replacement_timeout;
+        let overdue: Vec<u32> =
+            self.vacancies().filter(|&(_, since)| end(since) <= now).map(|(r, _)| r).collect();
+        let anybody_live = self.members.ranks.iter().any(|s| s.state == WorkerState::Live);
+        if self.config.on_worker_loss == OnWorkerLoss::Continue && anybody_live {
+            let seconds = self.seconds(now);
+            for rank in overdue {
+                self.vacate(now, rank, WorkerState::Lost);
+                self.record.event(seconds, "lost", Some(rank), "never came".to_owned());
+            }
+            return self.proceed(now, out);
+        }
+        let patience = self.config.replacement_timeout.as_secs_f64();
+        self.fail(now, format!("nobody took rank {overdue:?} within {patience} s"), out);
+    }
+}

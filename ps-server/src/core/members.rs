@@ -1,0 +1,276 @@
+//! Who holds which rank, for how long, and what each has done so far.
+//!
+//! Owns ranks, incarnations, leases and observers. Does not know rounds, versions or policies.
+
+use std::collections::BTreeMap;
+
+use ps_common::calls::{Caller, WorkerState, WorkerStatus};
+use ps_common::job::{Metrics, WorkerStats};
+use ps_common::{Error, ErrorCode};
+
+use super::{ConnId, Time};
+
+/// A life that holds a rank or an observer's number.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Holder {
+    pub(super) incarnation: u64,
+    /// `None` once the connection is gone.
+    pub(super) conn: Option<ConnId>,
+    pub(super) lease_end: Time,
+    pub(super) last_heard: Time,
+    pub(super) program: String,
+    pub(super) address: String,
+}
+
+/// One rank over all its lives.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rank {
+    pub(super) state: WorkerState,
+    /// The newest life, also after its end.
+    pub(super) holder: Option<Holder>,
+    /// The first clock that is owed: all before have counted.
+    pub(super) clock: u64,
+    /// The newest clock that counted. Clocks between it and `clock` were skipped: the rank was
+    /// lost and its rounds closed without it.
+    pub(super) last_counted: Option<u64>,
+    /// How many were skipped.
+    pub(super) skipped: u64,
+    /// Since when nobody holds it.
+    pub(super) vacant_since: Time,
+    /// Of earlier lives.
+    pub(super) stats_before: WorkerStats,
+    /// Of this life.
+    pub(super) stats: WorkerStats,
+    /// Of the shard at the final theta.
+    pub(super) final_metrics: Option<Metrics>,
+    /// Largest number of samples behind one gradient.
+    pub(super) n_samples: u64,
+}
+
+/// An onlooker.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Observer {
+    pub(super) holder: Holder,
+    pub(super) evaluated: bool,
+    pub(super) evaluated_final: bool,
+}
+
+/// All ranks and observers.
+#[derive(Debug, Clone)]
+pub(super) struct Members {
+    pub(super) ranks: Vec<Rank>,
+    pub(super) observers: BTreeMap<u32, Observer>,
+    incarnations: u64,
+    observers_ever: u32,
+}
+
+impl Members {
+    pub(super) fn new(n_workers: u32) -> Self {
+        let rank = Rank {
+            state: WorkerState::Vacant,
+            holder: None,
+            clock: 0,
+            last_counted: None,
+            skipped: 0,
+            vacant_since: Time::ZERO,
+            stats_before: WorkerStats::default(),
+            stats: WorkerStats::default(),
+            final_metrics: None,
+            n_samples: 0,
+        };
+        Self {
+            ranks: vec![rank; n_workers as usize],
+            observers: BTreeMap::new(),
+            incarnations: 0,
+            observers_ever: 0,
+        }
+    }
+
+    pub(super) fn next_incarnation(&mut self) -> u64 {
+        self.incarnations += 1;
+        self.incarnations
+    }
+
+    /// Gives `rank` to a new life.
+    pub(super) fn seat(&mut self, rank: u32, holder: Holder) {
+        let seat = &mut self.ranks[rank as usize];
+        seat.stats_before = add(&seat.stats_before, &seat.stats);
+        seat.stats = WorkerStats::default();
+        seat.state = WorkerState::Live;
+        seat.holder = Some(holder);
+    }
+
+    /// Gives an observer its number.
+    pub(super) fn admit(&mut self, holder: Holder) -> u32 {
+        let number = Caller::FIRST_OBSERVER + self.observers_ever;
+        self.observers_ever += 1;
+        let observer = Observer { holder, evaluated: false, evaluated_final: false };
+        self.observers.insert(number, observer);
+        number
+    }
+
+    /// Checks that `caller` is the living holder of its rank; the error says what it is instead.
+    pub(super) fn authenticate(&self, caller: Caller) -> Result<(), Error> {
+        let who = if caller.is_observer() { "observer" } else { "rank" };
+        let error = |code, what: &str| {
+            Error::new(code, format!("{who} {}: {what}", caller.rank)).with("rank", caller.rank)
+        };
+        let (holder, live) = if caller.is_observer() {
+            (self.observers.get(&caller.rank).map(|o| &o.holder), true)
+        } else {
+            let seat = self.ranks.get(caller.rank as usize);
+            let live = seat.is_some_and(|seat| seat.state == WorkerState::Live);
+            (seat.and_then(|seat| seat.holder.as_ref()), live)
+        };
+        let Some(holder) = holder else {
+            return Err(error(ErrorCode::UnknownWorker, "nobody has joined as this; join first"));
+        };
+        if caller.incarnation < holder.incarnation {
+            return Err(error(
+                ErrorCode::Fenced,
+                &format!(
+                    "incarnation {} was replaced by {}; this process must end",
+                    caller.incarnation, holder.incarnation
+                ),
+            ));
+        }
+        if caller.incarnation > holder.incarnation {
+            return Err(error(ErrorCode::UnknownWorker, "this server gave no such incarnation"));
+        }
+        if !live {
+            return Err(error(ErrorCode::LeaseExpired, "the lease has ended; join again"));
+        }
+        Ok(())
+    }
+
+    fn holder_mut(&mut self, rank: u32) -> Option<&mut Holder> {
+        if rank >= Caller::FIRST_OBSERVER {
+            return self.observers.get_mut(&rank).map(|o| &mut o.holder);
+        }
+        self.ranks.get_mut(rank as usize).and_then(|seat| seat.holder.as_mut())
+    }
+
+    /// Renews a lease.
+    pub(super) fn renew(&mut self, caller: Caller, now: Time, lease: std::time::Duration) {
+        if let Some(holder) = self.holder_mut(caller.rank) {
+            holder.lease_end = now + lease;
+            holder.last_heard = now;
+        }
+    }
+
+    /// A held call of `rank` has ended: its lease runs at least until `lease_end`.
+    pub(super) fn touch(&mut self, rank: u32, lease_end: Time) {
+        if let Some(holder) = self.holder_mut(rank) {
+            holder.lease_end = holder.lease_end.max(lease_end);
+        }
+    }
+
+    /// `caller` uses this connection now.
+    pub(super) fn heard_by(&mut self, caller: Caller, conn: ConnId) {
+        if let Some(holder) = self.holder_mut(caller.rank)
+            && holder.incarnation == caller.incarnation
+        {
+            holder.conn = Some(conn);
+        }
+    }
+
+    pub(super) fn disconnected(&mut self, conn: ConnId) {
+        let ranks = self.ranks.iter_mut().filter_map(|seat| seat.holder.as_mut());
+        let observers = self.observers.values_mut().map(|o| &mut o.holder);
+        for holder in ranks.chain(observers).filter(|h| h.conn == Some(conn)) {
+            holder.conn = None;
+        }
+    }
+
+    pub(super) fn measure(&mut self, caller: Caller, stats: WorkerStats) {
+        if let Some(seat) = self.ranks.get_mut(caller.rank as usize) {
+            seat.stats = stats;
+        }
+    }
+
+    /// Ends a rank's life.
+    pub(super) fn vacate(&mut self, rank: u32, state: WorkerState, now: Time) {
+        let seat = &mut self.ranks[rank as usize];
+        seat.state = state;
+        seat.vacant_since = now;
+    }
+
+    /// Ranks in order whose lease has ended, `held` ones excepted: a call of theirs is being held,
+    /// so it is the server that is silent.
+    pub(super) fn expired(&self, now: Time, held: impl Fn(u32) -> bool) -> Vec<u32> {
+        self.live()
+            .filter(|&(rank, holder)| holder.lease_end <= now && !held(rank))
+            .map(|(rank, _)| rank)
+            .collect()
+    }
+
+    /// The next moment at which `expired` would name somebody.
+    pub(super) fn next_lease_end(&self, held: impl Fn(u32) -> bool) -> Option<Time> {
+        self.live().filter(|&(rank, _)| !held(rank)).map(|(_, holder)| holder.lease_end).min()
+    }
+
+    /// Living holders: ranks in order, then observers.
+    pub(super) fn live(&self) -> impl Iterator<Item = (u32, &Holder)> {
+        let ranks = self.ranks.iter().zip(0u32..).filter_map(|(seat, rank)| {
+            seat.holder.as_ref().filter(|_| seat.state == WorkerState::Live).map(|h| (rank, h))
+        });
+        ranks.chain(self.observers.iter().map(|(&number, o)| (number, &o.holder)))
+    }
+
+    /// Nobody is connected who has not left.
+    pub(super) fn all_gone(&self) -> bool {
+        self.live().all(|(_, holder)| holder.conn.is_none())
+    }
+
+    /// Each rank for an operator.
+    pub(super) fn status(&self, now: Time) -> Vec<WorkerStatus> {
+        self.ranks
+            .iter()
+            .zip(0u32..)
+            .map(|(seat, rank)| WorkerStatus {
+                rank,
+                incarnation: seat.holder.as_ref().map_or(0, |h| h.incarnation),
+                state: seat.state,
+                clock: seat.clock,
+                silent: seat
+                    .holder
+                    .as_ref()
+                    .map_or(Time::ZERO, |h| now.saturating_sub(h.last_heard)),
+                stats: seat.all_stats(),
+                program: seat.holder.as_ref().map_or(String::new(), |h| h.program.clone()),
+                address: seat.holder.as_ref().map_or(String::new(), |h| h.address.clone()),
+            })
+            .collect()
+    }
+}
+
+impl Rank {
+    /// `clock` has counted.
+    pub(super) fn count(&mut self, clock: u64) {
+        self.last_counted = Some(clock);
+        self.clock = clock + 1;
+    }
+
+    /// The rounds before `clock` have closed without this rank.
+    pub(super) fn skip_to(&mut self, clock: u64) {
+        self.skipped += clock.saturating_sub(self.clock);
+        self.clock = self.clock.max(clock);
+    }
+
+    /// Of all lives together.
+    pub(super) fn all_stats(&self) -> WorkerStats {
+        add(&self.stats_before, &self.stats)
+    }
+}
+
+fn add(a: &WorkerStats, b: &WorkerStats) -> WorkerStats {
+    WorkerStats {
+        pushes: a.pushes + b.pushes,
+        samples: a.samples + b.samples,
+        compute_seconds: a.compute_seconds + b.compute_seconds,
+        wait_seconds: a.wait_seconds + b.wait_seconds,
+        comm_seconds: a.comm_seconds + b.comm_seconds,
+        bytes_sent: a.bytes_sent + b.bytes_sent,
+        bytes_received: a.bytes_received + b.bytes_received,
+    }
+}

@@ -1,0 +1,292 @@
+//! Where deciding and applying meet: executes the core's effects on theta. No IO, no clock.
+//!
+//! A thread that brings an input carries out what follows from it: it steps the core under a lock
+//! held for microseconds, hands out the answers, and applies the update that the core asked for, if
+//! any, outside that lock. The core has at most one update under way, so theta needs no order of
+//! its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use ps_common::calls::{JoinAnswer, PullHeader, PushResult, Status};
+use ps_common::job::JobState;
+use ps_common::report::Report;
+use ps_common::statistics::Statistics;
+use ps_common::tables::Tables;
+use ps_common::{Dtype, Error, ErrorCode};
+
+use crate::core::{Answer, CallId, Config, Core, Effect, Input, Time, Welcome};
+use crate::numeric::Optimizer;
+use crate::table::{Gradient, Snapshot, Store};
+
+/// Spare gradients that are kept for their memory.
+const SPARES_MAX: usize = 8;
+
+/// An answer with all that goes with it.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    /// To Join.
+    Joined(Box<JoinAnswer>),
+    /// To Heartbeat, Leave, Evaluate.
+    State {
+        /// Of the job.
+        state: JobState,
+        /// Of theta.
+        version: u64,
+    },
+    /// To a push, with the newest theta.
+    Pushed(PushResult, Arc<Snapshot>),
+    /// To a pull.
+    Pulled(PullHeader, Arc<Snapshot>),
+    /// Of all shards together.
+    Statistics(Statistics),
+    /// No.
+    Refused(Error),
+}
+
+/// The server without its network.
+#[derive(Debug)]
+pub struct Driver {
+    program: String,
+    optimizer: Optimizer,
+    chunk_bytes: usize,
+    core: Mutex<Core>,
+    gradients: Mutex<Gradients>,
+    store: Mutex<Option<Store>>,
+    current: Mutex<Option<Arc<Snapshot>>>,
+    statistics: Mutex<BTreeMap<u32, Statistics>>,
+}
+
+#[derive(Debug, Default)]
+struct Gradients {
+    held: HashMap<CallId, Gradient>,
+    spares: Vec<Gradient>,
+}
+
+/// What [`Driver::feed`] leaves to its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aftermath {
+    /// Nothing.
+    None,
+    /// Write report and theta, then feed [`Input::Concluded`].
+    Conclude,
+}
+
+impl Driver {
+    /// A server without a job.
+    pub fn new(
+        config: Config,
+        dtype: Dtype,
+        optimizer: Optimizer,
+        chunk_bytes: usize,
+        program: &str,
+    ) -> Self {
+        Self {
+            program: program.to_owned(),
+            optimizer,
+            chunk_bytes,
+            core: Mutex::new(Core::new(config, dtype)),
+            gradients: Mutex::default(),
+            store: Mutex::default(),
+            current: Mutex::default(),
+            statistics: Mutex::default(),
+        }
+    }
+
+    /// Gives one input to the core and does what follows, answers first, in order.
+    pub fn feed(
+        &self,
+        now: Time,
+        input: Input,
+        deliver: &mut dyn FnMut(CallId, Delivery),
+    ) -> Aftermath {
+        let mut input = input;
+        let mut aftermath = Aftermath::None;
+        let mut fresh = None;
+        loop {
+            let effects = {
+                let mut core = self.core.lock();
+                // In one stroke with the core's word of it: nobody can pull a version that the
+                // core does not know yet.
+                if let Some(snapshot) = fresh.take() {
+                    *self.current.lock() = Some(snapshot);
+                }
+                core.step(now, input)
+            };
+            let mut update = None;
+            for effect in effects {
+                match effect {
+                    Effect::Reply { call, answer } => deliver(call, self.complete(answer)),
+                    Effect::Create { tables, dtype } => self.create(&tables, dtype),
+                    Effect::Update { parts } => update = Some(parts),
+                    Effect::Forget { gradient } => self.forget(gradient),
+                    Effect::Conclude => aftermath = Aftermath::Conclude,
+                }
+            }
+            let Some(parts) = update else { return aftermath };
+            let result = self.update(&parts).map(|snapshot| fresh = Some(snapshot));
+            input = Input::Updated { result };
+        }
+    }
+
+    /// Like [`Driver::feed`], with the gradient that the push in `input` brings.
+    pub fn feed_push(
+        &self,
+        now: Time,
+        call: CallId,
+        gradient: Gradient,
+        input: Input,
+        deliver: &mut dyn FnMut(CallId, Delivery),
+    ) -> Aftermath {
+        self.gradients.lock().held.insert(call, gradient);
+        self.feed(now, input, deliver)
+    }
+
+    /// Keeps a rank's feature statistics until all are in.
+    ///
+    /// # Errors
+    /// CONFIG_MISMATCH if they are of another kind or number of features than the others'.
+    pub fn keep_statistics(&self, rank: u32, statistics: Statistics) -> Result<(), Error> {
+        let mut all = self.statistics.lock();
+        if let Some(other) = all.values().next() {
+            let alike = std::mem::discriminant(other) == std::mem::discriminant(&statistics);
+            if !alike || other.n_features() != statistics.n_features() {
+                return Err(Error::new(
+                    ErrorCode::ConfigMismatch,
+                    format!(
+                        "feature statistics have {} features, another worker's {}, or another \
+                         --scale",
+                        statistics.n_features(),
+                        other.n_features()
+                    ),
+                )
+                .with("field", "n_features")
+                .with("want", other.n_features())
+                .with("got", statistics.n_features()));
+            }
+        }
+        all.insert(rank, statistics);
+        Ok(())
+    }
+
+    /// Memory for the next gradient.
+    pub fn empty_gradient(&self, dtype: Dtype) -> Gradient {
+        let spare = self.gradients.lock().spares.pop();
+        Gradient::empty(dtype, spare)
+    }
+
+    /// Elements and type of theta; an error before the first join.
+    pub fn shape(&self) -> Option<(usize, Dtype)> {
+        self.current.lock().as_ref().map(|s| (s.dim, s.dtype))
+    }
+
+    /// When [`Input::Tick`] is due.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.core.lock().next_deadline()
+    }
+
+    /// Where the job stands, and why.
+    pub fn state(&self) -> (JobState, String) {
+        let core = self.core.lock();
+        (core.state(), core.reason().to_owned())
+    }
+
+    /// The server may go.
+    pub fn is_over(&self) -> bool {
+        self.core.lock().is_over()
+    }
+
+    /// For an operator.
+    pub fn status(&self, now: Time) -> Status {
+        self.core.lock().status(now, &self.optimizer.to_string(), &self.program)
+    }
+
+    /// The newest theta.
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.current.lock().clone()
+    }
+
+    /// The report as of now; `None` before the first join.
+    pub fn report(&self, now: Time) -> Option<Report> {
+        let sha256 = self.snapshot()?.sha256();
+        self.core.lock().report(now, &self.optimizer.to_string(), &self.program, &sha256)
+    }
+
+    /// The job as a joiner sees it; `None` before the first join.
+    pub fn job(&self) -> Option<JoinAnswer> {
+        self.core.lock().description(&self.program)
+    }
+
+    fn complete(&self, answer: Answer) -> Delivery {
+        match answer {
+            Answer::Joined(welcome) => self.welcome(&welcome),
+            Answer::State { state, version } => Delivery::State { state, version },
+            Answer::Pushed(result) => Delivery::Pushed(result, self.theta()),
+            Answer::Pulled(mut header) => {
+                let theta = self.theta();
+                header.version = theta.version;
+                Delivery::Pulled(header, theta)
+            }
+            Answer::Statistics => Delivery::Statistics(self.merged_statistics()),
+            Answer::Refused(refusal) => Delivery::Refused(refusal.0),
+        }
+    }
+
+    fn welcome(&self, welcome: &Welcome) -> Delivery {
+        let answer = self.core.lock().join_answer(welcome, &self.program);
+        Delivery::Joined(Box::new(answer.expect("who is welcome has a job to join")))
+    }
+
+    fn theta(&self) -> Arc<Snapshot> {
+        self.snapshot().expect("calls about theta are refused before there is one")
+    }
+
+    fn create(&self, tables: &Tables, dtype: Dtype) {
+        let store = Store::new(tables, dtype, self.optimizer, self.chunk_bytes);
+        *self.current.lock() = Some(store.snapshot());
+        *self.store.lock() = Some(store);
+    }
+
+    fn update(&self, parts: &[(CallId, f64)]) -> Result<Arc<Snapshot>, u64> {
+        let mut gradients = self.gradients.lock();
+        let parts: Vec<(Gradient, f64)> = parts
+            .iter()
+            .map(|(call, weight)| (gradients.held.remove(call).expect("pushed before"), *weight))
+            .collect();
+        drop(gradients);
+        let mut store = self.store.lock();
+        let store = store.as_mut().expect("created at the first join");
+        let result = store.update(&parts).map(|()| store.snapshot());
+        let mut gradients = self.gradients.lock();
+        for (gradient, _) in parts {
+            gradients.recycle(gradient);
+        }
+        result.map_err(|key| key as u64)
+    }
+
+    fn forget(&self, call: CallId) {
+        let mut gradients = self.gradients.lock();
+        if let Some(gradient) = gradients.held.remove(&call) {
+            gradients.recycle(gradient);
+        }
+    }
+
+    fn merged_statistics(&self) -> Statistics {
+        let all = self.statistics.lock();
+        let mut in_rank_order = all.values();
+        let mut merged = in_rank_order.next().expect("every rank's are in").clone();
+        for statistics in in_rank_order {
+            merged.merge(statistics);
+        }
+        merged
+    }
+}
+
+impl Gradients {
+    fn recycle(&mut self, gradient: Gradient) {
+        if self.spares.len() < SPARES_MAX {
+            self.spares.push(gradient);
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Is every number finite?
+
+use ps_common::Element;
+
+/// Elements looked at between two decisions: the inner loop has no branch and vectorises.
+const BLOCK: usize = 256;
+
+/// Index of the first NaN or infinity.
+pub fn first_non_finite<T: Element>(values: &[T]) -> Option<usize> {
+    for (block, start) in values.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
+        let all_finite = block.iter().fold(true, |all, x| all & x.is_finite());
+        if !all_finite {
+            return block.iter().position(|x| !x.is_finite()).map(|i| start + i);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_first_at_every_place() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 1, 255, 256, 257, 999] {
+                let mut values = vec![f32::MAX; 1000];
+                assert_eq!(first_non_finite(&values), None);
+                values[at] = bad;
+                values[999] = bad;
+                assert_eq!(first_non_finite(&values), Some(at));
+            }
+        }
+        assert_eq!(first_non_finite::<f64>(&[]), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! A gradient on its way in: bytes checked while they are hot, cast into place.
+
+use ps_common::dtype::copy_from_le_bytes;
+use ps_common::{Dtype, Element, Error, ErrorCode};
+
+use crate::numeric::first_non_finite;
+
+/// A gradient, whole or growing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Gradient {
+    /// Single precision.
+    F32(Vec<f32>),
+    /// Double precision.
+    F64(Vec<f64>),
+}
+
+/// Why a chunk cannot be part of a gradient.
+pub type GradientError = Error;
+
+impl Gradient {
+    /// An empty one that will have `dim` elements; `spare` lends its memory.
+    pub fn empty(dtype: Dtype, spare: Option<Self>) -> Self {
+        match (dtype, spare) {
+            (Dtype::F32, Some(Self::F32(mut values))) => {
+                values.clear();
+                Self::F32(values)
+            }
+            (Dtype::F64, Some(Self::F64(mut values))) => {
+                values.clear();
+                Self::F64(values)
+            }
+            (Dtype::F32, _) => Self::F32(Vec::new()),
+            (Dtype::F64, _) => Self::F64(Vec::new()),
+        }
+    }
+
+    /// Elements so far.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F64(values) => values.len(),
+        }
+    }
+
+    /// Whether nothing is in yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends a chunk of a gradient of `dim` elements. On an error nothing is appended.
+    ///
+    /// # Errors
+    /// NON_FINITE with the first index, DIM_MISMATCH beyond `dim`, BAD_LENGTH for a broken element.
+    pub fn append(&mut self, bytes: &[u8], dim: usize) -> Result<(), GradientError> {
+        match self {
+            Self::F32(values) => append(values, bytes, dim),
+            Self::F64(values) => append(values, bytes, dim),
+        }
+    }
+}
+
+fn append<T: Element>(values: &mut Vec<T>, bytes: &[u8], dim: usize) -> Result<(), GradientError> {
+    let size = size_of::<T>();
+    if !bytes.len().is_multiple_of(size) {
+        return Err(Error::new(
+            ErrorCode::BadLength,
+            format!("{} bytes are no whole number of {} elements", bytes.len(), T::DTYPE),
+        )
+        .with("bytes", bytes.len()));
+    }
+    let start = values.len();
+    let end = start + bytes.len() / size;
+    if end > dim {
+        return Err(Error::new(
+            ErrorCode::DimMismatch,
+            format!("the gradient has at least {end} elements, theta has {dim}"),
+        )
+        .with("want", dim)
+        .with("got", end));
+    }
+    if values.capacity() < end {
+        // All at once, but never for more than the sender has begun to deliver.
+        let wanted = if start == 0 { end } else { dim };
+        values.reserve_exact(wanted - start);
+    }
+    values.resize(end, T::ZERO);
+    copy_from_le_bytes(&mut values[start..], bytes);
+    if let Some(index) = first_non_finite(&values[start..]) {
+        let (key, value) = (start + index, values[start + index]);
+        values.truncate(start);
+        return Err(Error::new(
+            ErrorCode::NonFinite,
+            format!("the gradient's element {key} is {value}"),
+        )
+        .with("index", key));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ps_common::dtype::as_le_bytes;
+
+    fn code(result: Result<(), Error>) -> Option<ErrorCode> {
+        result.err().map(|e| e.code)
+    }
+
+    #[test]
+    fn chunks_add_up_and_bad_ones_leave_no_trace() {
+        let mut gradient = Gradient::empty(Dtype::F32, None);
+        gradient.append(as_le_bytes(&[1f32, 2.0]), 3).expect("fits");
+        let before = gradient.clone();
+        assert_eq!(code(gradient.append(&[0; 5], 3)), Some(ErrorCode::BadLength));
+        assert_eq!(code(gradient.append(&[0; 8], 3)), Some(ErrorCode::DimMismatch));
+        let error = gradient.append(as_le_bytes(&[f32::NAN]), 3).expect_err("NaN");
+        assert_eq!((error.code, error.facts["index"].as_str()), (ErrorCode::NonFinite, "2"));
+        assert_eq!(gradient, before);
+        gradient.append(as_le_bytes(&[3f32]), 3).expect("fits");
+        assert_eq!(gradient, Gradient::F32(vec![1.0, 2.0, 3.0]));
+    }
+}

@@ -1,0 +1,12 @@
+//! theta in memory: chunks behind reference counts, one version at a time.
+//!
+//! An update writes every chunk anew into a spare buffer and then swaps all of them in: whole or
+//! not at all, and a pull in flight keeps the version that it began with (rule R9). Knows no
+//! workers, rounds or wire.
+
+mod gradient;
+mod store;
+mod theta;
+
+pub use gradient::{Gradient, GradientError};
+pub use store::{Snapshot, Store};

@@ -1,0 +1,157 @@
+//! theta whatever its element type, with its version: the table that the driver holds.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ps_common::tables::{Initializer, Tables};
+use ps_common::{Dtype, Element};
+use sha2::{Digest, Sha256};
+
+use super::gradient::Gradient;
+use super::theta::Theta;
+use crate::numeric::Optimizer;
+
+/// One version of theta, immutable.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Updates before it.
+    pub version: u64,
+    /// Of its elements.
+    pub dtype: Dtype,
+    /// Elements.
+    pub dim: usize,
+    /// Its bytes, little-endian, cut into chunks in order of key.
+    pub chunks: Vec<Bytes>,
+}
+
+impl Snapshot {
+    /// SHA-256 of theta's bytes (rule R11), hexadecimal.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for chunk in &self.chunks {
+            hash.update(chunk);
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// All elements in one piece.
+    ///
+    /// # Panics
+    /// If `T` is not the snapshot's element type.
+    pub fn values<T: Element>(&self) -> Vec<T> {
+        assert_eq!(T::DTYPE, self.dtype);
+        let mut values = vec![T::ZERO; self.dim];
+        let mut rest = &mut values[..];
+        for chunk in &self.chunks {
+            let (head, tail) = rest.split_at_mut(chunk.len() / size_of::<T>());
+            ps_common::dtype::copy_from_le_bytes(head, chunk);
+            rest = tail;
+        }
+        values
+    }
+}
+
+#[derive(Debug)]
+enum AnyTheta {
+    F32(Theta<f32>),
+    F64(Theta<f64>),
+}
+
+/// theta, its version, its update rule.
+#[derive(Debug)]
+pub struct Store {
+    dim: usize,
+    dtype: Dtype,
+    version: u64,
+    theta: AnyTheta,
+    optimizer: Optimizer,
+}
+
+impl Store {
+    /// theta at version 0, as the tables' initialisers say, in chunks of `chunk_bytes`.
+    pub fn new(tables: &Tables, dtype: Dtype, optimizer: Optimizer, chunk_bytes: usize) -> Self {
+        for table in tables.iter() {
+            match table.initializer {
+                Initializer::Zeros => {}
+            }
+        }
+        let dim = tables.dim();
+        let chunk_len = (chunk_bytes / dtype.size_bytes()).max(1);
+        let theta = match dtype {
+            Dtype::F32 => AnyTheta::F32(Theta::zeros(dim, chunk_len)),
+            Dtype::F64 => AnyTheta::F64(Theta::zeros(dim, chunk_len)),
+        };
+        Self { dim, dtype, version: 0, theta, optimizer }
+    }
+
+    /// The current version, without a copy.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        let chunks = match &self.theta {
+            AnyTheta::F32(theta) => theta.bytes(),
+            AnyTheta::F64(theta) => theta.bytes(),
+        };
+        Arc::new(Snapshot { version: self.version, dtype: self.dtype, dim: self.dim, chunks })
+    }
+
+    /// One update by the weighted sum of `parts` in their order, whole or not at all.
+    ///
+    /// # Errors
+    /// The first key that would overflow; then nothing has changed.
+    ///
+    /// # Panics
+    /// If a gradient has another length or element type: the assembler has checked them.
+    pub fn update(&mut self, parts: &[(Gradient, f64)]) -> Result<(), usize> {
+        match &mut self.theta {
+            AnyTheta::F32(theta) => {
+                theta.update(
+                    &slices(parts, |g| match g {
+                        Gradient::F32(values) => values,
+                        Gradient::F64(_) => unreachable!("checked by the assembler"),
+                    }),
+                    &self.optimizer,
+                )?;
+            }
+            AnyTheta::F64(theta) => {
+                theta.update(
+                    &slices(parts, |g| match g {
+                        Gradient::F64(values) => values,
+                        Gradient::F32(_) => unreachable!("checked by the assembler"),
+                    }),
+                    &self.optimizer,
+                )?;
+            }
+        }
+        self.version += 1;
+        Ok(())
+    }
+}
+
+fn slices<'a, T: Element>(
+    parts: &'a [(Gradient, f64)],
+    values: impl Fn(&'a Gradient) -> &'a [T],
+) -> Vec<(&'a [T], f64)> {
+    parts.iter().map(|(gradient, weight)| (values(gradient), *weight)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ps_common::tables::Table;
+
+    #[test]
+    fn snapshots_have_a_version_and_a_hash() {
+        let tables = Tables::new(vec![Table::zeros("w", &[5], true)]).expect("valid");
+        let mut store = Store::new(&tables, Dtype::F32, Optimizer::Sgd { lr: 1.0 }, 8);
+        let zero = store.snapshot();
+        assert_eq!((zero.version, zero.chunks.len()), (0, 3));
+        // sha256 of twenty zero bytes.
+        assert_eq!(
+            zero.sha256(),
+            "de47c9b27eb8d300dbb5f2c353e632c393262cf06340c4fa7f1b40c4cbd36f90"
+        );
+        store.update(&[(Gradient::F32(vec![1.0; 5]), 1.0)]).expect("finite");
+        assert_eq!(store.snapshot().version, 1);
+        assert_eq!(store.snapshot().values::<f32>(), [-1.0; 5]);
+        assert_eq!(zero.values::<f32>(), [0.0; 5]);
+    }
+}
