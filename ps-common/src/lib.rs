@@ -8,6 +8,7 @@ pub mod calls;
 pub mod dtype;
 pub mod error;
 pub mod exit;
+pub mod export;
 pub mod flags;
 pub mod job;
 pub mod logging;
