@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use ps_common::calls::{JoinAnswer, PullHeader, PushResult, Status};
+use ps_common::calls::{Caller, JoinAnswer, PullHeader, PushResult, Status};
 use ps_common::job::JobState;
 use ps_common::report::Report;
 use ps_common::statistics::Statistics;
@@ -176,25 +176,31 @@ impl Driver {
         Gradient::empty(dtype, spare)
     }
 
-    /// Elements and type of theta; an error before the first join.
-    pub fn shape(&self) -> Option<(usize, Dtype)> {
-        self.current.lock().as_ref().map(|s| (s.dim, s.dtype))
+    /// Gives back the memory of a gradient that was refused on its way.
+    pub fn recycle(&self, gradient: Gradient) {
+        self.gradients.lock().recycle(gradient);
     }
 
-    /// When [`Input::Tick`] is due.
-    pub fn next_deadline(&self) -> Option<Time> {
-        self.core.lock().next_deadline()
+    /// Elements and type of theta, for a caller that may push.
+    ///
+    /// # Errors
+    /// As every call of it would be refused.
+    pub fn admit(&self, caller: Caller) -> Result<(usize, Dtype), Error> {
+        self.core.lock().check_caller(caller)?;
+        let theta = self.theta();
+        Ok((theta.dim, theta.dtype))
+    }
+
+    /// When [`Input::Tick`] is due, and whether the server may go.
+    pub fn outlook(&self) -> (Option<Time>, bool) {
+        let core = self.core.lock();
+        (core.next_deadline(), core.is_over())
     }
 
     /// Where the job stands, and why.
     pub fn state(&self) -> (JobState, String) {
         let core = self.core.lock();
         (core.state(), core.reason().to_owned())
-    }
-
-    /// The server may go.
-    pub fn is_over(&self) -> bool {
-        self.core.lock().is_over()
     }
 
     /// For an operator.

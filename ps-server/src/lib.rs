@@ -1,13 +1,19 @@
 //! The server: keeps theta, applies workers' gradients.
 //!
 //! `core` decides and is pure; `numeric` and `table` apply; `driver` is where they meet; `net`
-//! (feature `net`) talks.
+//! (feature `net`) talks; `run` is the program.
 
 pub mod args;
 pub mod core;
 pub mod driver;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod numeric;
+#[cfg(feature = "net")]
+mod outputs;
+#[cfg(feature = "net")]
+pub mod run;
 pub mod table;
 
-/// Program version and build.
-pub const VERSION: &str = "0.1.0";
+/// Program version and build: equal only for equal sources.
+pub const VERSION: &str = env!("PS_VERSION");

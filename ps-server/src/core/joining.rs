@@ -177,7 +177,7 @@ impl Core {
     }
 }
 
-fn not_initialized() -> Error {
+pub(super) fn not_initialized() -> Error {
     Error::new(
         ErrorCode::NotInitialized,
         "no worker has joined yet, so there is no theta; join with the model's tables first",

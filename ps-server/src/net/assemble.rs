@@ -1,0 +1,172 @@
+//! One push out of its chunks: header first, then elements in order of key, whole and valid.
+//!
+//! Every refusal of a malformed gradient is made here; what comes out needs no further check.
+
+use std::time::Duration;
+
+use ps_common::calls::{Caller, PushHeader};
+use ps_common::wire::{PARAMETERS_MESSAGE_BYTES_MAX, pb};
+use ps_common::{Dtype, Error, ErrorCode};
+use tonic::{Status, Streaming};
+
+use super::shell::Shell;
+use crate::core::Input;
+use crate::table::Gradient;
+
+/// Longest silence inside a push.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A push as the core and the table take it.
+#[derive(Debug)]
+pub(super) struct Push {
+    pub(super) header: PushHeader,
+    pub(super) gradient: Gradient,
+    /// CRC-32 of the gradient's bytes.
+    pub(super) digest: u32,
+}
+
+/// Why no push came out.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The sender's mistake.
+    Refused(Error),
+    /// The stream broke.
+    Broken(Status),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Reads one push; `None` where the stream ends instead of beginning one.
+///
+/// A refused push is read to its end (as far as theta is long) before the refusal is told, so that
+/// the sender is listening by then.
+pub(super) async fn read_push(
+    shell: &Shell,
+    stream: &mut Streaming<pb::PushRequest>,
+) -> Result<Option<Push>, Failure> {
+    let first = match stream.message().await {
+        Ok(Some(first)) => first,
+        Ok(None) => return Ok(None),
+        Err(status) => return Err(Failure::Broken(status)),
+    };
+    let mut caller = None;
+    let mut ended = first.last;
+    let result = assemble(shell, stream, first, &mut caller, &mut ended).await;
+    if let Err(Failure::Refused(error)) = &result {
+        if !ended {
+            drain(shell, stream).await;
+        }
+        shell.tell(Input::Rejected { caller, code: error.code });
+    }
+    result.map(Some)
+}
+
+async fn assemble(
+    shell: &Shell,
+    stream: &mut Streaming<pb::PushRequest>,
+    first: pb::PushRequest,
+    caller: &mut Option<Caller>,
+    ended: &mut bool,
+) -> Result<Push, Failure> {
+    let mut chunk = first;
+    let Some(header) = chunk.header.take() else {
+        let what = "the first message of a push has no header";
+        return Err(Error::new(ErrorCode::BadField, what).with("field", "header").into());
+    };
+    let header = PushHeader::try_from(header)?;
+    *caller = Some(header.caller);
+    let (dim, dtype) = shell.driver().admit(header.caller)?;
+    let mut push = Push { header, gradient: shell.driver().empty_gradient(dtype), digest: 0 };
+    let mut digest = crc32fast::Hasher::new();
+    loop {
+        if let Err(error) = take(&chunk, &mut push.gradient, dim, dtype) {
+            shell.driver().recycle(push.gradient);
+            return Err(error.into());
+        }
+        digest.update(&chunk.data);
+        if chunk.last {
+            push.digest = digest.finalize();
+            return Ok(push);
+        }
+        chunk = next_chunk(stream).await?;
+        *ended = chunk.last;
+    }
+}
+
+async fn next_chunk(stream: &mut Streaming<pb::PushRequest>) -> Result<pb::PushRequest, Failure> {
+    match tokio::time::timeout(CHUNK_TIMEOUT, stream.message()).await {
+        Ok(Ok(Some(chunk))) if chunk.header.is_none() => Ok(chunk),
+        Ok(Ok(Some(_))) => Err(Error::new(
+            ErrorCode::BadField,
+            "a header stands inside a push; the chunk before it should have been marked last",
+        )
+        .with("field", "header")
+        .into()),
+        Ok(Ok(None)) => Err(Error::new(
+            ErrorCode::BadField,
+            "the stream ended inside a push; its final chunk must be marked last",
+        )
+        .with("field", "last")
+        .into()),
+        Ok(Err(status)) => Err(Failure::Broken(status)),
+        Err(_) => Err(Error::new(ErrorCode::Deadline, "a push stalled for 30 s").into()),
+    }
+}
+
+fn take(
+    chunk: &pb::PushRequest,
+    gradient: &mut Gradient,
+    dim: usize,
+    dtype: Dtype,
+) -> Result<(), Error> {
+    if chunk.data.is_empty() {
+        return Err(Error::new(ErrorCode::Empty, "a chunk carries no elements"));
+    }
+    let got = match pb::Dtype::try_from(chunk.dtype) {
+        Ok(pb::Dtype::F32) => Some(Dtype::F32),
+        Ok(pb::Dtype::F64) => Some(Dtype::F64),
+        Ok(pb::Dtype::Unspecified) | Err(_) => None,
+    };
+    if got != Some(dtype) {
+        return Err(Error::new(
+            ErrorCode::BadDtype,
+            format!("a chunk has dtype number {}, the job's is {dtype}", chunk.dtype),
+        )
+        .with("want", dtype)
+        .with("got", chunk.dtype));
+    }
+    if chunk.key != gradient.len() as u64 {
+        return Err(Error::new(
+            ErrorCode::BadKey,
+            format!("a chunk begins at key {}, {} was next", chunk.key, gradient.len()),
+        )
+        .with("want", gradient.len())
+        .with("got", chunk.key));
+    }
+    gradient.append(&chunk.data, dim)?;
+    if chunk.last && gradient.len() != dim {
+        return Err(Error::new(
+            ErrorCode::DimMismatch,
+            format!("the gradient has {} elements, theta has {dim}", gradient.len()),
+        )
+        .with("want", dim)
+        .with("got", gradient.len()));
+    }
+    Ok(())
+}
+
+/// Reads on to the end of a refused push.
+async fn drain(shell: &Shell, stream: &mut Streaming<pb::PushRequest>) {
+    let theta_bytes = shell.driver().snapshot().map_or(0, |s| s.dim * s.dtype.size_bytes());
+    let mut budget = theta_bytes + PARAMETERS_MESSAGE_BYTES_MAX;
+    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(CHUNK_TIMEOUT, stream.message()).await {
+        if chunk.last || chunk.data.len() >= budget {
+            return;
+        }
+        budget -= chunk.data.len().max(1);
+    }
+}

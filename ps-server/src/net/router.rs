@@ -1,0 +1,131 @@
+//! All services on one listener, with limits, health, reflection; served until told to stop.
+
+use std::any::Any;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ps_common::wire::pb::membership_server::MembershipServer;
+use ps_common::wire::pb::operator_server::OperatorServer;
+use ps_common::wire::pb::parameters_server::ParametersServer;
+use ps_common::wire::{
+    CHUNK_BYTES, CONTROL_MESSAGE_BYTES_MAX, FILE_DESCRIPTOR_SET, PARAMETERS_MESSAGE_BYTES_MAX,
+};
+use tonic::body::Body;
+use tonic::codegen::http;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use super::connections::Connections;
+use super::membership::MembershipService;
+use super::operator::OperatorService;
+use super::parameters::ParametersService;
+use super::shell::Shell;
+
+/// Bytes that may be on their way in one stream or connection. Large enough to keep the pipe full
+/// and h2's guard against small frames quiet, small enough that data is still in cache when it is
+/// used.
+const WINDOW_BYTES: u32 = 2 << 20;
+/// A chunk and its header in one HTTP/2 frame.
+const FRAME_BYTES_MAX: u32 = (CHUNK_BYTES as u32) * 2;
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const STREAMS_MAX: u32 = 256;
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+const NAMES: [&str; 3] = [
+    <MembershipServer<MembershipService> as NamedService>::NAME,
+    <ParametersServer<ParametersService> as NamedService>::NAME,
+    <OperatorServer<OperatorService> as NamedService>::NAME,
+];
+
+/// What the health service says.
+#[derive(Clone)]
+pub struct Health(HealthReporter);
+
+impl Health {
+    /// Says whether the server as a whole, and each service, takes calls.
+    pub async fn set(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in NAMES.into_iter().chain([""]) {
+            self.0.set_service_status(name, status).await;
+        }
+    }
+}
+
+/// The services, and a hold on their health; not serving yet.
+fn routes(shell: &Arc<Shell>) -> (Routes, Health) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflection = |builder: tonic_reflection::server::Builder<'static>| {
+        builder
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let new = tonic_reflection::server::Builder::configure;
+    let v1 = reflection(new()).build_v1().expect("our own descriptor set is valid");
+    let v1alpha = reflection(new()).build_v1alpha().expect("our own descriptor set is valid");
+    let shell = || Arc::clone(shell);
+    let parameters = ParametersServer::new(ParametersService { shell: shell() })
+        .max_decoding_message_size(PARAMETERS_MESSAGE_BYTES_MAX);
+    let membership = MembershipServer::new(MembershipService { shell: shell() })
+        .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+    let operator = OperatorServer::new(OperatorService { shell: shell() })
+        .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+    let routes = Routes::new(parameters)
+        .add_service(membership)
+        .add_service(operator)
+        .add_service(health)
+        .add_service(v1)
+        .add_service(v1alpha);
+    (routes, Health(reporter))
+}
+
+/// Serves `connections` until `stop` ends and calls in flight are done. The health that `ready`
+/// gets is not serving yet.
+///
+/// # Errors
+/// The transport's.
+pub async fn serve(
+    shell: Arc<Shell>,
+    connections: Connections,
+    ready: impl FnOnce(Health),
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let (routes, health) = routes(&shell);
+    ready(health);
+    serve_routes(routes, connections, stop).await
+}
+
+async fn serve_routes(
+    routes: Routes,
+    connections: Connections,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    Server::builder()
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(2 * WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .layer(CatchPanicLayer::custom(internal_error))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(connections.incoming(), stop)
+        .await
+}
+
+/// A panic ends its call with INTERNAL, not the process (row 48).
+#[allow(clippy::needless_pass_by_value)]
+fn internal_error(panic: Box<dyn Any + Send + 'static>) -> http::Response<Body> {
+    let what = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    tracing::error!(panic = what, "a call panicked");
+    tonic::Status::internal("the server failed inside this call; its log says where").into_http()
+}

@@ -1,0 +1,219 @@
+//! The program: from arguments to an exit code.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches};
+use ps_common::exit::{Exit, ExitError, conclude};
+use ps_common::job::JobState;
+use ps_common::wire::CHUNK_BYTES;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::args::ServerArgs;
+use crate::core::Input;
+use crate::driver::Driver;
+use crate::net::{Connections, Health, Shell, serve};
+use crate::outputs;
+
+/// The whole program: parses `arguments` (the first is the program's name), runs, and says on
+/// stderr what went wrong.
+pub fn main_with(arguments: Vec<OsString>) -> ExitCode {
+    conclude("ps-server", run_with(&arguments))
+}
+
+fn run_with(arguments: &[OsString]) -> Result<(), ExitError> {
+    let matches = ps_common::flags::parse(&ServerArgs::command(), arguments)?;
+    let args = ServerArgs::from_arg_matches(&matches).map_err(|e| {
+        ExitError::new(Exit::Bug, "the arguments were parsed but cannot be read").because(e)
+    })?;
+    if args.serve.print_config {
+        args.job.check()?;
+        print(&ps_common::flags::to_toml(&args));
+        return Ok(());
+    }
+    ps_common::logging::init("warn", args.serve.log_json);
+    if args.serve.watch_stdin {
+        std::thread::spawn(exit_when_stdin_ends);
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| ExitError::new(Exit::Io, "cannot start the runtime").because(e))?
+        .block_on(run(args))
+}
+
+fn print(text: &str) {
+    use std::io::Write;
+    // A reader that stops early is no failure of ours.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// A child whose parent is gone has nobody to serve.
+fn exit_when_stdin_ends() {
+    let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+    std::process::exit(Exit::Terminated as i32);
+}
+
+/// Serves one job until it is over or a signal comes.
+///
+/// # Errors
+/// What ends the program with another code than 0.
+pub async fn run(args: ServerArgs) -> Result<(), ExitError> {
+    let mut spec = args.job.check()?;
+    let drain_timeout = args.serve.check()?;
+    outputs::check(&args.serve)?;
+    spec.config.observers = args.serve.observers;
+    let connections_max = args.serve.connections_max.unwrap_or(64 + 4 * args.job.workers as usize);
+    if !args.serve.listen.ip().is_loopback() {
+        tracing::warn!(listen = %args.serve.listen, "serving without TLS and tokens (--insecure)");
+    }
+    let listener = bind(&args).await?;
+    let address = listener
+        .local_addr()
+        .map_err(|e| ExitError::new(Exit::Io, "the listener has no address").because(e))?;
+    let driver = Driver::new(spec.config, spec.dtype, spec.optimizer, CHUNK_BYTES, &program());
+    let shell = Shell::new(driver);
+    let connections = Connections::new(listener, Arc::clone(&shell), connections_max);
+    let mut signals = Signals::new()?;
+
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (health_out, health_in) = oneshot::channel();
+    let server = tokio::spawn(serve(
+        Arc::clone(&shell),
+        connections,
+        |health| drop(health_out.send(health)),
+        async { drop(stopped.await) },
+    ));
+    let health: Health = health_in
+        .await
+        .map_err(|_| ExitError::new(Exit::Bug, "the server ended before it served"))?;
+    let timer = tokio::spawn({
+        let shell = Arc::clone(&shell);
+        async move { shell.keep_time().await }
+    });
+    health.set(true).await;
+    if let Some(path) = &args.serve.port_file {
+        outputs::write_port(path, address.port())?;
+    }
+    tracing::info!(%address, "serving");
+
+    let written = serve_job(&args, &shell, &mut signals).await?;
+    health.set(false).await;
+    // Who holds the other end is gone only if the server is.
+    let _ = stop.send(());
+    tokio::select! {
+        // How calls in flight ended is their callers' business.
+        _ = server => {}
+        () = tokio::time::sleep(drain_timeout) => tracing::warn!("calls in flight were cut"),
+        exit = signals.next() => return Err(ExitError::new(exit, "stopped at once")),
+    }
+    timer.abort();
+    written?;
+    match shell.driver().state() {
+        (JobState::Failed, reason) => {
+            Err(ExitError::new(Exit::Failed, format!("the job failed: {reason}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for the end of the job, or for SIGTERM; the inner result is that of writing its outputs.
+async fn serve_job(
+    args: &ServerArgs,
+    shell: &Shell,
+    signals: &mut Signals,
+) -> Result<Result<(), ExitError>, ExitError> {
+    let mut written = Ok(());
+    loop {
+        tokio::select! {
+            () = shell.conclusion() => {
+                written = write_results(args, shell);
+                shell.tell(Input::Concluded);
+            }
+            () = shell.over() => return Ok(written),
+            () = tokio::time::sleep(linger(shell)), if ended(shell) => return Ok(written),
+            exit = signals.next() => {
+                if exit == Exit::Interrupted {
+                    return Err(ExitError::new(exit, "interrupted"));
+                }
+                if !ended(shell) {
+                    tracing::info!("stopping: SIGTERM");
+                    shell.tell(Input::Drain);
+                    written = write_results(args, shell);
+                }
+                return Ok(written);
+            }
+        }
+    }
+}
+
+fn program() -> String {
+    format!("ps-server {}", crate::VERSION)
+}
+
+fn ended(shell: &Shell) -> bool {
+    matches!(shell.driver().state().0, JobState::Done | JobState::Failed)
+}
+
+/// How long a server whose job has ended waits for callers to hear of it.
+fn linger(shell: &Shell) -> Duration {
+    match shell.driver().state().0 {
+        JobState::Failed => Duration::from_secs(5),
+        _ => Duration::from_secs(60),
+    }
+}
+
+async fn bind(args: &ServerArgs) -> Result<TcpListener, ExitError> {
+    let listen = args.serve.listen;
+    TcpListener::bind(listen).await.map_err(|e| {
+        let hint = match e.kind() {
+            std::io::ErrorKind::AddrInUse => "another program has this port; choose another one",
+            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+            _ => "choose another address or port",
+        };
+        ExitError::new(Exit::Unavailable, format!("cannot listen on {listen}: {hint}")).because(e)
+    })
+}
+
+fn write_results(args: &ServerArgs, shell: &Shell) -> Result<(), ExitError> {
+    let Some(report) = shell.driver().report(shell.now()) else { return Ok(()) };
+    if let Some(path) = &args.serve.report {
+        outputs::write_report(path, &report)?;
+    }
+    if let Some(path) = &args.serve.theta_out
+        && let (Some(job), Some(theta)) = (shell.driver().job(), shell.driver().snapshot())
+    {
+        outputs::write_snapshot(path, &job, &theta)?;
+    }
+    Ok(())
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, ExitError> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|e| ExitError::new(Exit::Io, "cannot listen for signals").because(e))
+        };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    /// The exit code that the next signal means.
+    async fn next(&mut self) -> Exit {
+        tokio::select! {
+            _ = self.interrupt.recv() => Exit::Interrupted,
+            _ = self.terminate.recv() => Exit::Terminated,
+        }
+    }
+}
