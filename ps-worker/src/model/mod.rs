@@ -27,6 +27,9 @@ mod penalty;
 mod rows;
 mod softmax;
 
+#[cfg(test)]
+mod tests;
+
 use ndarray::{Array2, LinalgScalar};
 use ps_common::Element;
 use ps_common::exit::{Exit, ExitError};
