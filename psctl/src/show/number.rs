@@ -5,12 +5,32 @@ pub fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
     }
     out
+}
+
+/// A large count in three or four characters and a letter: `950`, `60.0 k`, `3.00 M`.
+pub fn compact(n: u64) -> String {
+    const LETTERS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
+    let mut value = n as f64;
+    let mut letter = None;
+    for next in LETTERS {
+        if value < 999.5 {
+            break;
+        }
+        value /= 1e3;
+        letter = Some(next);
+    }
+    match letter {
+        None => n.to_string(),
+        Some(letter) if value >= 99.95 => format!("{value:.0} {letter}"),
+        Some(letter) if value >= 9.995 => format!("{value:.1} {letter}"),
+        Some(letter) => format!("{value:.2} {letter}"),
+    }
 }
 
 /// A span of time in its natural unit: `850 ms`, `1.2 s`, `2 min 05 s`, `3 h 02 min`.
@@ -100,6 +120,12 @@ mod tests {
     }
 
     #[test]
+    fn large_counts_get_a_letter() {
+        let shown = [0, 950, 1000, 60_000, 999_960, 3_000_000, u64::MAX].map(compact);
+        assert_eq!(shown, ["0", "950", "1.00 k", "60.0 k", "1.00 M", "3.00 M", "18.4 E"]);
+    }
+
+    #[test]
     fn times_choose_their_unit_and_never_show_sixty() {
         let cases = [
             (0.0, "0 s"),
@@ -123,7 +149,7 @@ mod tests {
     #[test]
     fn losses_keep_their_digits() {
         let cases = [
-            (2.302_585, "2.3026"),
+            (10f64.ln(), "2.3026"),
             (0.81234, "0.8123"),
             (0.012_345_6, "0.01235"),
             (1.5e-7, "1.5000e-7"),

@@ -70,8 +70,8 @@ impl Scale {
         let mut places = Vec::new();
         for decade in self.lo.floor() as i32..=self.hi.floor() as i32 {
             for digit in 2..=9 {
-                let at = (f64::from(decade) + f64::from(digit).log10() - self.lo)
-                    / (self.hi - self.lo);
+                let at =
+                    (f64::from(decade) + f64::from(digit).log10() - self.lo) / (self.hi - self.lo);
                 if (0.0..=1.0).contains(&at) {
                     places.push(at);
                 }

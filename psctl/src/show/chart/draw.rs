@@ -108,7 +108,7 @@ pub(super) fn draw(chart: &Chart) -> Vec<Ink> {
     if !chart.title.is_empty() {
         top += TITLE_SIZE;
         inks.push(text((MARGIN, top), Anchor::Start, TITLE_FACE, &fit(&chart.title)));
-        top += 8.0;
+        top += 11.0;
     }
     let pens = pens(&chart.series);
     top = legend(&mut inks, chart, &pens, &face, top) + 12.0;
@@ -149,7 +149,8 @@ fn pens(series: &[Series]) -> HashMap<&str, Pen> {
     for series in series {
         let i = pens.len();
         let dash = DASHES[i / COLOURS.len() % DASHES.len()];
-        pens.entry(series.name.as_str()).or_insert(Pen { colour: COLOURS[i % COLOURS.len()], dash });
+        pens.entry(series.name.as_str())
+            .or_insert(Pen { colour: COLOURS[i % COLOURS.len()], dash });
     }
     pens
 }
@@ -210,9 +211,8 @@ fn legend_key(style: Style, pen: Pen, (x, y): (f64, f64), width: f64) -> Ink {
 }
 
 fn axes(inks: &mut Vec<Ink>, chart: &Chart, plot: &Plot, face: &Face) {
-    let line = |from, to, colour| {
-        Ink::Stroke { points: vec![from, to], width: 1.0, colour, dash: None }
-    };
+    let line =
+        |from, to, colour| Ink::Stroke { points: vec![from, to], width: 1.0, colour, dash: None };
     let vertical = |at: f64, colour| {
         let x = plot.left + at * (plot.right - plot.left);
         line((x, plot.top), (x, plot.bottom), colour)
@@ -273,7 +273,8 @@ fn draw_series(inks: &mut Vec<Ink>, series: &Series, pen: Pen, plot: &Plot) {
         Style::Points => {
             let mut centres: Vec<_> = series.points.iter().filter_map(at).collect();
             // Marks at the same spot show once, however many there are.
-            centres.dedup_by_key(|&mut (x, y)| ((x * 4.0).round() as i64, (y * 4.0).round() as i64));
+            centres
+                .dedup_by_key(|&mut (x, y)| ((x * 4.0).round() as i64, (y * 4.0).round() as i64));
             inks.push(Ink::Dots { centres, radius: POINT_RADIUS, colour });
         }
         Style::Band => {
@@ -287,10 +288,7 @@ fn draw_series(inks: &mut Vec<Ink>, series: &Series, pen: Pen, plot: &Plot) {
 impl Plot {
     fn at(&self, x: f64, y: f64) -> Option<(f64, f64)> {
         let (x, y) = (self.x.at(x)?, self.y.at(y)?);
-        Some((
-            self.left + x * (self.right - self.left),
-            self.bottom - y * (self.bottom - self.top),
-        ))
+        Some((self.left + x * (self.right - self.left), self.bottom - y * (self.bottom - self.top)))
     }
 
     /// As `at`, but an edge that goes below a logarithmic axis runs along its end.

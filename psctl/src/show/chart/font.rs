@@ -1,5 +1,6 @@
-//! The two fonts in the program, Noto Sans regular and bold (SIL Open Font License 1.1, shipped
-//! with the `notosans` crate), and the measuring of text in them.
+//! The two fonts in the program, and the measuring of text in them: Noto Sans 1.04 regular and
+//! bold, Copyright 2012 Google Inc., Apache License 2.0 (so the files themselves say; the
+//! `notosans` crate that carries them adds the SIL Open Font License 1.1 of later versions).
 
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
 
