@@ -1,2 +1,3 @@
-//! x
+//! psctl's entry.
+
 fn main() {}
