@@ -46,6 +46,8 @@ struct Grpc {
     cpu_seconds_per_gb: f64,
     server_cpu_seconds_per_gb: f64,
     p50_us: f64,
+    p50_us_min: f64,
+    p50_us_max: f64,
     p99_us: f64,
     server_peak_rss_bytes: f64,
     /// Median over the repeats of the ratio of neighbouring measurements.
@@ -65,6 +67,8 @@ struct Raw {
     raw_cpu_seconds_per_gb: f64,
     raw_server_cpu_seconds_per_gb: f64,
     raw_p50_us: f64,
+    raw_p50_us_min: f64,
+    raw_p50_us_max: f64,
     raw_p99_us: f64,
     raw_server_peak_rss_bytes: f64,
 }
@@ -86,18 +90,19 @@ impl Row {
 impl Grpc {
     fn of(grpc: &[Sample], raw: &[Sample]) -> Self {
         let of = |figure: fn(&Sample) -> f64| median(grpc.iter().map(figure));
-        let rates = || grpc.iter().map(|s| s.gb_per_second);
         let ratios = || grpc.iter().zip(raw).map(|(g, r)| g.gb_per_second / r.gb_per_second);
         Self {
             steps: of(|s| s.steps as f64),
             seconds: of(|s| s.seconds),
             steps_per_second: of(|s| s.steps_per_second),
             payload_gb_per_second: of(|s| s.gb_per_second),
-            payload_gb_per_second_min: rates().fold(f64::INFINITY, f64::min),
-            payload_gb_per_second_max: rates().fold(0.0, f64::max),
+            payload_gb_per_second_min: smallest(grpc, |s| s.gb_per_second),
+            payload_gb_per_second_max: largest(grpc, |s| s.gb_per_second),
             cpu_seconds_per_gb: of(|s| s.cpu_seconds_per_gb),
             server_cpu_seconds_per_gb: of(|s| s.server_cpu_seconds_per_gb),
             p50_us: of(|s| micros(s.p50)),
+            p50_us_min: smallest(grpc, |s| micros(s.p50)),
+            p50_us_max: largest(grpc, |s| micros(s.p50)),
             p99_us: of(|s| micros(s.p99)),
             server_peak_rss_bytes: of(|s| s.server_peak_rss_bytes as f64),
             ratio_to_raw: median(ratios()),
@@ -110,37 +115,45 @@ impl Grpc {
 impl Raw {
     fn of(raw: &[Sample]) -> Self {
         let of = |figure: fn(&Sample) -> f64| median(raw.iter().map(figure));
-        let rates = || raw.iter().map(|s| s.gb_per_second);
         Self {
             raw_steps: of(|s| s.steps as f64),
             raw_seconds: of(|s| s.seconds),
             raw_steps_per_second: of(|s| s.steps_per_second),
             raw_gb_per_second: of(|s| s.gb_per_second),
-            raw_gb_per_second_min: rates().fold(f64::INFINITY, f64::min),
-            raw_gb_per_second_max: rates().fold(0.0, f64::max),
+            raw_gb_per_second_min: smallest(raw, |s| s.gb_per_second),
+            raw_gb_per_second_max: largest(raw, |s| s.gb_per_second),
             raw_cpu_seconds_per_gb: of(|s| s.cpu_seconds_per_gb),
             raw_server_cpu_seconds_per_gb: of(|s| s.server_cpu_seconds_per_gb),
             raw_p50_us: of(|s| micros(s.p50)),
+            raw_p50_us_min: smallest(raw, |s| micros(s.p50)),
+            raw_p50_us_max: largest(raw, |s| micros(s.p50)),
             raw_p99_us: of(|s| micros(s.p99)),
             raw_server_peak_rss_bytes: of(|s| s.server_peak_rss_bytes as f64),
         }
     }
 }
 
+fn smallest(samples: &[Sample], figure: fn(&Sample) -> f64) -> f64 {
+    samples.iter().map(figure).fold(f64::INFINITY, f64::min)
+}
+
+fn largest(samples: &[Sample], figure: fn(&Sample) -> f64) -> f64 {
+    samples.iter().map(figure).fold(f64::NEG_INFINITY, f64::max)
+}
+
 fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-const HEADER: &str = "\
-                     ------------------ gRPC -------------------  -------------- bare sockets --------------
-mode          n   W    steps/s   GB/s   s/GB   p50 us   p99 us      steps/s   GB/s   s/GB   p50 us   p99 us  ratio (min-max)";
+const SIDES: &str = "                    ------------------ gRPC ------------------   -------------- bare sockets --------------";
+const COLUMNS: &str = "mode          n   W    steps/s   GB/s   s/GB   p50 us   p99 us      steps/s   GB/s   s/GB   p50 us   p99 us   ratio (min-max)";
 
 /// The table for a person, with what one needs to know to read it.
 pub(super) fn show(results: &Results) -> String {
     let machine = &results.machine;
     let mut text = format!(
         "{}, {} cores, {}, kernel {}, load average {:.2} before the run\n\
-         loopback TCP, congestion control {} (the system's is {})\n\n{HEADER}\n",
+         loopback TCP, congestion control {} (the system's is {})\n\n{SIDES}\n{COLUMNS}\n",
         machine.cpu,
         machine.cores,
         show_bytes(machine.memory_bytes),
@@ -171,7 +184,7 @@ fn line(row: &Row) -> String {
             g.p50_us,
             g.p99_us,
         ])),
-        None => text.push_str(&format!("{:>45}", "not measured ")),
+        None => text.push_str(&format!("{:>43}", "not measured ")),
     }
     let r = &row.raw;
     text.push_str("  ");
@@ -254,12 +267,15 @@ mod tests {
 
     #[test]
     fn columns_stand_under_their_headings() {
-        let heading = HEADER.lines().nth(1).expect("two lines");
+        let heading = COLUMNS;
         let both = line(&Row::new(&JOB, &[sample(1.0)], &[sample(2.0)]));
         let bare = line(&Row::new(&JOB, &[], &[sample(2.0)]));
         let end = |text: &str, what: &str| text.rfind(what).map(|at| at + what.len());
         assert_eq!(end(&both, " 40"), end(heading, "p99 us"), "\n{heading}\n{both}");
         assert_eq!(end(&bare, " 40"), end(heading, "p99 us"), "\n{heading}\n{bare}");
-        assert_eq!(both.find("1.00").map(|at| at + 4), heading.find("GB/s").map(|at| at + 4));
+        assert_eq!(both.find("1.00"), heading.find("GB/s"), "\n{heading}\n{both}");
+        let first_column = |line: &str| line.find("---");
+        assert_eq!(first_column(SIDES), heading.find("   steps/s"), "\n{SIDES}\n{heading}");
+        assert_eq!(SIDES.len(), end(heading, "p99 us").unwrap_or(0), "\n{SIDES}\n{heading}");
     }
 }
