@@ -1,6 +1,6 @@
 //! `psctl bench` through the real binary: the bare-socket side, and how its processes end.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -83,6 +83,28 @@ fn a_child_exits_when_its_parent_is_gone() {
     // As the kernel does when the parent dies.
     drop(child.stdin.take());
     assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn no_process_outlives_a_bench_that_is_killed() {
+    let mut bench = Command::new(PSCTL)
+        .args(["bench", "--raw-only", "--sizes=100k", "--workers=2", "--mode=sync"])
+        .args(["--seconds=50ms", "--repeats=1000", "--json"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("psctl starts");
+    let mut stderr = BufReader::new(bench.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains(" raw 1/1000") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).expect("readable") > 0, "the bench ended");
+    }
+    bench.kill().expect("killed");
+    bench.wait().expect("it ends");
+    // Its children hold the same stderr: it ends when the last of them does.
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).expect("readable");
 }
 
 #[test]

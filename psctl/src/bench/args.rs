@@ -55,7 +55,8 @@ pub struct Args {
     /// How pushes are ordered
     #[arg(long = "mode", value_delimiter = ',', default_value = "async")]
     pub modes: Vec<Mode>,
-    /// Seconds that one measurement lasts, more where twenty steps need more
+    /// How long one measurement lasts: more where twenty steps need more, less where theta would
+    /// no longer be exact (more than 5 million pushes in f32)
     #[arg(long, default_value = "2", value_parser = parse_seconds)]
     pub seconds: Duration,
     /// Measurements per cell; figures are medians over them

@@ -91,6 +91,7 @@ fn warm_up(fleet: &mut Fleet, job: &Job, aim: Duration) -> Result<(u64, f64), Ex
         }
         // The first steps are slow: grow towards the target, not to it at once.
         steps = ((target / seconds_per_step) as u64).clamp(steps, steps * 8);
+        steps = steps.min(pushes_max(job) / 8);
     }
 }
 

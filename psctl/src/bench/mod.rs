@@ -45,6 +45,9 @@ impl fmt::Display for Side {
     }
 }
 
+/// Above it, somebody else is using the machine.
+const LOAD_AVERAGE_QUIET: f64 = 0.5;
+
 /// Measures every cell that `args` asks for and writes the table, or with `--json` one line, to
 /// `out`; what is going on meanwhile to `progress`.
 ///
@@ -61,6 +64,14 @@ pub fn run(args: &Args, out: &mut impl Write, progress: &mut impl Write) -> Resu
     let mut note = |text: &str| drop(writeln!(progress, "{text}"));
     if let Some(text) = &congestion.note {
         note(text);
+    }
+
+    if machine.load_average > LOAD_AVERAGE_QUIET {
+        note(&format!(
+            "the load average is {:.2}: other work takes its share of the processors, and figures \
+             are lower and scatter more than on a quiet machine",
+            machine.load_average
+        ));
     }
 
     let mut rows = Vec::new();

@@ -67,7 +67,7 @@ impl Fleet {
             fleet.spawn(&format!("{side}-worker"), &arguments, &format!(" {rank}"))?;
         }
         fleet.hear_each(job.workers as usize, PATIENCE, |report| {
-            matches!(report, Report::Connected).then_some(())
+            expect(report, &Report::Connected)
         })?;
         Ok(fleet)
     }
@@ -111,9 +111,7 @@ impl Fleet {
         let began = Instant::now();
         self.order_all(&Order::Steps { steps })?;
         let n_workers = self.n_workers();
-        let ended = self.hear_each(n_workers, patience, |report| {
-            matches!(report, Report::Done).then_some(())
-        })?;
+        let ended = self.hear_each(n_workers, patience, |report| expect(report, &Report::Done))?;
         let ended = ended.into_iter().map(|(at, ())| at).max().unwrap_or(began);
         Ok(ended - began)
     }
@@ -123,8 +121,8 @@ impl Fleet {
         self.order_all(&Order::Times)?;
         let n_workers = self.n_workers();
         let times = self.hear_each(n_workers, PATIENCE, |report| match report {
-            Report::Times { nanos } => Some(nanos),
-            _ => None,
+            Report::Times { nanos } => Ok(nanos),
+            other => Err(other),
         })?;
         Ok(times.into_iter().flat_map(|(_, nanos)| nanos).map(Duration::from_nanos).collect())
     }
@@ -132,7 +130,7 @@ impl Fleet {
     /// One more step of worker 0 alone, whose pull then shows what all pushes have come to.
     pub(super) fn last_step(&mut self, patience: Duration) -> Result<(), ExitError> {
         self.order(SERVER + 1, &Order::Steps { steps: 1 })?;
-        self.hear_each(1, patience, |report| matches!(report, Report::Done).then_some(()))?;
+        self.hear_each(1, patience, |report| expect(report, &Report::Done))?;
         Ok(())
     }
 
@@ -187,27 +185,22 @@ impl Fleet {
         &mut self,
         count: usize,
         patience: Duration,
-        read: impl Fn(Report) -> Option<R>,
+        read: impl Fn(Report) -> Result<R, Report>,
     ) -> Result<Vec<(Instant, R)>, ExitError> {
         let mut all = Vec::with_capacity(count);
         while all.len() < count {
             let (heard, report) = self.hear(patience)?;
-            let shown = format!("{report:.0?}");
             match read(report) {
-                Some(value) => all.push((heard.at, value)),
-                None => return Err(self.unexpected_text(heard.from, &shown)),
+                Ok(value) => all.push((heard.at, value)),
+                Err(other) => return Err(self.unexpected(heard.from, &other)),
             }
         }
         Ok(all)
     }
 
     fn unexpected(&self, process: usize, report: &Report) -> ExitError {
-        self.unexpected_text(process, &format!("{report:?}"))
-    }
-
-    fn unexpected_text(&self, process: usize, report: &str) -> ExitError {
         let name = &self.processes[process].name;
-        ExitError::new(Exit::Bug, format!("{name} reported {report} out of turn"))
+        ExitError::new(Exit::Bug, format!("{name} reported {report:?} out of turn"))
     }
 
     /// The error for a process that has ended; why stands on stderr, which it shares with us.
@@ -217,6 +210,11 @@ impl Fleet {
         let how = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
         ExitError::new(Exit::Failed, format!("{name} ended early ({how})"))
     }
+}
+
+/// A report that carries nothing but that it is `wanted`.
+fn expect(report: Report, wanted: &Report) -> Result<(), Report> {
+    if report == *wanted { Ok(()) } else { Err(report) }
 }
 
 impl Drop for Fleet {

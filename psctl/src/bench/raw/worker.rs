@@ -159,4 +159,16 @@ mod tests {
             assert!(server.join().expect("no panic").is_err());
         });
     }
+
+    #[test]
+    fn a_rank_that_is_too_large_or_taken_is_refused() {
+        for ranks in [[0, 2], [1, 1]] {
+            let job = Job { n: 10, workers: 2, mode: Mode::Async, dtype: Dtype::F32 };
+            let listener = socket::listen(None).expect("a port");
+            let address = listener.local_addr().expect("bound");
+            let _workers = ranks.map(|rank| connect(address, rank, None).expect("connected"));
+            let error = server::serve::<f32>(&listener, &job).expect_err("a bad rank");
+            assert!(error.to_string().contains(&format!("rank {}", ranks[1])), "{error}");
+        }
+    }
 }
