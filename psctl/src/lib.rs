@@ -1,3 +1,4 @@
-//! What a person types: the parts of psctl that are more than its `main`.
+//! What a person types: a local cluster, a comparison, a simulation, a benchmark.
 
+pub mod bench;
 pub mod show;

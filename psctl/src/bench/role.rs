@@ -1,0 +1,172 @@
+//! The child processes of the bench: servers and workers of either side. Not for people.
+
+use std::io::{self, BufRead};
+use std::net::SocketAddr;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use clap::Subcommand;
+use ps_common::exit::{Exit, ExitError};
+use ps_common::{Dtype, Element};
+
+use super::args::Job;
+use super::protocol::{Order, Report, say};
+use super::{grpc, raw, socket, work};
+
+/// Arguments of the hidden subcommand that is one process of a bench.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RoleArgs {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Role {
+    RawServer(ServerArgs),
+    RawWorker(WorkerArgs),
+    GrpcServer(ServerArgs),
+    GrpcWorker(WorkerArgs),
+}
+
+/// What a server of either side is told.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ServerArgs {
+    #[command(flatten)]
+    pub(super) job: Job,
+    /// To set on every socket; absent: leave the system's.
+    #[arg(long)]
+    pub(super) congestion: Option<String>,
+}
+
+/// What a worker of either side is told.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct WorkerArgs {
+    #[command(flatten)]
+    pub(super) job: Job,
+    /// To set on every socket; absent: leave the system's.
+    #[arg(long)]
+    pub(super) congestion: Option<String>,
+    /// Of the server.
+    #[arg(long)]
+    pub(super) address: SocketAddr,
+    /// Among the workers, from 0.
+    #[arg(long)]
+    pub(super) rank: u32,
+}
+
+/// Plays the role until standard input ends, and then ends the process.
+///
+/// # Errors
+/// What kept it from its work.
+pub fn play(args: &RoleArgs) -> Result<(), ExitError> {
+    let orders = follow_stdin();
+    match &args.role {
+        Role::RawServer(server) => match server.job.dtype {
+            Dtype::F32 => raw_server::<f32>(server),
+            Dtype::F64 => raw_server::<f64>(server),
+        },
+        Role::GrpcServer(server) => grpc::serve(server, announce),
+        Role::RawWorker(worker) => match worker.job.dtype {
+            Dtype::F32 => raw_worker::<f32>(worker, &orders),
+            Dtype::F64 => raw_worker::<f64>(worker, &orders),
+        },
+        Role::GrpcWorker(worker) => match worker.job.dtype {
+            Dtype::F32 => grpc_worker::<f32>(worker, &orders),
+            Dtype::F64 => grpc_worker::<f64>(worker, &orders),
+        },
+    }
+}
+
+/// Reads orders on a thread of its own, so that the end of standard input ends the process at
+/// once, whatever else it is doing.
+fn follow_stdin() -> mpsc::Receiver<Order> {
+    let (sender, orders) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let Ok(order) = line.map_err(drop).and_then(|l| serde_json::from_str(&l).map_err(drop))
+            else {
+                std::process::exit(i32::from(Exit::Bug as u8));
+            };
+            // The receiver is gone when the role has failed; its error is being reported.
+            let _ = sender.send(order);
+        }
+        std::process::exit(0);
+    });
+    orders
+}
+
+fn announce(address: SocketAddr) -> io::Result<()> {
+    say(&mut io::stdout(), &Report::Listening { address })
+}
+
+fn raw_server<T: Element>(args: &ServerArgs) -> Result<(), ExitError> {
+    let served = socket::listen(args.congestion.as_deref()).and_then(|listener| {
+        announce(listener.local_addr()?)?;
+        raw::server::serve::<T>(&listener, &args.job)
+    });
+    served
+        .map(drop)
+        .map_err(|e| ExitError::new(Exit::Io, "the bare-socket server failed").because(e))
+}
+
+fn raw_worker<T: Element>(
+    args: &WorkerArgs,
+    orders: &mpsc::Receiver<Order>,
+) -> Result<(), ExitError> {
+    let failed = |e| ExitError::new(Exit::Io, "the bare-socket worker failed").because(e);
+    let stream = raw::worker::connect(args.address, args.rank, args.congestion.as_deref())
+        .map_err(failed)?;
+    obey::<T>(args, orders, |gradient, theta, steps| {
+        raw::worker::steps(&stream, gradient, theta, steps).map_err(failed)
+    })
+}
+
+fn grpc_worker<T: Element>(
+    args: &WorkerArgs,
+    orders: &mpsc::Receiver<Order>,
+) -> Result<(), ExitError> {
+    // As workers do it: the whole of a connection's work on one thread.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| ExitError::new(Exit::Io, "cannot start a tokio runtime").because(e))?;
+    let mut connection = runtime.block_on(grpc::connect(args))?;
+    obey::<T>(args, orders, |gradient, theta, steps| {
+        runtime.block_on(grpc::steps(&mut connection, gradient, theta, steps))
+    })
+}
+
+/// Follows orders with `steps` (gradient, theta, how many) until they end.
+fn obey<T: Element>(
+    args: &WorkerArgs,
+    orders: &mpsc::Receiver<Order>,
+    mut steps: impl FnMut(&[T], &mut [T], u64) -> Result<Vec<Duration>, ExitError>,
+) -> Result<(), ExitError> {
+    let gradient = work::gradient::<T>(args.job.n, args.rank);
+    let mut theta = vec![T::ZERO; args.job.n];
+    let mut times = Vec::new();
+    let report = |report: &Report| {
+        say(&mut io::stdout(), report)
+            .map_err(|e| ExitError::new(Exit::Io, "cannot report to the bench").because(e))
+    };
+    report(&Report::Connected)?;
+    for order in orders {
+        match order {
+            Order::Steps { steps: n_steps } => {
+                times = steps(&gradient, &mut theta, n_steps)?;
+                report(&Report::Done)?;
+            }
+            Order::Times => {
+                let nanos = times.iter().map(|t| t.as_nanos() as u64).collect();
+                report(&Report::Times { nanos })?;
+            }
+            Order::Check { pushes } => report(&match work::first_difference(&theta, &pushes) {
+                None => Report::Checked,
+                Some((key, expected)) => {
+                    Report::Different { key, expected: expected.to_f64(), got: theta[key].to_f64() }
+                }
+            })?,
+        }
+    }
+    Ok(())
+}
