@@ -4,4 +4,6 @@
 
 pub mod data;
 pub mod model;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod samples;
