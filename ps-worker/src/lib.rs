@@ -7,3 +7,5 @@ pub mod model;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod samples;
+
+pub const VERSION: &str = env!("PS_VERSION");

@@ -87,6 +87,7 @@ pub struct Client {
     membership: MembershipClient<Channel>,
     parameters: ParametersClient<Channel>,
     operator: OperatorClient<Channel>,
+    channel: Channel,
     traffic: Arc<Traffic>,
 }
 
@@ -126,11 +127,18 @@ impl Client {
             parameters: ParametersClient::new(channel.clone())
                 .max_decoding_message_size(wire::PARAMETERS_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(wire::PARAMETERS_MESSAGE_BYTES_MAX),
-            operator: OperatorClient::new(channel)
+            operator: OperatorClient::new(channel.clone())
                 .max_decoding_message_size(STATUS_BYTES_MAX)
                 .max_encoding_message_size(wire::CONTROL_MESSAGE_BYTES_MAX),
+            channel,
             traffic: Arc::default(),
         }
+    }
+
+    /// Goes on counting where an earlier client stopped.
+    #[must_use]
+    pub fn counting(self, traffic: Arc<Traffic>) -> Self {
+        Self { traffic, ..self }
     }
 
     /// What went over this client and its clones, in bytes.
@@ -277,7 +285,7 @@ impl Client {
 
     /// A standing stream of steps; it is opened with the first one.
     pub fn steps(&self) -> Steps {
-        Steps::new(self.parameters.clone(), self.traffic.clone())
+        Steps::new(self.channel.clone(), self.traffic.clone())
     }
 
     async fn unary<Q: Message, A: Message>(

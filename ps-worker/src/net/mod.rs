@@ -4,8 +4,10 @@
 //! `model` and `data`.
 
 pub mod client;
+mod framing;
 pub mod retry;
 mod steps;
+mod stream;
 mod tensor;
 
 pub use client::Client;

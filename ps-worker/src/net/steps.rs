@@ -3,78 +3,49 @@
 //! Owns the order of messages on the stream. A failure ends the stream; the caller opens another
 //! and sends the same push again, which its name keeps from counting twice.
 
-use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message;
-use ps_common::Element;
+use bytes::Bytes;
 use ps_common::calls::{Outcome, PushHeader, PushResult};
 use ps_common::job::JobState;
 use ps_common::wire::pb;
-use ps_common::wire::pb::parameters_client::ParametersClient;
-use ps_common::wire::status::{Failure, from_status};
+use ps_common::wire::status::Failure;
+use ps_common::{Element, dtype};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Response, Status, Streaming};
 
-use super::client::{CALL_DEADLINE, Traffic, WAIT_MAX, messages, within};
-use super::tensor::{Assembly, ChunkHead, broken};
+use super::client::{CALL_DEADLINE, Traffic, WAIT_MAX};
+use super::framing::{Head, PREFIX_BYTES, decode_head, encode};
+use super::stream::{Incoming, open};
+use super::tensor::{Assembly, ChunkHead, broken, chunks};
 
 /// Chunks between the copy out of the gradient and the connection: enough to keep it busy, few
 /// enough to stay in cache.
 const CHUNKS_QUEUED: usize = 4;
-
-type Opening =
-    Pin<Box<dyn Future<Output = Result<Response<Streaming<pb::PushPullResponse>>, Status>> + Send>>;
+/// The fields of an answer beside its data take far less.
+const HEAD_BYTES_MAX: usize = 4096;
 
 /// A stream of steps. After an error every further step fails: open another.
 #[derive(Debug)]
 pub struct Steps {
-    requests: mpsc::Sender<pb::PushRequest>,
-    answers: Answers,
+    requests: mpsc::Sender<Bytes>,
+    answers: Incoming,
     traffic: Arc<Traffic>,
-}
-
-/// The server may hold back its headers until it has read something, so that opening and sending go
-/// on at the same time.
-enum Answers {
-    Opening(Opening),
-    Open(Box<Streaming<pb::PushPullResponse>>),
-    Ended,
-}
-
-impl fmt::Debug for Answers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Opening(_) => "Opening",
-            Self::Open(_) => "Open",
-            Self::Ended => "Ended",
-        })
-    }
-}
-
-impl Answers {
-    /// The next message. Nothing is lost when the future is dropped.
-    async fn next(&mut self) -> Result<Option<pb::PushPullResponse>, Status> {
-        if let Self::Opening(opening) = self {
-            let answers = opening.await?.into_inner();
-            *self = Self::Open(Box::new(answers));
-        }
-        match self {
-            Self::Open(answers) => answers.message().await,
-            Self::Opening(_) | Self::Ended => Ok(None),
-        }
-    }
+    theta_version: u64,
 }
 
 impl Steps {
-    pub(super) fn new(mut stub: ParametersClient<Channel>, traffic: Arc<Traffic>) -> Self {
+    pub(super) fn new(channel: Channel, traffic: Arc<Traffic>) -> Self {
         let (requests, queue) = mpsc::channel(CHUNKS_QUEUED);
-        let opening = async move { stub.push_pull(ReceiverStream::new(queue)).await };
-        Self { requests, answers: Answers::Opening(Box::pin(opening)), traffic }
+        let answers = open(channel, "/ps.v1.Parameters/PushPull", queue);
+        Self { requests, answers, traffic, theta_version: 0 }
+    }
+
+    /// Version of the theta that the latest step gave: at least that of its result, and more where
+    /// other updates came in between.
+    pub fn theta_version(&self) -> u64 {
+        self.theta_version
     }
 
     /// Pushes `gradient` and fills `theta` with the next version.
@@ -101,7 +72,7 @@ impl Steps {
         let mut waited = Duration::ZERO;
         loop {
             let answer = self.attempt(limit, header, gradient, theta).await;
-            let mut result = answer.inspect_err(|_| self.answers = Answers::Ended)?;
+            let mut result = answer.inspect_err(|_| self.answers = Incoming::Ended)?;
             waited += result.waited;
             if result.outcome != Outcome::Waiting || result.state != JobState::Running {
                 result.waited = waited;
@@ -118,12 +89,20 @@ impl Steps {
         gradient: &[T],
         theta: &mut [T],
     ) -> Result<PushResult, Failure> {
-        let Self { requests, answers, traffic } = self;
+        let Self { requests, answers, traffic, theta_version } = self;
         let send = async {
-            for message in messages(header, gradient) {
-                let bytes = message.encoded_len();
+            for chunk in chunks(gradient) {
+                let fields = pb::PushRequest {
+                    header: (chunk.key == 0).then(|| header.into()),
+                    dtype: pb::Dtype::from(T::DTYPE).into(),
+                    key: chunk.key,
+                    last: chunk.last,
+                    data: Bytes::new(),
+                };
+                let message = encode(&fields, dtype::as_le_bytes(chunk.values));
+                let n_bytes = message.len() - PREFIX_BYTES;
                 match tokio::time::timeout(CALL_DEADLINE, requests.send(message)).await {
-                    Ok(Ok(())) => traffic.count_sent(bytes),
+                    Ok(Ok(())) => traffic.count_sent(n_bytes),
                     // The call has ended: its answer says why.
                     Ok(Err(_)) => std::future::pending().await,
                     Err(_) => {
@@ -137,13 +116,15 @@ impl Steps {
         tokio::select! {
             biased;
             sent = send => sent?,
-            early = answers.next() => match early {
-                Err(status) => return Err(from_status(&status)),
-                Ok(None) => return Err(ended()),
-                Ok(Some(_)) => return Err(broken("an answer before the push was whole")),
-            },
+            early = answers.more() => return Err(match early {
+                Err(failure) => failure,
+                Ok(false) => ended(),
+                Ok(true) => broken("an answer before the push was whole"),
+            }),
         }
-        receive(limit, answers, traffic, theta).await
+        let (result, version) = receive(limit, answers, traffic, theta).await?;
+        *theta_version = version.unwrap_or(*theta_version);
+        Ok(result)
     }
 }
 
@@ -152,37 +133,71 @@ fn ended() -> Failure {
     Failure::Transport("the server closed the stream of steps".to_owned())
 }
 
-/// The answer to one push; `limit` runs anew with each message.
+/// Bytes that arrive within `limit`.
+async fn more(limit: Duration, answers: &mut Incoming) -> Result<(), Failure> {
+    match tokio::time::timeout(limit, answers.more()).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(ended()),
+        Ok(Err(failure)) => Err(failure),
+        Err(_) => Err(Failure::Transport(format!("no answer within {limit:?}"))),
+    }
+}
+
+/// The next message up to its data, which stay in `answers`.
+async fn next_head(limit: Duration, answers: &mut Incoming) -> Result<Head, Failure> {
+    loop {
+        if let Some(head) = decode_head(answers.bytes())? {
+            answers.consume(head.head_len);
+            return Ok(head);
+        }
+        if answers.bytes().len() > HEAD_BYTES_MAX {
+            return Err(broken("a chunk without data"));
+        }
+        more(limit, answers).await?;
+    }
+}
+
+/// The answer to one push, and the version of the theta that came with it, if one came; `limit` runs
+/// anew whenever something arrives.
 async fn receive<T: Element>(
     limit: Duration,
-    answers: &mut Answers,
+    answers: &mut Incoming,
     traffic: &Traffic,
     theta: &mut [T],
-) -> Result<PushResult, Failure> {
+) -> Result<(PushResult, Option<u64>), Failure> {
     let mut assembly = Assembly::new(theta);
     let mut result = None;
     loop {
-        let Some(message) = within(limit, answers.next()).await? else {
-            return Err(ended());
-        };
-        traffic.count_received(message.encoded_len());
-        let result = match (result, message.result) {
+        let Head { fields, head_len, data_len } = next_head(limit, answers).await?;
+        traffic.count_received(head_len - PREFIX_BYTES + data_len);
+        let result = match (result, fields.result) {
             (None, Some(first)) => *result.insert(PushResult::try_from(first).map_err(broken)?),
             (Some(result), None) => result,
             (None, None) => return Err(broken("an answer that begins without a result")),
             (Some(_), Some(_)) => return Err(broken("two results in one answer")),
         };
-        if result.outcome == Outcome::Waiting && message.last && message.data.is_empty() {
-            return Ok(result);
+        if result.outcome == Outcome::Waiting && fields.last && data_len == 0 {
+            return Ok((result, None));
         }
         let head = ChunkHead {
-            dtype: message.dtype,
-            version: message.version,
-            key: message.key,
-            last: message.last,
+            dtype: fields.dtype,
+            version: fields.version,
+            key: fields.key,
+            last: fields.last,
         };
-        if assembly.accept(head, &message.data)? {
-            return Ok(result);
+        let mut place = assembly.place(head, data_len)?;
+        while !place.is_empty() {
+            if answers.bytes().is_empty() {
+                more(limit, answers).await?;
+            }
+            let n = place.len().min(answers.bytes().len());
+            let (filled, rest) = place.split_at_mut(n);
+            filled.copy_from_slice(&answers.bytes()[..n]);
+            answers.consume(n);
+            place = rest;
+        }
+        if head.last {
+            return Ok((result, Some(head.version)));
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Knows keys, dtypes and lengths; nothing of streams or calls.
 
+use ps_common::Element;
 use ps_common::wire::CHUNK_BYTES;
 use ps_common::wire::status::Failure;
-use ps_common::{Dtype, Element, dtype};
 use tonic::Code;
 
 /// One chunk of a tensor that is being sent.
@@ -62,6 +62,12 @@ impl<'a, T: Element> Assembly<'a, T> {
 
     /// Copies a chunk to its place. `Ok(true)`: theta is complete.
     pub(super) fn accept(&mut self, head: ChunkHead, data: &[u8]) -> Result<bool, Failure> {
+        self.place(head, data.len())?.copy_from_slice(data);
+        Ok(head.last)
+    }
+
+    /// The place of a chunk of `n_bytes`, which the caller fills; the last one completes theta.
+    pub(super) fn place(&mut self, head: ChunkHead, n_bytes: usize) -> Result<&mut [u8], Failure> {
         let wanted = i32::from(ps_common::wire::pb::Dtype::from(T::DTYPE));
         if head.dtype != wanted {
             return Err(broken(format!(
@@ -76,22 +82,21 @@ impl<'a, T: Element> Assembly<'a, T> {
         if head.key != self.n_filled as u64 {
             return Err(broken(format!("a chunk at key {}, not {}", head.key, self.n_filled)));
         }
-        let size = Dtype::size_bytes(T::DTYPE);
-        let n = data.len() / size;
-        let end = self.n_filled + n;
-        let fits = data.len().is_multiple_of(size) && n > 0 && end <= self.theta.len();
+        let size = T::DTYPE.size_bytes();
+        let end = self.n_filled + n_bytes / size;
+        let fits = n_bytes.is_multiple_of(size) && n_bytes > 0 && end <= self.theta.len();
         if !fits || head.last != (end == self.theta.len()) {
             return Err(broken(format!(
-                "a chunk of {} bytes at key {}{}, where theta has {} elements of {size} bytes",
-                data.len(),
+                "a chunk of {n_bytes} bytes at key {}{}, where theta has {} elements of {size} bytes",
                 head.key,
                 if head.last { ", the last" } else { "" },
                 self.theta.len(),
             )));
         }
-        dtype::copy_from_le_bytes(&mut self.theta[self.n_filled..end], data);
+        let place = &mut self.theta[self.n_filled..end];
         self.n_filled = end;
-        Ok(head.last)
+        // Little-endian, as `ps_common::dtype` asserts.
+        Ok(bytemuck::cast_slice_mut(place))
     }
 }
 
@@ -103,6 +108,7 @@ pub(super) fn broken(what: impl std::fmt::Display) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ps_common::dtype;
 
     fn head(key: u64, last: bool) -> ChunkHead {
         ChunkHead { dtype: 2, version: 5, key, last }
