@@ -4,4 +4,8 @@
 
 pub mod data;
 pub mod model;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod samples;
+
+pub const VERSION: &str = env!("PS_VERSION");

@@ -1,0 +1,370 @@
+//! One server as a worker sees it: every call of the wire, with its deadline.
+//!
+//! Turns domain values into messages and statuses into [`Failure`]s. Decides nothing: what to do
+//! about a failure is `retry`'s and the session's business.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prost::Message;
+use ps_common::Element;
+use ps_common::calls::{
+    Caller, Evaluation, JoinAnswer, JoinRequest, Leave, PullHeader, PullRequest, PushHeader,
+    PushResult, Status,
+};
+use ps_common::exit::{Exit, ExitError};
+use ps_common::job::{JobState, WorkerStats};
+use ps_common::statistics::Statistics;
+use ps_common::wire::pb::membership_client::MembershipClient;
+use ps_common::wire::pb::operator_client::OperatorClient;
+use ps_common::wire::pb::parameters_client::ParametersClient;
+use ps_common::wire::status::{Failure, from_status};
+use ps_common::wire::{self, parameters, pb};
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::retry::Budget;
+use super::steps::Steps;
+use super::tensor::{Assembly, ChunkHead, broken, chunks};
+
+/// An unanswered call is given up after this long; one that waits by its nature has this much on
+/// top of its wait.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Longest wait that is asked of the server where the caller names none.
+pub const WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Statistics are merged once the slowest worker has read its data.
+const MERGE_DEADLINE: Duration = Duration::from_secs(600);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Full enough to keep the connection busy, small enough that chunks are used while in cache.
+const WINDOW_BYTES: u32 = 2 << 20;
+/// One chunk with its headers is one frame.
+const FRAME_BYTES_MAX: u32 = wire::CHUNK_BYTES as u32 + (64 << 10);
+/// A status lists every worker, so it may exceed what other answers may: gRPC's own default.
+const STATUS_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of gRPC before each message.
+pub(super) const PREFIX_BYTES: u64 = 5;
+
+/// Bytes of all messages through one client, each with its five-byte prefix.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts a message of `message_bytes` that goes out.
+    pub(super) fn count_sent(&self, message_bytes: usize) {
+        self.sent.fetch_add(message_bytes as u64 + PREFIX_BYTES, Ordering::Relaxed);
+    }
+
+    /// Counts a message of `message_bytes` that came in.
+    pub(super) fn count_received(&self, message_bytes: usize) {
+        self.received.fetch_add(message_bytes as u64 + PREFIX_BYTES, Ordering::Relaxed);
+    }
+
+    /// Bytes sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection to one server. Clones share it; it reconnects by itself at the next call after it
+/// was cut.
+#[derive(Debug, Clone)]
+pub struct Client {
+    membership: MembershipClient<Channel>,
+    parameters: ParametersClient<Channel>,
+    operator: OperatorClient<Channel>,
+    channel: Channel,
+    traffic: Arc<Traffic>,
+}
+
+impl Client {
+    /// Connects to `url` (`http://HOST:PORT`, or `HOST:PORT`), trying again for `patience`.
+    ///
+    /// # Errors
+    /// Configuration where `url` is none; unavailable, with the last cause, where nobody answers.
+    pub async fn connect(url: &str, patience: Duration) -> Result<Self, ExitError> {
+        let endpoint = endpoint(&parse_url(url)?);
+        let mut budget = Budget::new(patience, u64::from(std::process::id()));
+        loop {
+            let begun = Instant::now();
+            match endpoint.connect().await {
+                Ok(channel) => return Ok(Self::over(channel)),
+                Err(error) => {
+                    // The time that the attempt took counts against the patience as well.
+                    let Some(pause) = budget.spend(begun, None) else {
+                        return Err(ExitError::new(
+                            Exit::Unavailable,
+                            format!("server {url} is not reachable within {patience:?}; is it up?"),
+                        )
+                        .because(error));
+                    };
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    /// Calls over a channel that is already there.
+    pub fn over(channel: Channel) -> Self {
+        Self {
+            membership: MembershipClient::new(channel.clone())
+                .max_decoding_message_size(wire::CONTROL_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(wire::CONTROL_MESSAGE_BYTES_MAX),
+            parameters: ParametersClient::new(channel.clone())
+                .max_decoding_message_size(wire::PARAMETERS_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(wire::PARAMETERS_MESSAGE_BYTES_MAX),
+            operator: OperatorClient::new(channel.clone())
+                .max_decoding_message_size(STATUS_BYTES_MAX)
+                .max_encoding_message_size(wire::CONTROL_MESSAGE_BYTES_MAX),
+            channel,
+            traffic: Arc::default(),
+        }
+    }
+
+    /// Goes on counting where an earlier client stopped.
+    #[must_use]
+    pub fn counting(self, traffic: Arc<Traffic>) -> Self {
+        Self { traffic, ..self }
+    }
+
+    /// What went over this client and its clones, in bytes.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    /// Enters the job.
+    ///
+    /// # Errors
+    /// The server's refusal, or a failed connection; so for all calls below.
+    pub async fn join(&self, request: JoinRequest) -> Result<JoinAnswer, Failure> {
+        let request = pb::JoinRequest::from(request);
+        let mut stub = self.membership.clone();
+        let answer = self.unary(CALL_DEADLINE, request, async move |r| stub.join(r).await).await?;
+        JoinAnswer::try_from(answer).map_err(broken)
+    }
+
+    /// Renews the lease; `(version of theta, state of the job)`.
+    pub async fn heartbeat(
+        &self,
+        caller: Caller,
+        stats: WorkerStats,
+    ) -> Result<(u64, JobState), Failure> {
+        let request = pb::HeartbeatRequest {
+            rank: caller.rank,
+            incarnation: caller.incarnation,
+            stats: Some(stats.into()),
+        };
+        let mut stub = self.membership.clone();
+        let answer =
+            self.unary(CALL_DEADLINE, request, async move |r| stub.heartbeat(r).await).await?;
+        Ok((answer.version, parameters::state_from(answer.state).map_err(broken)?))
+    }
+
+    /// Says goodbye.
+    pub async fn leave(&self, leave: Leave) -> Result<JobState, Failure> {
+        let request = pb::LeaveRequest::from(leave);
+        let mut stub = self.membership.clone();
+        let answer = self.unary(CALL_DEADLINE, request, async move |r| stub.leave(r).await).await?;
+        parameters::state_from(answer.state).map_err(broken)
+    }
+
+    /// Reports an observer's measurement.
+    pub async fn evaluate(&self, evaluation: Evaluation) -> Result<JobState, Failure> {
+        let request = pb::EvaluateRequest::from(evaluation);
+        let mut stub = self.parameters.clone();
+        let answer =
+            self.unary(CALL_DEADLINE, request, async move |r| stub.evaluate(r).await).await?;
+        parameters::state_from(answer.state).map_err(broken)
+    }
+
+    /// Contributes this shard's statistics and waits for those of all shards.
+    pub async fn merge_statistics(
+        &self,
+        caller: Caller,
+        statistics: &Statistics,
+    ) -> Result<Statistics, Failure> {
+        let request = parameters::merge_request(caller, statistics);
+        let mut stub = self.parameters.clone();
+        let answer = self
+            .unary(MERGE_DEADLINE, request, async move |r| stub.merge_statistics(r).await)
+            .await?;
+        parameters::merged_from(statistics, &answer).map_err(broken)
+    }
+
+    /// How the job stands.
+    pub async fn status(&self) -> Result<Status, Failure> {
+        let mut stub = self.operator.clone();
+        let request = pb::StatusRequest {};
+        let answer =
+            self.unary(CALL_DEADLINE, request, async move |r| stub.status(r).await).await?;
+        Status::try_from(answer).map_err(broken)
+    }
+
+    /// Ends the job with theta as it is.
+    pub async fn stop(&self, reason: &str) -> Result<JobState, Failure> {
+        let mut stub = self.operator.clone();
+        let request = pb::StopRequest { reason: reason.to_owned() };
+        let answer = self.unary(CALL_DEADLINE, request, async move |r| stub.stop(r).await).await?;
+        parameters::state_from(answer.state).map_err(broken)
+    }
+
+    /// Fills `theta`, all of one version. Where `request` names no longest wait it is [`WAIT_MAX`].
+    pub async fn pull<T: Element>(
+        &self,
+        mut request: PullRequest,
+        theta: &mut [T],
+    ) -> Result<PullHeader, Failure> {
+        let wait = *request.wait_max.get_or_insert(WAIT_MAX);
+        let request = pb::PullRequest::from(request);
+        self.traffic.count_sent(request.encoded_len());
+        let mut stub = self.parameters.clone();
+        let limit = wait + CALL_DEADLINE;
+        let mut answers = within(limit, stub.pull(request)).await?.into_inner();
+        let dim = theta.len() as u64;
+        let mut assembly = Assembly::new(theta);
+        let mut header = None;
+        loop {
+            let Some(chunk) = within(limit, answers.message()).await? else {
+                return Err(broken("theta ends before its last chunk"));
+            };
+            self.traffic.count_received(chunk.encoded_len());
+            if chunk.dim != dim {
+                return Err(broken(format!("theta of {} elements, not {dim}", chunk.dim)));
+            }
+            if header.is_none() {
+                header = Some(PullHeader::try_from(&chunk).map_err(broken)?);
+            }
+            let head = ChunkHead {
+                dtype: chunk.dtype,
+                version: chunk.version,
+                key: chunk.key,
+                last: chunk.last,
+            };
+            if assembly.accept(head, &chunk.data)? {
+                // Reading to the end lets the stream close in order.
+                while within(limit, answers.message()).await?.is_some() {}
+                return header.ok_or_else(|| broken("theta without a header"));
+            }
+        }
+    }
+
+    /// Sends one gradient in a call of its own. The answer may be `Waiting`: then the same push is
+    /// to be sent again (rule R7). Where `header` names no longest wait it is [`WAIT_MAX`].
+    ///
+    /// # Panics
+    /// If the gradient has no elements.
+    pub async fn push<T: Element>(
+        &self,
+        mut header: PushHeader,
+        gradient: &[T],
+    ) -> Result<PushResult, Failure> {
+        let wait = *header.wait_max.get_or_insert(WAIT_MAX);
+        let messages: Vec<_> = messages(header, gradient).collect();
+        messages.iter().for_each(|message| self.traffic.count_sent(message.encoded_len()));
+        let mut stub = self.parameters.clone();
+        let answer = within(wait + CALL_DEADLINE, stub.push(tokio_stream::iter(messages)));
+        let answer = answer.await?.into_inner();
+        self.traffic.count_received(answer.encoded_len());
+        let result = answer.result.ok_or_else(|| broken("a push answered without a result"))?;
+        PushResult::try_from(result).map_err(broken)
+    }
+
+    /// A standing stream of steps; it is opened with the first one.
+    pub fn steps(&self) -> Steps {
+        Steps::new(self.channel.clone(), self.traffic.clone())
+    }
+
+    async fn unary<Q: Message, A: Message>(
+        &self,
+        limit: Duration,
+        request: Q,
+        call: impl AsyncFnOnce(Q) -> Result<tonic::Response<A>, tonic::Status>,
+    ) -> Result<A, Failure> {
+        self.traffic.count_sent(request.encoded_len());
+        let answer = within(limit, call(request)).await?.into_inner();
+        self.traffic.count_received(answer.encoded_len());
+        Ok(answer)
+    }
+}
+
+/// The messages of one push. Each chunk is copied once, out of the gradient.
+pub(super) fn messages<T: Element>(
+    header: PushHeader,
+    gradient: &[T],
+) -> impl Iterator<Item = pb::PushRequest> {
+    chunks(gradient).map(move |chunk| pb::PushRequest {
+        header: (chunk.key == 0).then(|| header.into()),
+        dtype: pb::Dtype::from(T::DTYPE).into(),
+        key: chunk.key,
+        last: chunk.last,
+        data: bytes::Bytes::copy_from_slice(ps_common::dtype::as_le_bytes(chunk.values)),
+    })
+}
+
+/// The call's answer, or a failed connection where none came in time.
+pub(super) async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map_err(|status| from_status(&status)),
+        Err(_) => Err(Failure::Transport(format!("no answer within {limit:?}"))),
+    }
+}
+
+fn endpoint(uri: &Uri) -> Endpoint {
+    Endpoint::from(uri.clone())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+}
+
+/// Reads `http://HOST:PORT` or `HOST:PORT`.
+///
+/// # Errors
+/// Configuration, naming `--server` and what is wrong with it.
+pub fn parse_url(text: &str) -> Result<Uri, ExitError> {
+    let refuse = |what: &str| {
+        Err(ExitError::config(format!("--server {text}: {what}; expected http://HOST:PORT")))
+    };
+    let whole = match text.split_once("://") {
+        None => format!("http://{text}"),
+        Some(("http", _)) => text.to_owned(),
+        Some(("https", _)) => return refuse("TLS is not built yet"),
+        Some(_) => return refuse("the scheme is not http"),
+    };
+    let Ok(uri) = whole.parse::<Uri>() else { return refuse("not a URL") };
+    if uri.host().is_none_or(str::is_empty) {
+        return refuse("there is no host");
+    }
+    if uri.port_u16().is_none_or(|port| port == 0) {
+        return refuse("there is no port");
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return refuse("there is something after the port");
+    }
+    Ok(uri)
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -1,0 +1,14 @@
+//! The worker's side of the wire: calls, retries, and the life that is made of them.
+//!
+//! Knows when to call, wait, retry and give up. Knows no losses and no file formats: those are
+//! `model` and `data`.
+
+pub mod client;
+mod framing;
+pub mod retry;
+mod steps;
+mod stream;
+mod tensor;
+
+pub use client::Client;
+pub use steps::Steps;

@@ -1,0 +1,203 @@
+//! The standing stream of a worker: gradient out, next theta in, over one PushPull call.
+//!
+//! Owns the order of messages on the stream. A failure ends the stream; the caller opens another
+//! and sends the same push again, which its name keeps from counting twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ps_common::calls::{Outcome, PushHeader, PushResult};
+use ps_common::job::JobState;
+use ps_common::wire::pb;
+use ps_common::wire::status::Failure;
+use ps_common::{Element, dtype};
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+
+use super::client::{CALL_DEADLINE, Traffic, WAIT_MAX};
+use super::framing::{Head, PREFIX_BYTES, decode_head, encode};
+use super::stream::{Incoming, open};
+use super::tensor::{Assembly, ChunkHead, broken, chunks};
+
+/// Chunks between the copy out of the gradient and the connection: enough to keep it busy, few
+/// enough to stay in cache.
+const CHUNKS_QUEUED: usize = 4;
+/// The fields of an answer beside its data take far less.
+const HEAD_BYTES_MAX: usize = 4096;
+
+/// A stream of steps. After an error every further step fails: open another.
+#[derive(Debug)]
+pub struct Steps {
+    requests: mpsc::Sender<Bytes>,
+    answers: Incoming,
+    traffic: Arc<Traffic>,
+    theta_version: u64,
+}
+
+impl Steps {
+    pub(super) fn new(channel: Channel, traffic: Arc<Traffic>) -> Self {
+        let (requests, queue) = mpsc::channel(CHUNKS_QUEUED);
+        let answers = open(channel, "/ps.v1.Parameters/PushPull", queue);
+        Self { requests, answers, traffic, theta_version: 0 }
+    }
+
+    /// Version of the theta that the latest step gave: at least that of its result, and more where
+    /// other updates came in between.
+    pub fn theta_version(&self) -> u64 {
+        self.theta_version
+    }
+
+    /// Pushes `gradient` and fills `theta` with the next version.
+    ///
+    /// While the server answers `Waiting` (rule R7: kept, others are missing) the same push is sent
+    /// again here; `waited` of the result is the sum. A result that is `Waiting` all the same says
+    /// that the job does not run any more; theta is then as it was. Where `header` names no longest
+    /// wait it is [`WAIT_MAX`], and the deadline lies [`CALL_DEADLINE`] behind it.
+    ///
+    /// # Errors
+    /// The server's refusal, a failed connection, or an answer that is none. theta may hold a part
+    /// of the answer then, and the stream is of no more use.
+    ///
+    /// # Panics
+    /// If gradient and theta differ in length or are empty.
+    pub async fn step<T: Element>(
+        &mut self,
+        mut header: PushHeader,
+        gradient: &[T],
+        theta: &mut [T],
+    ) -> Result<PushResult, Failure> {
+        assert_eq!(gradient.len(), theta.len(), "gradient and theta are of one length");
+        let limit = *header.wait_max.get_or_insert(WAIT_MAX) + CALL_DEADLINE;
+        let mut waited = Duration::ZERO;
+        loop {
+            let answer = self.attempt(limit, header, gradient, theta).await;
+            let mut result = answer.inspect_err(|_| self.answers = Incoming::Ended)?;
+            waited += result.waited;
+            if result.outcome != Outcome::Waiting || result.state != JobState::Running {
+                result.waited = waited;
+                return Ok(result);
+            }
+        }
+    }
+
+    /// One push and its answer, read while it is written: an error may come at any moment.
+    async fn attempt<T: Element>(
+        &mut self,
+        limit: Duration,
+        header: PushHeader,
+        gradient: &[T],
+        theta: &mut [T],
+    ) -> Result<PushResult, Failure> {
+        let Self { requests, answers, traffic, theta_version } = self;
+        let send = async {
+            for chunk in chunks(gradient) {
+                let fields = pb::PushRequest {
+                    header: (chunk.key == 0).then(|| header.into()),
+                    dtype: pb::Dtype::from(T::DTYPE).into(),
+                    key: chunk.key,
+                    last: chunk.last,
+                    data: Bytes::new(),
+                };
+                let message = encode(&fields, dtype::as_le_bytes(chunk.values));
+                let n_bytes = message.len() - PREFIX_BYTES;
+                match tokio::time::timeout(CALL_DEADLINE, requests.send(message)).await {
+                    Ok(Ok(())) => traffic.count_sent(n_bytes),
+                    // The call has ended: its answer says why.
+                    Ok(Err(_)) => std::future::pending().await,
+                    Err(_) => {
+                        let what = format!("no chunk could be sent for {CALL_DEADLINE:?}");
+                        return Err(Failure::Transport(what));
+                    }
+                }
+            }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            sent = send => sent?,
+            early = answers.more() => return Err(match early {
+                Err(failure) => failure,
+                Ok(false) => ended(),
+                Ok(true) => broken("an answer before the push was whole"),
+            }),
+        }
+        let (result, version) = receive(limit, answers, traffic, theta).await?;
+        *theta_version = version.unwrap_or(*theta_version);
+        Ok(result)
+    }
+}
+
+/// A server that drains closes the stream without a word; the push may be sent over another one.
+fn ended() -> Failure {
+    Failure::Transport("the server closed the stream of steps".to_owned())
+}
+
+/// Bytes that arrive within `limit`.
+async fn more(limit: Duration, answers: &mut Incoming) -> Result<(), Failure> {
+    match tokio::time::timeout(limit, answers.more()).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(ended()),
+        Ok(Err(failure)) => Err(failure),
+        Err(_) => Err(Failure::Transport(format!("no answer within {limit:?}"))),
+    }
+}
+
+/// The next message up to its data, which stay in `answers`.
+async fn next_head(limit: Duration, answers: &mut Incoming) -> Result<Head, Failure> {
+    loop {
+        if let Some(head) = decode_head(answers.bytes())? {
+            answers.consume(head.head_len);
+            return Ok(head);
+        }
+        if answers.bytes().len() > HEAD_BYTES_MAX {
+            return Err(broken("a chunk without data"));
+        }
+        more(limit, answers).await?;
+    }
+}
+
+/// The answer to one push, and the version of the theta that came with it, if one came; `limit` runs
+/// anew whenever something arrives.
+async fn receive<T: Element>(
+    limit: Duration,
+    answers: &mut Incoming,
+    traffic: &Traffic,
+    theta: &mut [T],
+) -> Result<(PushResult, Option<u64>), Failure> {
+    let mut assembly = Assembly::new(theta);
+    let mut result = None;
+    loop {
+        let Head { fields, head_len, data_len } = next_head(limit, answers).await?;
+        traffic.count_received(head_len - PREFIX_BYTES + data_len);
+        let result = match (result, fields.result) {
+            (None, Some(first)) => *result.insert(PushResult::try_from(first).map_err(broken)?),
+            (Some(result), None) => result,
+            (None, None) => return Err(broken("an answer that begins without a result")),
+            (Some(_), Some(_)) => return Err(broken("two results in one answer")),
+        };
+        if result.outcome == Outcome::Waiting && fields.last && data_len == 0 {
+            return Ok((result, None));
+        }
+        let head = ChunkHead {
+            dtype: fields.dtype,
+            version: fields.version,
+            key: fields.key,
+            last: fields.last,
+        };
+        let mut place = assembly.place(head, data_len)?;
+        while !place.is_empty() {
+            if answers.bytes().is_empty() {
+                more(limit, answers).await?;
+            }
+            let n = place.len().min(answers.bytes().len());
+            let (filled, rest) = place.split_at_mut(n);
+            filled.copy_from_slice(&answers.bytes()[..n]);
+            answers.consume(n);
+            place = rest;
+        }
+        if head.last {
+            return Ok((result, Some(head.version)));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! One bidirectional gRPC call as bytes in and bytes out.
+//!
+//! Owns headers, trailers and the status in them. Knows no messages: see `framing`.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body::{Body as _, Frame};
+use ps_common::wire::status::{Failure, from_status};
+use tokio::sync::mpsc;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+type Opening = Pin<Box<dyn Future<Output = Result<Body, Failure>> + Send>>;
+
+/// What the server sends. It may hold back its headers until it has read something, so that
+/// opening goes on while the caller sends.
+pub(super) enum Incoming {
+    /// The headers have not arrived.
+    Opening(Opening),
+    /// They have.
+    Open {
+        /// The rest of the answer.
+        body: Body,
+        /// Arrived, not consumed.
+        bytes: Bytes,
+    },
+    /// Nothing more comes.
+    Ended,
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Opening(_) => "Opening",
+            Self::Open { .. } => "Open",
+            Self::Ended => "Ended",
+        })
+    }
+}
+
+impl Incoming {
+    /// Arrived, not consumed.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Open { bytes, .. } => bytes,
+            Self::Opening(_) | Self::Ended => &[],
+        }
+    }
+
+    /// Drops the first `n` of [`Incoming::bytes`].
+    pub(super) fn consume(&mut self, n: usize) {
+        if let Self::Open { bytes, .. } = self {
+            bytes.advance(n);
+        }
+    }
+
+    /// Waits for more bytes, which follow those not consumed. `Ok(false)`: the call has ended
+    /// well. Nothing is lost when the future is dropped.
+    pub(super) async fn more(&mut self) -> Result<bool, Failure> {
+        if let Self::Opening(opening) = self {
+            let body = opening.await?;
+            *self = Self::Open { body, bytes: Bytes::new() };
+        }
+        let Self::Open { body, bytes } = self else { return Ok(false) };
+        loop {
+            let frame = match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+                None => return Err(Failure::Transport("the stream broke off".to_owned())),
+                Some(Err(status)) => return Err(from_status(&status)),
+                Some(Ok(frame)) => frame,
+            };
+            match frame.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => {
+                    *bytes = if bytes.is_empty() { data } else { joined(bytes, &data) };
+                    return Ok(true);
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    return check_status(&trailers).map(|()| false);
+                }
+            }
+        }
+    }
+}
+
+fn joined(first: &[u8], second: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(first.len() + second.len());
+    bytes.extend_from_slice(first);
+    bytes.extend_from_slice(second);
+    bytes.freeze()
+}
+
+/// Calls `path`. The messages of `queue` go out with their prefixes, each as a frame; when its
+/// sender is dropped the request ends. Nothing happens before the first [`Incoming::more`].
+pub(super) fn open(
+    mut channel: Channel,
+    path: &'static str,
+    queue: mpsc::Receiver<Bytes>,
+) -> Incoming {
+    Incoming::Opening(Box::pin(async move {
+        let mut request = http::Request::new(Body::new(Outgoing(queue)));
+        *request.method_mut() = http::Method::POST;
+        *request.version_mut() = http::Version::HTTP_2;
+        *request.uri_mut() = http::Uri::from_static(path);
+        let headers = request.headers_mut();
+        headers.insert(http::header::TE, http::HeaderValue::from_static("trailers"));
+        headers
+            .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/grpc"));
+        let broken =
+            |error: tonic::transport::Error| from_status(&Status::from_error(Box::new(error)));
+        poll_fn(|cx| channel.poll_ready(cx)).await.map_err(broken)?;
+        let (head, body) = channel.call(request).await.map_err(broken)?.into_parts();
+        if head.status != http::StatusCode::OK {
+            let what = format!("HTTP status {} instead of a gRPC answer", head.status);
+            return Err(Failure::Other(Code::Unknown, what));
+        }
+        // An error without a body stands in the headers.
+        check_status(&head.headers)?;
+        Ok(body)
+    }))
+}
+
+fn check_status(headers: &http::HeaderMap) -> Result<(), Failure> {
+    match Status::from_header_map(headers) {
+        Some(status) if status.code() != Code::Ok => Err(from_status(&status)),
+        _ => Ok(()),
+    }
+}
+
+/// The request's body: what comes through a channel.
+struct Outgoing(mpsc::Receiver<Bytes>);
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.0.poll_recv(cx).map(|message| message.map(|message| Ok(Frame::data(message))))
+    }
+}

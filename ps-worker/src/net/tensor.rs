@@ -1,0 +1,165 @@
+//! Tensors in chunks: how a gradient is cut and how theta is put together again.
+//!
+//! Knows keys, dtypes and lengths; nothing of streams or calls.
+
+use ps_common::Element;
+use ps_common::wire::CHUNK_BYTES;
+use ps_common::wire::status::Failure;
+use tonic::Code;
+
+/// One chunk of a tensor that is being sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Chunk<'a, T> {
+    /// Of its first element.
+    pub(super) key: u64,
+    /// Whether it ends the tensor.
+    pub(super) last: bool,
+    /// At most [`CHUNK_BYTES`] of them.
+    pub(super) values: &'a [T],
+}
+
+/// The chunks of `values` in order of key.
+///
+/// # Panics
+/// If there are no values: a theta has at least one element.
+pub(super) fn chunks<T: Element>(values: &[T]) -> impl Iterator<Item = Chunk<'_, T>> {
+    assert!(!values.is_empty(), "theta has at least one element");
+    let chunk_len = CHUNK_BYTES / T::DTYPE.size_bytes();
+    let n_chunks = values.len().div_ceil(chunk_len);
+    values.chunks(chunk_len).enumerate().map(move |(i, values)| Chunk {
+        key: (i * chunk_len) as u64,
+        last: i + 1 == n_chunks,
+        values,
+    })
+}
+
+/// theta while its chunks arrive; checks that they are in order, of one version and complete.
+#[derive(Debug)]
+pub(super) struct Assembly<'a, T> {
+    theta: &'a mut [T],
+    n_filled: usize,
+    version: Option<u64>,
+}
+
+/// What an incoming chunk says of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChunkHead {
+    /// As on the wire.
+    pub(super) dtype: i32,
+    /// Of theta.
+    pub(super) version: u64,
+    /// Of its first element.
+    pub(super) key: u64,
+    /// Whether it ends theta.
+    pub(super) last: bool,
+}
+
+impl<'a, T: Element> Assembly<'a, T> {
+    /// Nothing has arrived yet.
+    pub(super) fn new(theta: &'a mut [T]) -> Self {
+        Self { theta, n_filled: 0, version: None }
+    }
+
+    /// Copies a chunk to its place. `Ok(true)`: theta is complete.
+    pub(super) fn accept(&mut self, head: ChunkHead, data: &[u8]) -> Result<bool, Failure> {
+        self.place(head, data.len())?.copy_from_slice(data);
+        Ok(head.last)
+    }
+
+    /// The place of a chunk of `n_bytes`, which the caller fills; the last one completes theta.
+    pub(super) fn place(&mut self, head: ChunkHead, n_bytes: usize) -> Result<&mut [u8], Failure> {
+        let wanted = i32::from(ps_common::wire::pb::Dtype::from(T::DTYPE));
+        if head.dtype != wanted {
+            return Err(broken(format!(
+                "a chunk of dtype number {}, not {wanted} ({})",
+                head.dtype,
+                T::DTYPE
+            )));
+        }
+        if *self.version.get_or_insert(head.version) != head.version {
+            return Err(broken(format!("chunks of more than one version ({})", head.version)));
+        }
+        if head.key != self.n_filled as u64 {
+            return Err(broken(format!("a chunk at key {}, not {}", head.key, self.n_filled)));
+        }
+        let size = T::DTYPE.size_bytes();
+        let end = self.n_filled + n_bytes / size;
+        let fits = n_bytes.is_multiple_of(size) && n_bytes > 0 && end <= self.theta.len();
+        if !fits || head.last != (end == self.theta.len()) {
+            return Err(broken(format!(
+                "a chunk of {n_bytes} bytes at key {}{}, where theta has {} elements of {size} bytes",
+                head.key,
+                if head.last { ", the last" } else { "" },
+                self.theta.len(),
+            )));
+        }
+        let place = &mut self.theta[self.n_filled..end];
+        self.n_filled = end;
+        // Little-endian, as `ps_common::dtype` asserts.
+        Ok(bytemuck::cast_slice_mut(place))
+    }
+}
+
+/// The server's answer is none that this version of the wire knows.
+pub(super) fn broken(what: impl std::fmt::Display) -> Failure {
+    Failure::Other(Code::Internal, format!("the server's answer breaks the protocol: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ps_common::dtype;
+
+    fn head(key: u64, last: bool) -> ChunkHead {
+        ChunkHead { dtype: 2, version: 5, key, last }
+    }
+
+    #[test]
+    fn chunks_cover_a_tensor_and_only_the_last_is_short() {
+        for n in [1usize, 65535, 65536, 65537, 200_000] {
+            let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let mut expected = 0;
+            for chunk in chunks(&values) {
+                assert_eq!(chunk.key, expected as u64);
+                expected += chunk.values.len();
+                assert_eq!(chunk.last, expected == n);
+                assert!(chunk.last || chunk.values.len() == 65536);
+                assert_eq!(chunk.values[0], chunk.key as f32);
+            }
+            assert_eq!(expected, n);
+        }
+        assert_eq!(chunks(&vec![0f64; 32769]).count(), 2);
+    }
+
+    #[test]
+    fn chunks_in_order_make_theta() {
+        let values = [1.0f64, 2.0, 3.0];
+        let mut theta = [0.0; 3];
+        let mut assembly = Assembly::new(&mut theta);
+        let bytes = dtype::as_le_bytes(&values);
+        assert_eq!(assembly.accept(head(0, false), &bytes[..16]), Ok(false));
+        assert_eq!(assembly.accept(head(2, true), &bytes[16..]), Ok(true));
+        assert_eq!(theta, values);
+    }
+
+    #[test]
+    fn a_chunk_that_does_not_fit_is_refused() {
+        let cases: [(ChunkHead, usize, &str); 8] = [
+            (ChunkHead { dtype: 1, ..head(1, true) }, 16, "dtype number 1, not 2 (f64)"),
+            (ChunkHead { version: 6, ..head(1, true) }, 16, "more than one version"),
+            (head(0, true), 16, "at key 0, not 1"),
+            (head(2, true), 8, "at key 2, not 1"),
+            (head(1, true), 8, "8 bytes at key 1, the last"),
+            (head(1, false), 16, "16 bytes at key 1, where theta has 3"),
+            (head(1, true), 24, "24 bytes"),
+            (head(1, true), 15, "15 bytes"),
+        ];
+        for (wrong, n_bytes, says) in cases {
+            let mut theta = [0f64; 3];
+            let mut assembly = Assembly::new(&mut theta);
+            assert_eq!(assembly.accept(head(0, false), &[0; 8]), Ok(false));
+            let failure = assembly.accept(wrong, &vec![0; n_bytes]).expect_err(says);
+            assert!(failure.to_string().contains(says), "{failure} does not say {says}");
+        }
+    }
+}
