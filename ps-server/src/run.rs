@@ -95,14 +95,14 @@ pub async fn run(args: ServerArgs) -> Result<(), ExitError> {
         let shell = Arc::clone(&shell);
         async move { shell.keep_time().await }
     });
-    health.set(true).await;
+    health.ready().await;
     if let Some(path) = &args.serve.port_file {
         outputs::write_port(path, address.port())?;
     }
     tracing::info!(%address, "serving");
 
-    let written = serve_job(&args, &shell, &mut signals).await?;
-    health.set(false).await;
+    let written = serve_job(&args, &shell, &health, &mut signals).await?;
+    health.draining().await;
     // Who holds the other end is gone only if the server is.
     let _ = stop.send(());
     tokio::select! {
@@ -125,11 +125,13 @@ pub async fn run(args: ServerArgs) -> Result<(), ExitError> {
 async fn serve_job(
     args: &ServerArgs,
     shell: &Shell,
+    health: &Health,
     signals: &mut Signals,
 ) -> Result<Result<(), ExitError>, ExitError> {
     let mut written = Ok(());
     loop {
         tokio::select! {
+            () = shell.initialized() => health.initialized().await,
             () = shell.conclusion() => {
                 written = write_results(args, shell);
                 shell.tell(Input::Concluded);

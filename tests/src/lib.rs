@@ -1,1 +1,17 @@
-//! x
+//! What the process tests share: real binaries on real ports, and a caller that can misbehave.
+//!
+//! Waits are on conditions with a deadline, never on sleeps of a guessed length.
+
+// A test says on stdout why it skips; a failing one shows what its processes printed.
+#![allow(clippy::print_stdout)]
+
+mod caller;
+mod processes;
+
+pub use caller::{Caller, Sent, header, reason_of, tables};
+pub use processes::{Process, binary, data_dir, free_port, project_root, wait_until};
+
+use std::time::Duration;
+
+/// How long a test waits for something that should come at once.
+pub const PATIENCE: Duration = Duration::from_secs(60);

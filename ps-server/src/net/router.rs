@@ -36,22 +36,34 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const STREAMS_MAX: u32 = 256;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 
-const NAMES: [&str; 3] = [
-    <MembershipServer<MembershipService> as NamedService>::NAME,
-    <ParametersServer<ParametersService> as NamedService>::NAME,
-    <OperatorServer<OperatorService> as NamedService>::NAME,
-];
+const MEMBERSHIP: &str = <MembershipServer<MembershipService> as NamedService>::NAME;
+const PARAMETERS: &str = <ParametersServer<ParametersService> as NamedService>::NAME;
+const OPERATOR: &str = <OperatorServer<OperatorService> as NamedService>::NAME;
 
 /// What the health service says.
 #[derive(Clone)]
 pub struct Health(HealthReporter);
 
 impl Health {
-    /// Says whether the server as a whole, and each service, takes calls.
-    pub async fn set(&self, serving: bool) {
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for name in NAMES.into_iter().chain([""]) {
-            self.0.set_service_status(name, status).await;
+    /// The server takes joins; there is no theta yet, so `Parameters` does not serve.
+    pub async fn ready(&self) {
+        self.set(&["", MEMBERSHIP, OPERATOR], ServingStatus::Serving).await;
+        self.set(&[PARAMETERS], ServingStatus::NotServing).await;
+    }
+
+    /// There is a theta.
+    pub async fn initialized(&self) {
+        self.set(&[PARAMETERS], ServingStatus::Serving).await;
+    }
+
+    /// The server is going.
+    pub async fn draining(&self) {
+        self.set(&["", MEMBERSHIP, OPERATOR, PARAMETERS], ServingStatus::NotServing).await;
+    }
+
+    async fn set(&self, services: &[&str], status: ServingStatus) {
+        for service in services {
+            self.0.set_service_status(*service, status).await;
         }
     }
 }

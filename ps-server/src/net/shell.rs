@@ -25,6 +25,7 @@ pub struct Shell {
     rearm: Notify,
     conclude: Notify,
     over: Notify,
+    initialized: Notify,
 }
 
 impl Shell {
@@ -39,6 +40,7 @@ impl Shell {
             rearm: Notify::new(),
             conclude: Notify::new(),
             over: Notify::new(),
+            initialized: Notify::new(),
         })
     }
 
@@ -92,6 +94,7 @@ impl Shell {
                 let _ = caller.send(delivery);
             }
         };
+        let is_join = matches!(input, Input::Join { .. });
         let now = self.now();
         let aftermath = match gradient {
             Some((call, gradient)) => {
@@ -103,6 +106,9 @@ impl Shell {
             self.conclude.notify_one();
         }
         let (deadline, over) = self.driver.outlook();
+        if is_join && self.driver.snapshot().is_some() {
+            self.initialized.notify_one();
+        }
         if over {
             self.over.notify_one();
         }
@@ -133,6 +139,11 @@ impl Shell {
     /// Waits until report and theta should be written.
     pub async fn conclusion(&self) {
         self.conclude.notified().await;
+    }
+
+    /// Waits until a join has found or made theta.
+    pub async fn initialized(&self) {
+        self.initialized.notified().await;
     }
 
     /// Waits until nobody is left who should hear of the job's end.

@@ -1,0 +1,197 @@
+//! A caller of the wire that sends what a test wants, well-formed or not.
+
+use bytes::{Buf, BufMut, Bytes};
+use ps_common::wire::pb;
+use ps_common::wire::pb::membership_client::MembershipClient;
+use ps_common::wire::pb::operator_client::OperatorClient;
+use ps_common::wire::pb::parameters_client::ParametersClient;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+
+/// A joined worker, or one that has yet to join.
+#[derive(Clone)]
+pub struct Caller {
+    /// The connection.
+    pub channel: Channel,
+    /// Its services, as generated.
+    pub membership: MembershipClient<Channel>,
+    /// The same.
+    pub parameters: ParametersClient<Channel>,
+    /// The same.
+    pub operator: OperatorClient<Channel>,
+    /// The caller's name, once it has joined.
+    pub rank: u32,
+    /// The same.
+    pub incarnation: u64,
+}
+
+/// What became of a push: its result, or the status.
+pub type Sent = Result<pb::PushResult, Status>;
+
+/// The tables of a theta of `dim` elements.
+pub fn tables(dim: u64) -> Vec<pb::Table> {
+    vec![pb::Table {
+        name: "w".to_owned(),
+        shape: vec![dim],
+        initializer: Some(pb::Initializer { kind: pb::initializer::Kind::Zeros.into() }),
+        penalized: true,
+    }]
+}
+
+/// The reason in a status's ErrorInfo, and its gRPC code.
+pub fn reason_of(status: &Status) -> (Code, String) {
+    (status.code(), status.get_details_error_info().map(|info| info.reason).unwrap_or_default())
+}
+
+/// A header for `clock`, at the theta of `version`.
+pub fn header(caller: &Caller, clock: u64, version: u64) -> pb::PushHeader {
+    pb::PushHeader {
+        rank: caller.rank,
+        incarnation: caller.incarnation,
+        clock,
+        version_pulled: version,
+        n_samples: 1,
+        ..Default::default()
+    }
+}
+
+impl Caller {
+    /// Connects to `address` (`host:port`).
+    pub async fn connect(address: &str) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        let channel = endpoint.tcp_nodelay(true).connect().await.expect("the server serves");
+        Self {
+            membership: MembershipClient::new(channel.clone()),
+            parameters: ParametersClient::new(channel.clone()),
+            operator: OperatorClient::new(channel.clone()),
+            channel,
+            rank: u32::MAX,
+            incarnation: 0,
+        }
+    }
+
+    /// A well-formed wish to join with a theta of `dim` elements of f32.
+    pub fn join_request(rank: Option<u32>, dim: u64) -> pb::JoinRequest {
+        pb::JoinRequest {
+            protocol_version: 1,
+            role: pb::Role::Worker.into(),
+            rank,
+            tables: tables(dim),
+            dtype: pb::Dtype::F32.into(),
+            ..Default::default()
+        }
+    }
+
+    /// Connects and joins as `rank` with a theta of `dim` elements of f32.
+    pub async fn joined(address: &str, rank: u32, dim: u64) -> Self {
+        let mut caller = Self::connect(address).await;
+        caller.join(Self::join_request(Some(rank), dim)).await.expect("a rank is free");
+        caller
+    }
+
+    /// Joins, and goes by the given name from then on.
+    pub async fn join(&mut self, request: pb::JoinRequest) -> Result<pb::JoinResponse, Status> {
+        let answer = self.membership.join(request).await?.into_inner();
+        (self.rank, self.incarnation) = (answer.rank, answer.incarnation);
+        Ok(answer)
+    }
+
+    /// Pushes these messages as they are.
+    pub async fn push_messages(&mut self, messages: Vec<pb::PushRequest>) -> Sent {
+        let answer = self.parameters.push(tokio_stream::iter(messages)).await?;
+        Ok(answer.into_inner().result.expect("an answer has a result"))
+    }
+
+    /// Pushes a gradient of f32 in one message.
+    pub async fn push(&mut self, clock: u64, version: u64, gradient: &[f32]) -> Sent {
+        let message = self.message(clock, version, gradient);
+        self.push_messages(vec![message]).await
+    }
+
+    /// A whole push of f32 in one message.
+    pub fn message(&self, clock: u64, version: u64, gradient: &[f32]) -> pb::PushRequest {
+        pb::PushRequest {
+            header: Some(header(self, clock, version)),
+            dtype: pb::Dtype::F32.into(),
+            key: 0,
+            last: true,
+            data: Bytes::copy_from_slice(ps_common::dtype::as_le_bytes(gradient)),
+        }
+    }
+
+    /// theta's version and bytes.
+    pub async fn pull(&mut self) -> Result<(u64, Vec<u8>), Status> {
+        let request = pb::PullRequest {
+            rank: self.rank,
+            incarnation: self.incarnation,
+            ..Default::default()
+        };
+        let mut stream = self.parameters.pull(request).await?.into_inner();
+        let (mut version, mut theta) = (0, Vec::new());
+        while let Some(chunk) = stream.message().await? {
+            version = chunk.version;
+            theta.extend_from_slice(&chunk.data);
+        }
+        Ok((version, theta))
+    }
+
+    /// theta as numbers.
+    pub async fn theta(&mut self) -> Vec<f32> {
+        let (_, bytes) = self.pull().await.expect("theta can be pulled");
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four"))).collect()
+    }
+
+    /// Sends one gRPC message of these very bytes to `path` and gives the status of the answer.
+    pub async fn raw(&mut self, path: &'static str, message: Vec<u8>) -> Status {
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone());
+        grpc.ready().await.expect("the connection stands");
+        let path = PathAndQuery::from_static(path);
+        match grpc.unary(Request::new(message), path, RawCodec).await {
+            Ok(_) => Status::ok("answered"),
+            Err(status) => status,
+        }
+    }
+}
+
+/// Bytes as they are.
+#[derive(Debug, Clone, Copy)]
+struct RawCodec;
+
+impl Codec for RawCodec {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for RawCodec {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for RawCodec {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut bytes = vec![0; buffer.remaining()];
+        buffer.copy_to_slice(&mut bytes);
+        Ok(Some(bytes))
+    }
+}
