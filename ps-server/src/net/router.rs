@@ -141,3 +141,74 @@ fn internal_error(panic: Box<dyn Any + Send + 'static>) -> http::Response<Body> 
     tracing::error!(panic = what, "a call panicked");
     tonic::Status::internal("the server failed inside this call; its log says where").into_http()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Config;
+    use crate::driver::Driver;
+    use crate::numeric::Optimizer;
+    use ps_common::Dtype;
+    use ps_common::job::{Aggregate, Mode, OnWorkerLoss};
+    use ps_common::wire::pb;
+    use ps_common::wire::pb::operator_client::OperatorClient;
+    use ps_common::wire::pb::operator_server::Operator;
+    use tonic::{Request, Response, Status};
+
+    /// An operator service that has a bug.
+    struct Buggy;
+
+    #[tonic::async_trait]
+    impl Operator for Buggy {
+        async fn status(
+            &self,
+            _: Request<pb::StatusRequest>,
+        ) -> Result<Response<pb::StatusResponse>, Status> {
+            panic!("a bug")
+        }
+
+        async fn checkpoint(
+            &self,
+            _: Request<pb::CheckpointRequest>,
+        ) -> Result<Response<pb::CheckpointResponse>, Status> {
+            Ok(Response::new(pb::CheckpointResponse::default()))
+        }
+
+        async fn stop(
+            &self,
+            _: Request<pb::StopRequest>,
+        ) -> Result<Response<pb::StopResponse>, Status> {
+            Ok(Response::new(pb::StopResponse::default()))
+        }
+    }
+
+    #[tokio::test]
+    async fn row_48_a_panic_ends_its_call_and_nothing_else() {
+        let config = Config {
+            mode: Mode::Async,
+            n_workers: 1,
+            aggregate: Aggregate::Mean,
+            rounds: None,
+            lease: Duration::from_secs(1),
+            on_worker_loss: OnWorkerLoss::Continue,
+            replacement_timeout: Duration::from_secs(1),
+            observers: 0,
+            wait_max: Config::WAIT_MAX,
+        };
+        let sgd = Optimizer::Sgd { lr: 1.0 };
+        let shell = Shell::new(Driver::new(config, Dtype::F32, sgd, CHUNK_BYTES, "test"));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        let connections = Connections::new(listener, shell, 4);
+        let routes = Routes::new(OperatorServer::new(Buggy));
+        let server = tokio::spawn(serve_routes(routes, connections, std::future::pending()));
+
+        let mut client = OperatorClient::connect(format!("http://{address}")).await.expect("up");
+        for _ in 0..3 {
+            let status = client.status(pb::StatusRequest {}).await.expect_err("it panics");
+            assert_eq!(status.code(), tonic::Code::Internal);
+            client.checkpoint(pb::CheckpointRequest {}).await.expect("the connection lives");
+        }
+        server.abort();
+    }
+}
