@@ -88,6 +88,11 @@ impl BinaryReader {
         Self { input, layout, next_row: 0, bytes: Vec::new() }
     }
 
+    /// Numbers in a row.
+    pub(super) fn n_columns(&self) -> usize {
+        self.layout.n_columns
+    }
+
     /// Where the row given last stands.
     pub(super) fn place(&self) -> String {
         format!("{}: row {}", self.input.name(), self.next_row.saturating_sub(1))

@@ -67,11 +67,16 @@ impl CsvReader {
             names = reader.fields.iter().map(|f| name(&reader.record[f.clone()])).collect();
             reader.pending = reader.read_record()?;
         }
-        if reader.pending {
-            reader.n_fields = reader.fields.len();
+        reader.n_fields = if reader.pending { reader.fields.len() } else { names.len() };
+        if reader.n_fields > 0 {
             reader.target = target.map(|target| reader.column(target, &names)).transpose()?;
         }
         Ok(reader)
+    }
+
+    /// Fields of a row but the target: known from the header if there are no rows.
+    pub(super) fn n_features(&self) -> usize {
+        self.n_fields - usize::from(self.target.is_some())
     }
 
     /// Where the row given last stands.

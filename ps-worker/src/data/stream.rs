@@ -117,6 +117,15 @@ impl Stream {
         self.data.n_rows
     }
 
+    /// Features that the header of the current file announces; 0 if it has none.
+    pub(super) fn n_announced(&self) -> usize {
+        match &self.data.current {
+            Some(Reader::Csv(reader)) => reader.n_features(),
+            Some(Reader::Binary(reader)) => reader.n_columns(),
+            Some(Reader::Libsvm(_)) | None => 0,
+        }
+    }
+
     /// Where the row given last stands.
     pub(super) fn place(&self) -> String {
         self.data.current.as_ref().map_or_else(String::new, Reader::place)

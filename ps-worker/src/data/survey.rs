@@ -62,7 +62,10 @@ impl TargetFacts {
         if self.are_signs {
             return Some(2);
         }
-        let are_classes = self.all_integers && self.min >= 0.0 && self.max < f64::from(u32::MAX);
+        let are_classes = self.all_integers
+            && self.max >= self.min
+            && self.min >= 0.0
+            && self.max < f64::from(u32::MAX);
         are_classes.then(|| self.max as usize + 1)
     }
 }
@@ -108,8 +111,11 @@ pub fn survey(spec: &DataSpec) -> Result<Survey, ExitError> {
             width.place = stream.place();
         }
     }
-    let (index_base, n_features) =
-        if stream.is_sparse() { width.sparse(spec)? } else { (0, width.n_raw) };
+    let (index_base, n_features) = match (stream.is_sparse(), width.n_raw) {
+        (true, _) => width.sparse(spec)?,
+        (false, 0) => (0, stream.n_announced()),
+        (false, n_features) => (0, n_features),
+    };
     let n_samples = stream.n_rows();
     if n_samples == 0 && !spec.data_is_shard {
         return Err(no_rows(&spec.files));
