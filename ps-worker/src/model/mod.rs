@@ -5,8 +5,8 @@
 //! shards are chosen elsewhere. The same inputs give the same bits.
 //!
 //! All three models are one linear map `Z = X W + b` under different losses: `rows` has the map and
-//! its transpose over dense and sparse rows, `linear`, `logistic` and `softmax` have each the loss
-//! of one row of `Z` and its derivative. With m rows the gradient is
+//! its transpose over dense and sparse rows; `linear`, `logistic` and `softmax` have each the loss
+//! of one row of `Z` and its derivative; `kind` chooses among them. With m rows the gradient is
 //! `gradient_W = X^T R / m + l2_share * l2 * W`, `gradient_b = (column sums of R) / m`,
 //! where row i of `R` is the derivative of row i's loss by row i of `Z`.
 //!
@@ -21,6 +21,7 @@
 #![deny(clippy::disallowed_methods)]
 
 pub mod args;
+mod kind;
 mod linear;
 mod logistic;
 mod penalty;
@@ -40,7 +41,7 @@ use crate::samples::{Samples, Selection};
 
 pub use args::{ModelArgs, ModelKind, ModelSpec};
 pub use penalty::l2_share;
-use rows::{Block, Which};
+use rows::{Block, Weights, Which};
 
 /// An [`Element`] that `ndarray` multiplies: `f32` or `f64`.
 pub trait Real: Element + LinalgScalar {}
@@ -80,9 +81,11 @@ pub struct Loss {
     pub n_samples: u64,
 }
 
-/// Memory that gradients reuse from step to step. Its content never reaches a result.
+/// Memory that gradients reuse from step to step, so that only general matrix products (softmax on
+/// dense rows) allocate, for their packing. Its content never reaches a result.
 #[derive(Debug, Clone, Default)]
 pub struct Scratch<T> {
+    turned: Vec<T>,
     gathered: Vec<T>,
     scores: Vec<T>,
     partial: Vec<T>,
@@ -166,21 +169,13 @@ impl Model {
                 self.n_features
             ));
         }
-        let mut targets = samples.targets.iter().map(|y| y.to_f64()).enumerate();
-        let wrong = match self.kind {
-            ModelKind::Linear => targets.find(|(_, y)| !y.is_finite()),
-            ModelKind::Logistic => logistic::find_wrong_target(targets),
-            ModelKind::Softmax { n_classes } => {
-                targets.find(|&(_, y)| softmax::class_of(y, n_classes).is_none())
-            }
-        };
-        let Some((row, y)) = wrong else { return Ok(()) };
-        let wants = match self.kind {
-            ModelKind::Linear => "a finite number".to_owned(),
-            ModelKind::Logistic => "0 or 1, or else -1 or +1, one pair throughout".to_owned(),
-            ModelKind::Softmax { n_classes } => format!("a class from 0 to {}", n_classes - 1),
-        };
-        bad(format!("row {}: target {y}, where --model {} expects {wants}", row + 1, self.kind))
+        let Some((row, y)) = self.kind.find_wrong_target(&samples.targets) else { return Ok(()) };
+        bad(format!(
+            "row {}: target {y}, where --model {} expects {}",
+            row + 1,
+            self.kind,
+            self.kind.targets_expected()
+        ))
     }
 
     /// Mean loss over the batch and its gradient, L2 term included as [`Batch`] says.
@@ -213,10 +208,12 @@ impl Model {
         scratch.bias_sums.resize(c, 0.0);
         scratch.exps.resize(c, 0.0);
         let (gradient_w, gradient_b) = gradient.split_at_mut(self.n_weights());
+        let (weights, bias) = theta.split_at(self.n_weights());
+        let w = Weights::new(weights, c, &samples.features, &mut scratch.turned);
         let mut loss_sum = 0.0;
         for which in which.blocks(rows::block_rows(&samples.features)) {
             let block = Block::new(&samples.features, which, &mut scratch.gathered);
-            self.write_scores(theta, &block, &mut scratch.scores);
+            self.write_scores(&w, bias, &block, &mut scratch.scores);
             for (row, z) in which.rows().zip(scratch.scores.chunks_exact_mut(c)) {
                 loss_sum += self.kind.derive(z, samples.targets[row], &mut scratch.exps);
                 for (sum, &r) in scratch.bias_sums.iter_mut().zip(&*z) {
@@ -233,7 +230,7 @@ impl Model {
         for (g, &sum) in gradient_b.iter_mut().zip(&scratch.bias_sums) {
             *g = T::from_f64(sum / m);
         }
-        penalty::add_gradient(batch.l2_share * self.l2, &theta[..gradient_w.len()], gradient_w);
+        penalty::add_gradient(batch.l2_share * self.l2, weights, gradient_w);
         Loss { loss: loss_sum / m, penalty, n_samples: n_samples as u64 }
     }
 
@@ -261,12 +258,12 @@ impl Model {
     /// One number a row: linear the value, logistic the probability of class 1, softmax the class.
     ///
     /// A logistic row counts as class 1 where `z >= 0`, which is a probability of one half or more;
-    /// among equal softmax scores the lowest class wins. Targets are not looked at.
+    /// among equal softmax scores the lowest class wins. Targets are not looked at and may be absent.
     ///
     /// # Panics
     /// If `theta` has another length than [`Model::dim`] or rows have another width.
     pub fn predict<T: Real>(&self, theta: &[T], samples: &Samples<T>) -> Vec<T> {
-        let mut predicted = Vec::with_capacity(samples.len());
+        let mut predicted = Vec::with_capacity(samples.features.n_rows());
         self.for_each_row(theta, samples, |_, z| {
             predicted.push(match self.kind {
                 ModelKind::Linear => z[0],
@@ -287,7 +284,7 @@ impl Model {
             ModelKind::Logistic => 2,
             ModelKind::Softmax { n_classes } => n_classes,
         };
-        let mut all = Array2::zeros((samples.len(), n_classes));
+        let mut all = Array2::zeros((samples.features.n_rows(), n_classes));
         self.for_each_row(theta, samples, |row, z| {
             let mut of_row = all.row_mut(row);
             let of_row = of_row.as_slice_mut().expect("made row-major above");
@@ -313,22 +310,29 @@ impl Model {
         samples: &Samples<T>,
         mut visit: impl FnMut(usize, &mut [T]),
     ) {
-        let (mut gathered, mut scores) = (Vec::new(), Vec::new());
+        assert_eq!(theta.len(), self.dim(), "theta's length");
+        let (mut turned, mut gathered, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+        let (weights, bias) = theta.split_at(self.n_weights());
+        let w = Weights::new(weights, self.kind.n_outputs(), &samples.features, &mut turned);
         let all = Which::of(samples.features.n_rows(), Selection::All);
         for which in all.blocks(rows::block_rows(&samples.features)) {
             let block = Block::new(&samples.features, which, &mut gathered);
-            self.write_scores(theta, &block, &mut scores);
+            self.write_scores(&w, bias, &block, &mut scores);
             for (row, z) in which.rows().zip(scores.chunks_exact_mut(self.kind.n_outputs())) {
                 visit(row, z);
             }
         }
     }
 
-    /// `Z = X W + b` of a block, row-major.
-    fn write_scores<T: Real>(&self, theta: &[T], block: &Block<'_, T>, scores: &mut Vec<T>) {
-        assert_eq!(theta.len(), self.dim(), "theta's length");
+    /// `Z = X W + b` of a block, row-major. `bias` is empty where the model has none.
+    fn write_scores<T: Real>(
+        &self,
+        w: &Weights<'_, T>,
+        bias: &[T],
+        block: &Block<'_, T>,
+        scores: &mut Vec<T>,
+    ) {
         assert_eq!(block.n_features(), self.n_features, "features of a row");
-        let (weights, bias) = theta.split_at(self.n_weights());
         scores.clear();
         if self.bias {
             for _ in 0..block.len() {
@@ -337,33 +341,6 @@ impl Model {
         } else {
             scores.resize(block.len() * self.kind.n_outputs(), T::ZERO);
         }
-        block.add_product(weights, self.kind.n_outputs(), scores);
-    }
-}
-
-impl ModelKind {
-    /// Columns of `Z`.
-    fn n_outputs(self) -> usize {
-        match self {
-            Self::Linear | Self::Logistic => 1,
-            Self::Softmax { n_classes } => n_classes,
-        }
-    }
-
-    /// Loss of one row with scores `z`, which become the loss's derivative by them.
-    fn derive<T: Real>(self, z: &mut [T], y: T, exps: &mut [f64]) -> f64 {
-        match self {
-            Self::Linear => linear::derive(&mut z[0], y),
-            Self::Logistic => logistic::derive(&mut z[0], y),
-            Self::Softmax { .. } => softmax::derive(z, y, exps),
-        }
-    }
-
-    fn is_correct<T: Real>(self, z: &[T], y: T) -> bool {
-        match self {
-            Self::Linear => false,
-            Self::Logistic => (z[0] >= T::ZERO) == logistic::is_class_1(y),
-            Self::Softmax { .. } => softmax::argmax(z) as f64 == y.to_f64(),
-        }
+        block.add_product(w, scores);
     }
 }

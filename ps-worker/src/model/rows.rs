@@ -5,7 +5,7 @@
 //! are reached; knows no loss. W, G are features by outputs and Z, R rows by outputs, row-major.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 
 use super::Real;
 use crate::samples::{Features, Selection, SparseRows};
@@ -14,6 +14,11 @@ use crate::samples::{Features, Selection, SparseRows};
 const BLOCK_ROWS: usize = 256;
 /// Elements of a dense block that a second-level cache holds.
 const BLOCK_ELEMENTS: usize = 1 << 18;
+/// Outputs up to which a dense row is multiplied by one column of W at a time. A general product
+/// rearranges all of X first, which pays only over many outputs (four times slower at 10).
+const NARROW_OUTPUTS: usize = 32;
+/// Running sums of a dot product, enough to fill vector registers.
+const LANES: usize = 16;
 
 /// Rows of a block: depends on the shape only, as the order of additions does on it.
 pub(super) fn block_rows<T>(features: &Features<T>) -> usize {
@@ -77,6 +82,37 @@ impl<'a> Which<'a> {
     }
 }
 
+/// W as products want it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Weights<'a, T> {
+    /// Features by outputs.
+    rows: &'a [T],
+    /// Outputs by features; empty where nothing reads it.
+    columns: &'a [T],
+    n_outputs: usize,
+}
+
+impl<'a, T: Real> Weights<'a, T> {
+    /// `rows` is W row-major; `turned` is working memory.
+    pub(super) fn new(
+        rows: &'a [T],
+        n_outputs: usize,
+        features: &Features<T>,
+        turned: &'a mut Vec<T>,
+    ) -> Self {
+        if n_outputs == 1 {
+            return Self { rows, columns: rows, n_outputs };
+        }
+        turned.clear();
+        if matches!(features, Features::Dense(_)) && n_outputs <= NARROW_OUTPUTS {
+            for k in 0..n_outputs {
+                turned.extend(rows.iter().skip(k).step_by(n_outputs));
+            }
+        }
+        Self { rows, columns: turned, n_outputs }
+    }
+}
+
 /// Some rows of a shard.
 #[derive(Debug)]
 pub(super) enum Block<'a, T> {
@@ -102,7 +138,11 @@ impl<'a, T: Real> Block<'a, T> {
             (Features::Dense(rows), Which::Listed(list)) => {
                 gathered.clear();
                 for &row in list {
-                    gathered.extend(rows.row(row as usize));
+                    let row = rows.row(row as usize);
+                    match row.as_slice() {
+                        Some(row) => gathered.extend_from_slice(row),
+                        None => gathered.extend(row),
+                    }
                 }
                 let shape = (list.len(), rows.ncols());
                 Self::Dense(ArrayView2::from_shape(shape, gathered).expect("as many as gathered"))
@@ -124,32 +164,38 @@ impl<'a, T: Real> Block<'a, T> {
         }
     }
 
-    /// `z += X weights`.
-    pub(super) fn add_product(&self, weights: &[T], n_outputs: usize, z: &mut [T]) {
+    /// `z += X W`.
+    pub(super) fn add_product(&self, w: &Weights<'_, T>, z: &mut [T]) {
+        let c = w.n_outputs;
         match self {
-            Self::Dense(x) if n_outputs == 1 => {
-                let w = ArrayView1::from(weights);
-                for (z, row) in z.iter_mut().zip(x.outer_iter()) {
-                    *z += row.dot(&w);
+            Self::Dense(x) if c <= NARROW_OUTPUTS => {
+                let columns = w.columns.chunks_exact(x.ncols());
+                for (z, row) in z.chunks_exact_mut(c).zip(x.outer_iter()) {
+                    for (z, column) in z.iter_mut().zip(columns.clone()) {
+                        *z += match row.as_slice() {
+                            Some(row) => dot(row, column),
+                            None => row.dot(&ArrayView1::from(column)),
+                        };
+                    }
                 }
             }
             Self::Dense(x) => {
-                let w = ArrayView2::from_shape((x.ncols(), n_outputs), weights);
-                let z = ArrayViewMut2::from_shape((x.nrows(), n_outputs), z);
+                let w = ArrayView2::from_shape((x.ncols(), c), w.rows);
+                let z = ArrayViewMut2::from_shape((x.nrows(), c), z);
                 let (w, mut z) = (w.expect("d x C weights"), z.expect("m x C scores"));
                 general_mat_mul(T::ONE, x, &w, T::ONE, &mut z);
             }
-            Self::Sparse { rows, which } if n_outputs == 1 => {
+            Self::Sparse { rows, which } if c == 1 => {
                 for (z, row) in z.iter_mut().zip(which.rows()) {
                     for (j, v) in entries(rows, row) {
-                        *z += v * weights[j];
+                        *z += v * w.rows[j];
                     }
                 }
             }
             Self::Sparse { rows, which } => {
-                for (z, row) in z.chunks_exact_mut(n_outputs).zip(which.rows()) {
+                for (z, row) in z.chunks_exact_mut(c).zip(which.rows()) {
                     for (j, v) in entries(rows, row) {
-                        add_scaled(z, v, &weights[j * n_outputs..][..n_outputs]);
+                        add_scaled(z, v, &w.rows[j * c..][..c]);
                     }
                 }
             }
@@ -168,11 +214,8 @@ impl<'a, T: Real> Block<'a, T> {
             Self::Dense(x) if n_outputs == 1 => {
                 partial.clear();
                 partial.resize(g.len(), T::ZERO);
-                for (&r, row) in r.iter().zip(x.outer_iter()) {
-                    match row.as_slice() {
-                        Some(row) => add_scaled(partial, r, row),
-                        None => partial.iter_mut().zip(&row).for_each(|(g, &x)| *g += r * x),
-                    }
+                for (r, rows) in r.chunks(4).zip(x.axis_chunks_iter(Axis(0), 4)) {
+                    add_rows(&rows, r, partial);
                 }
                 add_scaled(g, T::ONE, partial);
             }
@@ -204,6 +247,48 @@ impl<'a, T: Real> Block<'a, T> {
 fn entries<T: Real>(rows: &SparseRows<T>, row: usize) -> impl Iterator<Item = (usize, T)> {
     let span = rows.starts[row]..rows.starts[row + 1];
     rows.indices[span.clone()].iter().map(|&j| j as usize).zip(rows.values[span].iter().copied())
+}
+
+/// `a . b` by [`LANES`] interleaved sums, added up in their order, then the rest.
+fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = a_chunks.remainder().iter().zip(b_chunks.remainder());
+    let mut sums = [T::ZERO; LANES];
+    for (a, b) in a_chunks.zip(b_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let mut sum = T::ZERO;
+    for lane in sums {
+        sum += lane;
+    }
+    for (&a, &b) in rest {
+        sum += a * b;
+    }
+    sum
+}
+
+/// `g += X^T r` of up to four rows. Four together need a fourth of the loads and stores of `g`.
+fn add_rows<T: Real>(x: &ArrayView2<'_, T>, r: &[T], g: &mut [T]) {
+    let d = x.ncols();
+    match (x.as_slice(), r) {
+        (Some(x), &[r0, r1, r2, r3]) => {
+            let (x01, x23) = x.split_at(2 * d);
+            let ((x0, x1), (x2, x3)) = (x01.split_at(d), x23.split_at(d));
+            let columns = x0.iter().zip(x1).zip(x2).zip(x3);
+            for (g, (((&x0, &x1), &x2), &x3)) in g.iter_mut().zip(columns) {
+                *g += (r0 * x0 + r1 * x1) + (r2 * x2 + r3 * x3);
+            }
+        }
+        _ => {
+            for (&r, row) in r.iter().zip(x.outer_iter()) {
+                for (g, &x) in g.iter_mut().zip(&row) {
+                    *g += r * x;
+                }
+            }
+        }
+    }
 }
 
 /// `y += a x`.

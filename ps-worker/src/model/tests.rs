@@ -36,8 +36,12 @@ const KINDS: [ModelKind; 3] =
 
 /// Rows about half of whose entries are 0, so that dense and sparse forms differ in earnest.
 fn samples(kind: ModelKind) -> Samples<f64> {
+    samples_of(kind, D)
+}
+
+fn samples_of(kind: ModelKind, n_features: usize) -> Samples<f64> {
     let mut sequence = Sequence(7);
-    let features = Array2::from_shape_fn((N, D), |_| {
+    let features = Array2::from_shape_fn((N, n_features), |_| {
         Some(sequence.next()).filter(|x| *x > -0.1).unwrap_or(0.0)
     });
     let target = |_| match kind {
@@ -133,18 +137,18 @@ fn naive(
     plain: &Samples<f64>,
     batch: &Batch<'_, f64>,
 ) -> (f64, Vec<f64>) {
-    let (x, c) = (dense(plain), model.kind.n_outputs());
+    let (x, c, d) = (dense(plain), model.kind.n_outputs(), model.n_features);
     let rows: Vec<usize> = Which::of(N, batch.selection).rows().collect();
     let (mut loss, mut gradient) = (0.0, vec![0.0; model.dim()]);
     let m = rows.len() as f64;
     for &i in &rows {
         let mut z = vec![0.0; c];
         for k in 0..c {
-            for j in 0..D {
+            for j in 0..d {
                 z[k] += x[[i, j]] * theta[j * c + k];
             }
             if model.bias {
-                z[k] += theta[D * c + k];
+                z[k] += theta[d * c + k];
             }
         }
         let y = plain.targets[i];
@@ -162,37 +166,60 @@ fn naive(
                     z[k].exp() / sum - f64::from(u8::from(k == y as usize))
                 }
             };
-            for j in 0..D {
+            for j in 0..d {
                 gradient[j * c + k] += r * x[[i, j]] / m;
             }
             if model.bias {
-                gradient[D * c + k] += r / m;
+                gradient[d * c + k] += r / m;
             }
         }
     }
-    for key in 0..D * c {
+    for key in 0..d * c {
         gradient[key] += batch.l2_share * model.l2 * theta[key];
     }
     (loss / m, gradient)
 }
 
-#[test]
-fn naive_loops_agree_on_dense_and_sparse_rows() {
-    for_each_case(|model, theta, plain, batch| {
-        let (loss, gradient) = ask(model, theta, batch);
-        let (loss_naive, gradient_naive) = naive(model, theta, plain, batch);
-        assert!((loss.loss - loss_naive).abs() < 1e-12, "{model:?} {batch:?}");
-        assert_eq!(loss.n_samples, Which::of(N, batch.selection).len() as u64);
-        let squares: f64 = theta[..model.n_weights()].iter().map(|w| w * w).sum();
-        assert!((loss.penalty - model.l2 / 2.0 * squares).abs() < 1e-12);
-        for (key, (a, b)) in gradient.iter().zip(gradient_naive).enumerate() {
-            assert!((a - b).abs() < 1e-12, "{model:?} {batch:?} key {key}");
-        }
-    });
+fn assert_naive_agrees(model: &Model, theta: &[f64], plain: &Samples<f64>, batch: &Batch<'_, f64>) {
+    let (loss, gradient) = ask(model, theta, batch);
+    let (loss_naive, gradient_naive) = naive(model, theta, plain, batch);
+    assert!((loss.loss - loss_naive).abs() < 1e-12, "{model:?} {batch:?}");
+    assert_eq!(loss.n_samples, Which::of(N, batch.selection).len() as u64);
+    let squares: f64 = theta[..model.n_weights()].iter().map(|w| w * w).sum();
+    assert!((loss.penalty - model.l2 / 2.0 * squares).abs() < 1e-12);
+    for (key, (a, b)) in gradient.iter().zip(gradient_naive).enumerate() {
+        assert!((a - b).abs() < 1e-12, "{model:?} {batch:?} key {key}: {a} {b}");
+    }
 }
 
 #[test]
-fn neither_scratch_nor_the_way_rows_are_named_nor_their_layout_matters() {
+fn naive_loops_agree_on_dense_and_sparse_rows() {
+    for_each_case(assert_naive_agrees);
+}
+
+#[test]
+fn naive_loops_agree_on_wide_rows_and_many_classes() {
+    // More features than a dot product has lanes, and classes on both sides of the kernel's limit.
+    let softmax = |n_classes| ModelKind::Softmax { n_classes };
+    for kind in [ModelKind::Linear, ModelKind::Logistic, softmax(32), softmax(33)] {
+        let model = model(kind, true, 0.1, 37);
+        let theta = Sequence(13).vector(model.dim());
+        let plain = samples_of(kind, 37);
+        let mut columns = Array2::zeros((N, 37).f());
+        columns.assign(dense(&plain));
+        let columns = Samples { features: Features::Dense(columns), ..plain.clone() };
+        for form in [&plain, &to_sparse(&plain), &columns] {
+            for rows in selections() {
+                let selection = selection(rows.as_ref());
+                let batch = Batch { samples: form, selection, l2_share: 1.0 };
+                assert_naive_agrees(&model, &theta, &plain, &batch);
+            }
+        }
+    }
+}
+
+#[test]
+fn neither_scratch_nor_the_way_rows_are_named_matters() {
     for kind in KINDS {
         let model = model(kind, true, 0.1, D);
         let theta = Sequence(3).vector(model.dim());
@@ -208,12 +235,6 @@ fn neither_scratch_nor_the_way_rows_are_named_nor_their_layout_matters() {
             assert_eq!(rows.len() == N, named == loss);
         }
         assert_eq!(again, gradient);
-
-        let mut columns = Array2::zeros((N, D).f());
-        columns.assign(dense(&plain));
-        let columns = Samples { features: Features::Dense(columns), ..plain.clone() };
-        let (_, turned) = ask(&model, &theta, &Batch { samples: &columns, ..batch });
-        assert!(turned.iter().zip(&gradient).all(|(a, b)| (a - b).abs() < 1e-12));
     }
 }
 
@@ -232,6 +253,9 @@ fn no_rows_give_zeros_without_an_l2_term() {
             assert_eq!(model.metrics(&theta, samples).loss, 0.0);
             assert!(model.predict(&theta, samples).is_empty());
         }
+        let unlabelled = Samples { targets: vec![], ..some.clone() };
+        assert_eq!(model.predict(&theta, &unlabelled), model.predict(&theta, &some));
+        assert_eq!(model.probabilities(&theta, &unlabelled), model.probabilities(&theta, &some));
         let batch = Batch { samples: &some, selection: Selection::Rows(&[]), l2_share: 1.0 };
         assert_eq!(ask(&model, &theta, &batch), (none, vec![0.0; model.dim()]));
     }
@@ -359,7 +383,8 @@ fn sums_in_f32_do_not_lose_digits_to_their_length() {
     let model = model(ModelKind::Linear, true, 0.0, 1);
     let rows = one_feature::<f32>(&vec![(0.1, -1.0); 200_000]);
     let (loss, gradient) = ask_all(&model, &[0.0, 0.0], &rows);
-    // One running f32 sum would be wrong in the third digit.
+    let running = (0..200_000).fold(0f32, |sum, _| sum + 0.1) / 200_000.0;
+    assert!((running - 0.1).abs() > 1e-5, "one running sum would do: {running}");
     assert!((f64::from(gradient[0]) - 0.1).abs() < 1e-6, "{}", gradient[0]);
     assert_eq!((loss, gradient[1]), (0.5, 1.0));
 }

@@ -2,8 +2,8 @@
 //!
 //! What each run is stands in the `spec` of its file in the workspace's `tests/golden`.
 
-// A file that cannot be read ends the test, and the panic says which call.
-#![allow(clippy::unwrap_used)]
+// A file that cannot be read ends the test, and the panic says which call; a skipped test says so.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod data;
 mod descent;
