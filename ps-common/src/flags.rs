@@ -81,6 +81,8 @@ fn arguments_of(key: &str, value: &toml::Value) -> Result<Vec<OsString>, &'stati
         _ => Err("neither a string, a number, a boolean nor a list of these"),
     };
     let text = match value {
+        // An empty list is how `to_toml` writes an option that was not given.
+        toml::Value::Array(items) if items.is_empty() => return Ok(Vec::new()),
         toml::Value::Array(items) => {
             items.iter().map(scalar).collect::<Result<Vec<_>, _>>()?.join(",")
         }
@@ -138,9 +140,11 @@ mod tests {
         lr: Option<f64>,
         #[arg(long, value_delimiter = ',')]
         data: Vec<String>,
+        #[arg(long, value_delimiter = ',')]
+        more: Vec<String>,
         #[command(flatten)]
         #[serde(flatten)]
-        more: More,
+        flat: More,
     }
 
     #[derive(Args, Debug, PartialEq, Serialize)]
@@ -168,11 +172,14 @@ mod tests {
     #[test]
     fn a_file_fills_in_what_the_command_line_leaves_open() {
         let path = std::env::temp_dir().join(format!("ps-flags-{}.toml", std::process::id()));
-        std::fs::write(&path, "workers = 7\nlr = 0.5\ndata = [\"x\", \"y\"]\nbias = true\n")
-            .expect("written");
+        std::fs::write(
+            &path,
+            "workers = 7\nlr = 0.5\ndata = [\"x\", \"y\"]\nmore = []\nbias = true\n",
+        )
+        .expect("written");
         let config = format!("--config={}", path.display());
         let flags = demo(&[&config, "--lr=0.1"]).expect("ok");
-        assert_eq!((flags.workers, flags.lr, flags.more.bias), (7, Some(0.1), true));
+        assert_eq!((flags.workers, flags.lr, flags.flat.bias), (7, Some(0.1), true));
         assert_eq!(flags.data, ["x", "y"]);
         let command = clap::Command::new("outer").subcommand(Demo::command());
         let inner: Vec<OsString> =
