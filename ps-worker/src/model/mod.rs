@@ -44,7 +44,7 @@ pub use penalty::l2_share;
 use rows::{Block, Weights, Which};
 
 /// An [`Element`] that `ndarray` multiplies: `f32` or `f64`.
-pub trait Real: Element + LinalgScalar {}
+pub trait Real: Element + LinalgScalar + Default {}
 
 impl Real for f32 {}
 impl Real for f64 {}

@@ -4,8 +4,13 @@
 //! `model` and `data`.
 
 pub mod client;
+pub mod evaluate;
 mod framing;
+pub mod link;
 pub mod retry;
+pub mod session;
+#[cfg(test)]
+mod session_tests;
 mod steps;
 mod stream;
 mod tensor;

@@ -1,0 +1,267 @@
+//! The worker's flags as parsed, and what the program may rely on once they are checked.
+//!
+//! What is learned, and from which files, are the flags of `model` and `data`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+use ps_common::Dtype;
+use ps_common::exit::ExitError;
+use ps_common::units::parse_duration;
+use serde::Serialize;
+
+use crate::data::DataArgs;
+use crate::model::ModelArgs;
+
+/// `ps-worker`: computes gradients on its shard of the data and pushes them to a server.
+#[derive(Parser, Debug, Clone, Serialize)]
+#[command(name = "ps-worker", version = crate::VERSION, after_help = EXAMPLES)]
+#[serde(rename_all = "kebab-case")]
+pub struct WorkerArgs {
+    /// What is learned.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub learn: LearnArgs,
+    /// Where it takes part.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub attach: AttachArgs,
+    /// What an evaluator does.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub evaluation: EvaluationArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ps-worker                                             the built-in problem, server on 127.0.0.1:50051
+  ps-worker --server http://10.0.0.5:50051 --rank 2     a certain rank of a server elsewhere
+  ps-worker --evaluate --eval-every 10                  looks on and measures the loss
+
+Every option is also a PS_... environment variable and a key of --config FILE.toml.
+Logs go to stderr; PS_LOG=debug shows more.";
+
+/// What is learned, from what: shared by `ps-worker` and `psctl local`.
+#[derive(Args, Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LearnArgs {
+    /// The model.
+    #[command(flatten, next_help_heading = "Model")]
+    #[serde(flatten)]
+    pub model: ModelArgs,
+    /// The data.
+    #[command(flatten, next_help_heading = "Data")]
+    #[serde(flatten)]
+    pub data: DataArgs,
+}
+
+/// What an evaluator measures, and how often: shared by `ps-worker` and `psctl local`.
+#[derive(Args, Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Evaluation")]
+pub struct EvaluationArgs {
+    /// Measure the loss every N rounds (sync) or pushes (async) [default: one pass over the data]
+    #[arg(long, env = "PS_EVAL_EVERY", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub eval_every: Option<u64>,
+    /// Rows to measure the final theta on, which no gradient has seen
+    #[arg(long, env = "PS_TEST_DATA", value_name = "FILE", value_delimiter = ',')]
+    pub test_data: Vec<String>,
+    /// Their targets, where these are files of their own
+    #[arg(long, env = "PS_TEST_LABELS", value_name = "FILE", value_delimiter = ',')]
+    pub test_labels: Vec<String>,
+}
+
+/// Where and how a worker takes part.
+#[derive(Args, Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Worker")]
+pub struct AttachArgs {
+    /// The server
+    #[arg(long, env = "PS_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    pub server: String,
+    /// Take this rank, and the shard that goes with it [default: the lowest vacant one]
+    #[arg(long, env = "PS_RANK")]
+    pub rank: Option<u32>,
+    /// Insist that the job has K workers
+    #[arg(long, env = "PS_WORKERS", value_name = "K")]
+    pub workers: Option<u32>,
+    /// Insist on the job's element type [default: as the job has it]
+    #[arg(long, env = "PS_DTYPE", value_enum)]
+    pub dtype: Option<Dtype>,
+    /// How long to try to reach the server, at the start and whenever it is lost
+    #[arg(long, env = "PS_CONNECT_TIMEOUT", value_name = "TIME", default_value = "30s")]
+    pub connect_timeout: String,
+    /// Join as an observer: measure the loss on all rows, push nothing
+    #[arg(long, env = "PS_EVALUATE", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub evaluate: bool,
+    /// Read options from this file; the command line and the environment win
+    #[arg(long, env = "PS_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Print the options in force as TOML and exit
+    #[arg(long)]
+    #[serde(skip)]
+    pub print_config: bool,
+    /// Write logs as JSON, one object a line
+    #[arg(long, env = "PS_LOG_JSON", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub log_json: bool,
+    /// End when stdin ends: a child dies with its parent
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub watch_stdin: bool,
+    /// Sleep so long before each push, drawn between two bounds: delays for tests
+    #[arg(long, hide = true, value_name = "MIN[..MAX]")]
+    pub compute_delay_ms: Option<String>,
+}
+
+/// Where and how, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attachment {
+    /// `http://HOST:PORT` or `HOST:PORT`.
+    pub server: String,
+    /// K, where the user insists.
+    pub workers: Option<u32>,
+    /// Of theta, where the user insists.
+    pub dtype: Option<Dtype>,
+    /// For an unreachable server.
+    pub patience: Duration,
+    /// As what.
+    pub part: Part,
+}
+
+/// What a process does in the job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Part {
+    /// Gradients.
+    Work {
+        /// Wished.
+        rank: Option<u32>,
+        /// Bounds of the sleep before each push, milliseconds.
+        delay_ms: Option<(u64, u64)>,
+    },
+    /// Measurements.
+    Evaluate(EvaluationArgs),
+}
+
+impl WorkerArgs {
+    /// Checks combinations.
+    ///
+    /// # Errors
+    /// Configuration, naming the flags.
+    pub fn check(&self) -> Result<Attachment, ExitError> {
+        let attach = &self.attach;
+        let part = if attach.evaluate { self.check_evaluator()? } else { self.check_worker()? };
+        let patience = parse_duration(&attach.connect_timeout)
+            .map_err(|what| ExitError::config(format!("--connect-timeout: {what}")))?;
+        Ok(Attachment {
+            server: attach.server.clone(),
+            workers: attach.workers,
+            dtype: attach.dtype,
+            patience,
+            part,
+        })
+    }
+
+    fn check_evaluator(&self) -> Result<Part, ExitError> {
+        let refuse = |what: &str| Err(ExitError::config(format!("--evaluate {what}")));
+        if self.attach.rank.is_some() {
+            return refuse("and --rank exclude each other: an evaluator has no rank");
+        }
+        if self.attach.compute_delay_ms.is_some() {
+            return refuse("and --compute-delay-ms exclude each other: an evaluator never pushes");
+        }
+        if self.learn.data.data_is_shard {
+            return refuse(
+                "and --data-is-shard exclude each other: name the files of all shards in --data",
+            );
+        }
+        if self.evaluation.test_data.is_empty() && !self.evaluation.test_labels.is_empty() {
+            return Err(ExitError::config("--test-labels needs the rows in --test-data"));
+        }
+        Ok(Part::Evaluate(self.evaluation.clone()))
+    }
+
+    fn check_worker(&self) -> Result<Part, ExitError> {
+        let EvaluationArgs { eval_every, test_data, test_labels } = &self.evaluation;
+        for (flag, given) in [
+            ("--eval-every", eval_every.is_some()),
+            ("--test-data", !test_data.is_empty()),
+            ("--test-labels", !test_labels.is_empty()),
+        ] {
+            if given {
+                return Err(ExitError::config(format!(
+                    "{flag} has no meaning without --evaluate: only an evaluator measures"
+                )));
+            }
+        }
+        let delay_ms = self.attach.compute_delay_ms.as_deref().map(parse_range).transpose()?;
+        Ok(Part::Work { rank: self.attach.rank, delay_ms })
+    }
+}
+
+/// Reads `MIN..MAX` or `MIN`, whole numbers.
+fn parse_range(text: &str) -> Result<(u64, u64), ExitError> {
+    let (min, max) = text.split_once("..").unwrap_or((text, text));
+    match (min.parse(), max.parse()) {
+        (Ok(min), Ok(max)) if min <= max => Ok((min, max)),
+        _ => Err(ExitError::config(format!(
+            "--compute-delay-ms {text} is not MIN or MIN..MAX in whole milliseconds"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use ps_common::exit::Exit;
+
+    fn args(arguments: &[&str]) -> WorkerArgs {
+        WorkerArgs::try_parse_from(["ps-worker"].iter().chain(arguments)).expect("parses")
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        WorkerArgs::command().debug_assert();
+        assert!(crate::VERSION.starts_with(concat!(env!("CARGO_PKG_VERSION"), " (build ")));
+    }
+
+    #[test]
+    fn defaults_are_a_worker_of_a_local_server() {
+        let spec = args(&[]).check().expect("valid");
+        assert_eq!(spec.server, "http://127.0.0.1:50051");
+        assert_eq!(spec.patience, Duration::from_secs(30));
+        assert_eq!(spec.part, Part::Work { rank: None, delay_ms: None });
+        let spec = args(&["--rank=3", "--compute-delay-ms=2..5"]).check().expect("valid");
+        assert_eq!(spec.part, Part::Work { rank: Some(3), delay_ms: Some((2, 5)) });
+    }
+
+    #[test]
+    fn an_option_without_a_meaning_is_refused_by_name() {
+        for (arguments, says) in [
+            (&["--eval-every=3"][..], "--eval-every has no meaning without --evaluate"),
+            (&["--test-data=x"], "--test-data has no meaning"),
+            (&["--test-labels=x"], "--test-labels has no meaning"),
+            (&["--evaluate", "--rank=1"], "--rank"),
+            (&["--evaluate", "--compute-delay-ms=1"], "--compute-delay-ms"),
+            (&["--evaluate", "--test-labels=x"], "--test-data"),
+            (&["--evaluate", "--data-is-shard=true"], "--data-is-shard"),
+            (&["--compute-delay-ms=5..2"], "--compute-delay-ms 5..2"),
+            (&["--connect-timeout=soon"], "--connect-timeout: "),
+        ] {
+            let error = args(arguments).check().expect_err(says);
+            assert!(error.exit == Exit::Config && error.message.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn arguments_round_trip() {
+        let given = args(&["--evaluate", "--eval-every=7", "--test-data=a,b", "--dtype=f64"]);
+        let again = ps_common::flags::to_arguments(&given);
+        let again: Vec<&str> = again.iter().map(|a| a.to_str().expect("text")).collect();
+        let again = args(&again);
+        assert_eq!(again.check().expect("valid"), given.check().expect("valid"));
+        assert_eq!(ps_common::flags::to_toml(&again), ps_common::flags::to_toml(&given));
+    }
+}

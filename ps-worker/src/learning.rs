@@ -1,0 +1,231 @@
+//! What is learned, put together: a model over data, and the gradient of each clock.
+//!
+//! Knows `data` and `model`, and no network: the terms of the job are arguments.
+
+use ps_common::Dtype;
+use ps_common::calls::JoinAnswer;
+use ps_common::exit::{Exit, ExitError};
+use ps_common::job::{Aggregate, Fingerprint, Metrics, Mode};
+use ps_common::statistics::Statistics;
+use ps_common::tables::Tables;
+
+use crate::args::{EvaluationArgs, LearnArgs};
+use crate::data::{
+    BatchSize, Batches, DataSpec, Files, Preprocessing, Rows, Scale, Survey, load, survey,
+};
+use crate::model::{Batch, Loss, Model, ModelKind, ModelSpec, Real, Scratch, l2_share};
+use crate::samples::Samples;
+
+/// A model over data that has been looked at, but not loaded.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    data: DataSpec,
+    survey: Survey,
+    preprocessing: Preprocessing,
+    spec: ModelSpec,
+    model: Model,
+}
+
+impl Problem {
+    /// Checks the flags and looks at all rows once.
+    ///
+    /// # Errors
+    /// Configuration, naming the flag; bad data, naming file, line and column.
+    pub fn survey(learn: &LearnArgs) -> Result<Self, ExitError> {
+        let spec = learn.model.check()?;
+        let data = learn.data.check()?;
+        let survey = survey(&data)?;
+        let is_reference = data.files == Files::Reference;
+        let model = Model::new(&spec, survey.n_features, is_reference)?;
+        let preprocessing = Preprocessing::new(data.scale, &survey, None)?;
+        Ok(Self { data, survey, preprocessing, spec, model })
+    }
+
+    /// The model for rows of the data's width.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// theta's tables.
+    pub fn tables(&self) -> &Tables {
+        self.model.tables()
+    }
+
+    /// Of all random order.
+    pub fn seed(&self) -> u64 {
+        self.data.seed
+    }
+
+    /// What must be equal for all workers of a job (rule R12). Where each worker brings its own
+    /// rows their number is its own affair.
+    pub fn fingerprint(&self, dtype: Option<Dtype>) -> Fingerprint {
+        let data = &self.data;
+        let n_classes = match self.model.kind() {
+            ModelKind::Linear => None,
+            ModelKind::Logistic => Some(2),
+            ModelKind::Softmax { n_classes } => Some(n_classes),
+        };
+        let n_samples = (!data.data_is_shard).then_some(self.survey.n_samples);
+        let take = data.take.map_or("all".to_owned(), |n| n.to_string());
+        [
+            ("model", Some(self.model.kind().to_string())),
+            ("n_features", Some(self.model.n_features().to_string())),
+            ("n_classes", n_classes.map(|n| n.to_string())),
+            ("bias", Some(self.model.has_bias().to_string())),
+            ("l2", Some(self.spec.l2.to_string())),
+            ("scale", Some(data.scale.to_string())),
+            ("batch", Some(data.batch.to_string())),
+            ("shuffle", Some(data.shuffle.to_string())),
+            ("seed", Some(data.seed.to_string())),
+            ("take", Some(take)),
+            ("n_samples", n_samples.map(|n| n.to_string())),
+            ("dtype", dtype.map(|dtype| dtype.to_string())),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+        .collect()
+    }
+
+    /// This shard's statistics, where scaling needs those of shards that others have.
+    pub fn statistics_to_merge(&self) -> Option<Statistics> {
+        let needed = matches!(self.data.scale, Scale::Standard | Scale::Minmax);
+        if self.data.data_is_shard && needed { self.survey.statistics.clone() } else { None }
+    }
+
+    /// Scales by the statistics of all shards.
+    ///
+    /// # Errors
+    /// Configuration, where they are of other features.
+    pub fn use_statistics(&mut self, merged: &Statistics) -> Result<(), ExitError> {
+        self.preprocessing = Preprocessing::new(self.data.scale, &self.survey, Some(merged))?;
+        Ok(())
+    }
+
+    /// Versions of theta that come of one pass over the data by all workers.
+    pub fn updates_per_pass(&self, mode: Mode, n_workers: u32) -> u64 {
+        let rows = self.survey.n_samples.div_ceil(u64::from(n_workers));
+        let rounds = match self.data.batch {
+            BatchSize::Full => 1,
+            BatchSize::Rows(size) => rows.div_ceil(u64::from(size)).max(1),
+        };
+        match mode {
+            Mode::Sync => rounds,
+            Mode::Async => rounds * u64::from(n_workers),
+        }
+    }
+
+    /// Reads the shard that the job has given.
+    ///
+    /// # Errors
+    /// Bad data.
+    pub fn load_shard<T: Real>(&self, terms: &JoinAnswer) -> Result<Learner<T>, ExitError> {
+        let rows = Rows::of_worker(&self.data, terms.shard, terms.n_shards, self.survey.n_samples);
+        let samples = load::<T>(&self.data, &self.preprocessing, rows)?;
+        self.model.check_samples(&samples)?;
+        let n_with_rows = self.n_shards_with_rows(terms)?;
+        let n_rows = u32::try_from(samples.len()).map_err(|_| {
+            let what =
+                format!("a shard of {} rows: at most {} are possible", samples.len(), u32::MAX);
+            ExitError::new(Exit::BadData, what)
+        })?;
+        let DataSpec { seed, shuffle, batch: size, .. } = self.data;
+        Ok(Learner {
+            batches: Batches::new(n_rows, size, seed, terms.shard, shuffle),
+            model: self.model.clone(),
+            samples,
+            l2_share: l2_share(terms.mode, terms.aggregate, terms.n_shards, n_with_rows),
+            is_full_batch: size == BatchSize::Full,
+            scratch: Scratch::default(),
+        })
+    }
+
+    /// Shards that have rows, among which the L2 term is divided.
+    fn n_shards_with_rows(&self, terms: &JoinAnswer) -> Result<u32, ExitError> {
+        let n_samples = u32::try_from(self.survey.n_samples).unwrap_or(u32::MAX);
+        if !self.data.data_is_shard {
+            return Ok(n_samples.min(terms.n_shards));
+        }
+        // Nobody knows how many of the others have rows; all do, or it must not matter.
+        let divided = terms.mode == Mode::Sync && terms.aggregate != Aggregate::WeightedMean;
+        if n_samples == 0 && divided && self.spec.l2 > 0.0 {
+            return Err(ExitError::config(format!(
+                "--data-is-shard without any rows: with --l2 and --aggregate {} every shard needs \
+                 some",
+                terms.aggregate
+            )));
+        }
+        Ok(terms.n_shards)
+    }
+
+    /// Reads all rows.
+    ///
+    /// # Errors
+    /// Bad data.
+    pub fn load_all<T: Real>(&self) -> Result<Samples<T>, ExitError> {
+        let samples = load::<T>(&self.data, &self.preprocessing, Rows::All)?;
+        self.model.check_samples(&samples)?;
+        Ok(samples)
+    }
+
+    /// Reads the test rows, if there are any, with the treatment of the training rows.
+    ///
+    /// # Errors
+    /// Configuration, naming the flag; bad data.
+    pub fn load_test<T: Real>(
+        &self,
+        evaluation: &EvaluationArgs,
+    ) -> Result<Option<Samples<T>>, ExitError> {
+        let EvaluationArgs { test_data, test_labels, .. } = evaluation;
+        if test_data.is_empty() {
+            return Ok(None);
+        }
+        let data = self.data.with_files(test_data.clone(), test_labels.clone())?;
+        let samples = load::<T>(&data, &self.preprocessing, Rows::All)?;
+        self.model.check_samples(&samples)?;
+        Ok(Some(samples))
+    }
+}
+
+/// A shard in memory and what is computed over it.
+#[derive(Debug, Clone)]
+pub struct Learner<T> {
+    model: Model,
+    samples: Samples<T>,
+    batches: Batches,
+    l2_share: f64,
+    is_full_batch: bool,
+    scratch: Scratch<T>,
+}
+
+impl<T: Real> Learner<T> {
+    /// Rows of the shard.
+    pub fn n_samples(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Whether every gradient is over the whole shard.
+    pub fn is_full_batch(&self) -> bool {
+        self.is_full_batch
+    }
+
+    /// The gradient of `clock` at `theta`, and the loss there: the same bits whenever it is asked.
+    ///
+    /// # Panics
+    /// If `theta` or `gradient` has another length than the model's.
+    pub fn compute(&mut self, clock: u64, theta: &[T], gradient: &mut [T]) -> Loss {
+        let batch = Batch {
+            samples: &self.samples,
+            selection: self.batches.select(clock),
+            l2_share: self.l2_share,
+        };
+        self.model.loss_and_gradient(theta, &batch, gradient, &mut self.scratch)
+    }
+
+    /// Loss and accuracy over the whole shard.
+    ///
+    /// # Panics
+    /// If `theta` has another length than the model's.
+    pub fn metrics(&self, theta: &[T]) -> Metrics {
+        self.model.metrics(theta, &self.samples)
+    }
+}

@@ -1,0 +1,137 @@
+//! The life of an evaluator: stands outside every barrier, pulls theta now and then, measures the
+//! loss on all rows, and in the end loss and accuracy on training and test rows.
+
+use std::sync::Arc;
+
+use ps_common::Dtype;
+use ps_common::calls::{Evaluation, PullHeader};
+use ps_common::exit::ExitError;
+use ps_common::job::{Metrics, Role};
+use tokio::sync::watch;
+
+use super::link::{Link, Presence};
+use super::session::{blocking, is_final, join_request, pull, sendable, survey};
+use crate::args::{Attachment, EvaluationArgs, LearnArgs};
+use crate::learning::Problem;
+use crate::model::{Model, Real};
+use crate::samples::Samples;
+
+/// Measures until the job ends.
+///
+/// # Errors
+/// Whatever ends the process otherwise, with its exit code.
+pub async fn evaluate(
+    learn: &LearnArgs,
+    attachment: &Attachment,
+    evaluation: EvaluationArgs,
+    present: watch::Sender<Option<Presence>>,
+) -> Result<(), ExitError> {
+    let problem = survey(learn).await?;
+    let request = join_request(&problem, attachment.dtype, Role::Observer, None);
+    let Some(link) = Link::enter(attachment, request, present).await? else {
+        tracing::info!("the job has ended already");
+        return Ok(());
+    };
+    match link.answer().dtype {
+        Dtype::F32 => Evaluator::<f32>::load(link, problem, evaluation).await?.run().await,
+        Dtype::F64 => Evaluator::<f64>::load(link, problem, evaluation).await?.run().await,
+    }
+}
+
+struct Evaluator<T> {
+    link: Link,
+    model: Model,
+    train: Arc<Samples<T>>,
+    test: Option<Arc<Samples<T>>>,
+    /// Versions between measurements.
+    every: u64,
+    theta: Vec<T>,
+}
+
+impl<T: Real> Evaluator<T> {
+    async fn load(
+        link: Link,
+        problem: Problem,
+        evaluation: EvaluationArgs,
+    ) -> Result<Self, ExitError> {
+        let terms = link.answer();
+        let every = evaluation
+            .eval_every
+            .unwrap_or_else(|| problem.updates_per_pass(terms.mode, terms.n_shards));
+        let theta = vec![T::ZERO; terms.dim];
+        let (model, train, test) = blocking(move || {
+            let train = problem.load_all::<T>()?;
+            let test = problem.load_test::<T>(&evaluation)?;
+            Ok::<_, ExitError>((problem.model().clone(), train, test))
+        })
+        .await??;
+        tracing::info!(n_samples = train.len(), every, "evaluating");
+        Ok(Self { link, model, train: Arc::new(train), test: test.map(Arc::new), every, theta })
+    }
+
+    async fn run(mut self) -> Result<(), ExitError> {
+        let mut version_min = 0;
+        loop {
+            let wanted = move |header: &PullHeader| header.version >= version_min;
+            let pulled =
+                pull(&mut self.link, &mut self.theta, (version_min, false), wanted).await?;
+            let Some(pulled) = pulled else {
+                tracing::info!("the job has ended");
+                return Ok(());
+            };
+            if is_final(pulled.state) {
+                self.measure_final(pulled).await?;
+                return self.link.leave(None).await;
+            }
+            let train = self.metrics(&self.train.clone()).await?;
+            self.report(pulled, train, None, false).await?;
+            version_min = pulled.version + self.every;
+        }
+    }
+
+    async fn measure_final(&mut self, pulled: PullHeader) -> Result<(), ExitError> {
+        let train = self.metrics(&self.train.clone()).await?;
+        let test = match self.test.clone() {
+            Some(test) => Some(self.metrics(&test).await?),
+            None => None,
+        };
+        self.report(pulled, train, test, true).await
+    }
+
+    async fn report(
+        &mut self,
+        pulled: PullHeader,
+        train: Metrics,
+        test: Option<Metrics>,
+        r#final: bool,
+    ) -> Result<(), ExitError> {
+        let Some(train) = sendable(train) else { return Ok(()) };
+        let test = test.and_then(sendable);
+        tracing::info!(
+            version = pulled.version,
+            objective = train.objective(),
+            accuracy = train.accuracy(),
+            test_accuracy = test.as_ref().and_then(Metrics::accuracy),
+            r#final,
+            "measured"
+        );
+        let PullHeader { version, seconds, .. } = pulled;
+        let sent = self
+            .link
+            .call(async |client, caller| {
+                let evaluation = Evaluation { caller, version, seconds, train, test, r#final };
+                client.evaluate(evaluation).await
+            })
+            .await?;
+        tracing::debug!(state = ?sent, "reported");
+        Ok(())
+    }
+
+    async fn metrics(&mut self, samples: &Arc<Samples<T>>) -> Result<Metrics, ExitError> {
+        let (model, samples) = (self.model.clone(), samples.clone());
+        let theta = std::mem::take(&mut self.theta);
+        let (metrics, theta) = blocking(move || (model.metrics(&theta, &samples), theta)).await?;
+        self.theta = theta;
+        Ok(metrics)
+    }
+}

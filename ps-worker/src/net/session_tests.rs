@@ -1,0 +1,430 @@
+//! Whole lives of a worker and of an evaluator against a server for one worker, which fails as told.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use clap::Parser;
+use ps_common::calls::{Caller, Evaluation, JoinAnswer, JoinRequest, Leave};
+use ps_common::exit::{Exit, ExitError};
+use ps_common::job::{Aggregate, Fingerprint, JobState, Mode};
+use ps_common::tables::Tables;
+use ps_common::wire::pb;
+use ps_common::wire::pb::membership_server::{Membership, MembershipServer};
+use ps_common::wire::pb::operator_server::{Operator, OperatorServer};
+use ps_common::wire::pb::parameters_server::{Parameters, ParametersServer};
+use ps_common::wire::status::to_status;
+use ps_common::{Dtype, Error, ErrorCode, dtype};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::args::WorkerArgs;
+use crate::learning::Problem;
+use crate::run::run;
+
+const ROUNDS: u64 = 6;
+const LR: f64 = 0.05;
+
+/// What goes wrong with a push, once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    /// Refused and not counted.
+    Refuse(ErrorCode),
+    /// Counted, and the stream breaks off before the answer.
+    LoseAnswer,
+}
+
+/// A job of one worker: plain gradient descent.
+#[derive(Default)]
+struct Job {
+    theta: Vec<f64>,
+    tables: Option<Tables>,
+    fingerprint: Fingerprint,
+    clock: u64,
+    /// Of the newest member, and of the worker.
+    incarnation: u64,
+    incarnation_of_worker: u64,
+    joins: Vec<JoinRequest>,
+    faults: VecDeque<(u64, Fault)>,
+    /// Clocks as they were pushed, faults and repetitions included.
+    pushed: Vec<u64>,
+    left: Vec<Leave>,
+    evaluations: Vec<Evaluation>,
+    heartbeats: u32,
+}
+
+impl Job {
+    fn state(&self) -> JobState {
+        if self.clock < ROUNDS { JobState::Running } else { JobState::Finishing }
+    }
+
+    /// Counts a push unless it has counted.
+    fn push(&mut self, clock: u64, gradient: &[f64]) -> pb::Outcome {
+        if clock < self.clock {
+            return pb::Outcome::Duplicate;
+        }
+        assert_eq!(clock, self.clock, "the clock that is owed");
+        self.theta.iter_mut().zip(gradient).for_each(|(t, g)| *t -= LR * g);
+        self.clock += 1;
+        pb::Outcome::Applied
+    }
+
+    fn check(&self, rank: u32, incarnation: u64) -> Result<(), Status> {
+        if rank < Caller::FIRST_OBSERVER && incarnation != self.incarnation_of_worker {
+            return Err(to_status(&Error::new(ErrorCode::Fenced, "an older life")));
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> bytes::Bytes {
+        bytes::Bytes::copy_from_slice(dtype::as_le_bytes(&self.theta))
+    }
+}
+
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<Job>>);
+
+impl Fake {
+    fn job(&self) -> std::sync::MutexGuard<'_, Job> {
+        self.0.lock().expect("no panic under the lock")
+    }
+}
+
+type Answers<T> = ReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl Membership for Fake {
+    async fn join(
+        &self,
+        request: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::JoinResponse>, Status> {
+        let request = JoinRequest::try_from(request.into_inner()).map_err(|e| to_status(&e))?;
+        let mut job = self.job();
+        let tables =
+            job.tables.get_or_insert_with(|| request.tables.clone().expect("told")).clone();
+        if job.theta.is_empty() {
+            job.theta = vec![0.0; tables.dim()];
+            job.fingerprint = request.fingerprint.clone();
+        }
+        assert_eq!(job.fingerprint, request.fingerprint);
+        job.incarnation += 1;
+        let is_worker = request.role == ps_common::job::Role::Worker;
+        let rank = if is_worker { request.rank.unwrap_or(0) } else { Caller::FIRST_OBSERVER };
+        if is_worker {
+            job.incarnation_of_worker = job.incarnation;
+        }
+        job.joins.push(request);
+        let answer = JoinAnswer {
+            caller: Caller { rank, incarnation: job.incarnation },
+            lease: std::time::Duration::from_millis(30),
+            clock: job.clock,
+            shard: 0,
+            n_shards: 1,
+            dim: tables.dim(),
+            dtype: Dtype::F64,
+            mode: Mode::Sync,
+            aggregate: Aggregate::WeightedMean,
+            rounds: Some(ROUNDS),
+            version: job.clock,
+            state: job.state(),
+            program: String::new(),
+            fingerprint: job.fingerprint.clone(),
+            tables,
+        };
+        Ok(Response::new(answer.into()))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::HeartbeatResponse>, Status> {
+        let mut job = self.job();
+        job.check(request.get_ref().rank, request.get_ref().incarnation)?;
+        job.heartbeats += 1;
+        let state = pb::JobState::from(job.state()).into();
+        Ok(Response::new(pb::HeartbeatResponse { version: job.clock, state }))
+    }
+
+    async fn leave(
+        &self,
+        request: Request<pb::LeaveRequest>,
+    ) -> Result<Response<pb::LeaveResponse>, Status> {
+        let leave = Leave::try_from(request.into_inner()).map_err(|e| to_status(&e))?;
+        let mut job = self.job();
+        job.left.push(leave);
+        Ok(Response::new(pb::LeaveResponse { state: pb::JobState::from(job.state()).into() }))
+    }
+}
+
+#[tonic::async_trait]
+impl Parameters for Fake {
+    type PullStream = Answers<pb::PullResponse>;
+    type PushPullStream = Answers<pb::PushPullResponse>;
+
+    async fn push(
+        &self,
+        _: Request<Streaming<pb::PushRequest>>,
+    ) -> Result<Response<pb::PushResponse>, Status> {
+        Err(Status::unimplemented("a worker steps"))
+    }
+
+    async fn pull(
+        &self,
+        request: Request<pb::PullRequest>,
+    ) -> Result<Response<Self::PullStream>, Status> {
+        let request = request.into_inner();
+        loop {
+            if let Some(chunk) = self.theta(&request)? {
+                let (out, answers) = mpsc::channel(1);
+                out.try_send(Ok(chunk)).expect("room for one");
+                return Ok(Response::new(ReceiverStream::new(answers)));
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn push_pull(
+        &self,
+        request: Request<Streaming<pb::PushRequest>>,
+    ) -> Result<Response<Self::PushPullStream>, Status> {
+        let mut stream = request.into_inner();
+        let (out, answers) = mpsc::channel(1);
+        let fake = self.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(chunk)) = stream.message().await {
+                let answer = fake.answer(&chunk);
+                let over = answer.is_err();
+                if out.send(answer).await.is_err() || over {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn evaluate(
+        &self,
+        request: Request<pb::EvaluateRequest>,
+    ) -> Result<Response<pb::EvaluateResponse>, Status> {
+        let evaluation = Evaluation::try_from(request.into_inner()).map_err(|e| to_status(&e))?;
+        let mut job = self.job();
+        job.evaluations.push(evaluation);
+        Ok(Response::new(pb::EvaluateResponse { state: pb::JobState::from(job.state()).into() }))
+    }
+
+    async fn merge_statistics(
+        &self,
+        _: Request<pb::MergeStatisticsRequest>,
+    ) -> Result<Response<pb::MergeStatisticsResponse>, Status> {
+        Err(Status::unimplemented("nothing is scaled"))
+    }
+}
+
+impl Fake {
+    fn theta(&self, request: &pb::PullRequest) -> Result<Option<pb::PullResponse>, Status> {
+        let job = self.job();
+        job.check(request.rank, request.incarnation)?;
+        let ended = job.state() != JobState::Running;
+        let granted = ended || (!request.r#final && job.clock >= request.version_min);
+        Ok(granted.then(|| pb::PullResponse {
+            version: job.clock,
+            state: pb::JobState::from(job.state()).into(),
+            dtype: pb::Dtype::F64.into(),
+            dim: job.theta.len() as u64,
+            last: true,
+            data: job.bytes(),
+            ..Default::default()
+        }))
+    }
+
+    fn answer(&self, chunk: &pb::PushRequest) -> Result<pb::PushPullResponse, Status> {
+        let header = chunk.header.expect("one chunk a push");
+        assert!(chunk.last && header.loss.is_some(), "a full batch tells its loss");
+        let mut job = self.job();
+        job.check(header.rank, header.incarnation)?;
+        job.pushed.push(header.clock);
+        let fault = match job.faults.front() {
+            Some(&(clock, fault)) if clock == header.clock => {
+                job.faults.pop_front();
+                Some(fault)
+            }
+            _ => None,
+        };
+        if let Some(Fault::Refuse(code)) = fault {
+            return Err(to_status(&Error::new(code, "as told")));
+        }
+        let mut gradient = vec![0f64; job.theta.len()];
+        dtype::copy_from_le_bytes(&mut gradient, &chunk.data);
+        let outcome = job.push(header.clock, &gradient);
+        if fault == Some(Fault::LoseAnswer) {
+            return Err(Status::unavailable("the answer is lost"));
+        }
+        Ok(pb::PushPullResponse {
+            result: Some(pb::PushResult {
+                outcome: outcome.into(),
+                version: job.clock,
+                clock: job.clock,
+                state: pb::JobState::from(job.state()).into(),
+                ..Default::default()
+            }),
+            dtype: pb::Dtype::F64.into(),
+            version: job.clock,
+            key: 0,
+            last: true,
+            data: job.bytes(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Operator for Fake {
+    async fn status(
+        &self,
+        _: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        Ok(Response::new(pb::StatusResponse {
+            state: pb::JobState::Empty.into(),
+            mode: pb::Mode::Sync.into(),
+            aggregate: pb::Aggregate::Mean.into(),
+            dtype: pb::Dtype::F64.into(),
+            n_workers: 1,
+            ..Default::default()
+        }))
+    }
+
+    async fn checkpoint(
+        &self,
+        _: Request<pb::CheckpointRequest>,
+    ) -> Result<Response<pb::CheckpointResponse>, Status> {
+        Err(Status::unimplemented("no checkpoints"))
+    }
+
+    async fn stop(
+        &self,
+        _: Request<pb::StopRequest>,
+    ) -> Result<Response<pb::StopResponse>, Status> {
+        Err(Status::unimplemented("it stops by itself"))
+    }
+}
+
+/// A server that fails as `faults` say, and its address.
+fn serve(faults: &[(u64, Fault)]) -> (Fake, String) {
+    let fake = Fake::default();
+    fake.job().faults.extend(faults);
+    let incoming = tonic::transport::server::TcpIncoming::bind(([127, 0, 0, 1], 0).into())
+        .expect("a free port")
+        .with_nodelay(Some(true));
+    let address = incoming.local_addr().expect("bound");
+    let server = tonic::transport::Server::builder()
+        .add_service(MembershipServer::new(fake.clone()))
+        .add_service(ParametersServer::new(fake.clone()))
+        .add_service(OperatorServer::new(fake.clone()));
+    tokio::spawn(server.serve_with_incoming(incoming));
+    (fake, format!("http://{address}"))
+}
+
+fn args(url: &str, more: &[&str]) -> WorkerArgs {
+    let server = format!("--server={url}");
+    WorkerArgs::try_parse_from(["ps-worker", &server].iter().chain(more)).expect("parses")
+}
+
+/// theta after all rounds, computed without a server.
+fn expected() -> Vec<f64> {
+    let learn = args("none:1", &[]).learn;
+    let problem = Problem::survey(&learn).expect("the built-in problem");
+    let terms = JoinAnswer {
+        caller: Caller { rank: 0, incarnation: 1 },
+        lease: std::time::Duration::from_secs(1),
+        clock: 0,
+        shard: 0,
+        n_shards: 1,
+        dim: problem.tables().dim(),
+        dtype: Dtype::F64,
+        mode: Mode::Sync,
+        aggregate: Aggregate::WeightedMean,
+        rounds: Some(ROUNDS),
+        version: 0,
+        state: JobState::Running,
+        program: String::new(),
+        fingerprint: Fingerprint::new(),
+        tables: problem.tables().clone(),
+    };
+    let mut learner = problem.load_shard::<f64>(&terms).expect("loads");
+    let mut theta = vec![0.0; terms.dim];
+    let mut gradient = theta.clone();
+    for clock in 0..ROUNDS {
+        learner.compute(clock, &theta, &mut gradient);
+        theta.iter_mut().zip(&gradient).for_each(|(t, g)| *t -= LR * g);
+    }
+    theta
+}
+
+#[tokio::test]
+async fn a_worker_goes_through_every_fault_to_the_same_theta() {
+    let (fake, url) = serve(&[
+        (1, Fault::Refuse(ErrorCode::Draining)),
+        (2, Fault::LoseAnswer),
+        (3, Fault::Refuse(ErrorCode::LeaseExpired)),
+        (5, Fault::LoseAnswer),
+    ]);
+    let more = ["--workers=1", "--dtype=f64", "--compute-delay-ms=15..20"];
+    run(args(&url, &more)).await.expect("done");
+    let job = fake.job();
+    assert_eq!(job.theta, expected());
+    assert_eq!(job.pushed, [0, 1, 1, 2, 2, 3, 3, 4, 5, 5]);
+    assert_eq!(job.joins.len(), 2);
+    let again = &job.joins[1];
+    assert_eq!((again.rank, again.acknowledged_clock), (Some(0), Some(2)));
+    assert!(job.heartbeats > 0, "a lease of 30 ms in a run of more than 100");
+    let [leave] = &job.left[..] else { panic!("one goodbye: {:?}", job.left) };
+    let metrics = leave.final_metrics.expect("measured");
+    assert!(metrics.n_samples > 0 && metrics.loss.is_finite());
+    assert_eq!(leave.stats.pushes, ROUNDS);
+    assert_eq!(leave.stats.samples, ROUNDS * metrics.n_samples);
+    assert!(leave.stats.bytes_sent > ROUNDS * 8 * job.theta.len() as u64);
+    assert!(leave.stats.compute_seconds >= 0.015 * ROUNDS as f64);
+}
+
+#[tokio::test]
+async fn an_evaluator_measures_on_the_way_and_at_the_end() {
+    let (fake, url) = serve(&[]);
+    let evaluator = args(&url, &["--evaluate", "--eval-every=2"]);
+    let worker = args(&url, &["--compute-delay-ms=10"]);
+    let (evaluated, worked) = tokio::join!(run(evaluator), run(worker));
+    evaluated.expect("done");
+    worked.expect("done");
+    let job = fake.job();
+    let versions: Vec<u64> = job.evaluations.iter().map(|e| e.version).collect();
+    assert!(versions.windows(2).all(|pair| pair[1] >= pair[0] + 2), "{versions:?}");
+    let last = job.evaluations.last().expect("at least the last");
+    assert!(last.r#final && last.version == ROUNDS, "{last:?}");
+    assert_eq!(job.evaluations.iter().filter(|e| e.r#final).count(), 1);
+    let of_worker = job.left.iter().find_map(|leave| leave.final_metrics).expect("measured");
+    assert_eq!(last.train, of_worker, "one worker has all rows");
+    assert_eq!(job.left.len(), 2);
+}
+
+async fn ends_with(faults: &[(u64, Fault)], more: &[&str]) -> ExitError {
+    let (_fake, url) = serve(faults);
+    run(args(&url, more)).await.expect_err("must fail")
+}
+
+#[tokio::test]
+async fn refusals_end_a_worker_with_their_exit_code() {
+    for (code, exit, says) in [
+        (ErrorCode::Fenced, Exit::Failed, "rank over"),
+        (ErrorCode::NonFinite, Exit::Failed, "diverged, lower --lr"),
+        (ErrorCode::UpdateOverflow, Exit::Failed, "diverged, lower --lr"),
+        (ErrorCode::ConfigMismatch, Exit::Config, "as told"),
+        (ErrorCode::Internal, Exit::Failed, "as told [INTERNAL]"),
+    ] {
+        let error = ends_with(&[(1, Fault::Refuse(code))], &[]).await;
+        assert!(error.exit == exit && error.message.contains(says), "{code}: {error:?}");
+    }
+    let error = ends_with(&[], &["--workers=3"]).await;
+    assert!(error.exit == Exit::Config && error.message.contains("--workers is 3 here, 1 at"));
+    // Patience ends although each attempt is answered.
+    let again = [(0, Fault::Refuse(ErrorCode::Overloaded)); 50];
+    let error = ends_with(&again, &["--connect-timeout=100ms"]).await;
+    assert_eq!(error.exit, Exit::Unavailable, "{error:?}");
+}
