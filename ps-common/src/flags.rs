@@ -14,31 +14,30 @@ use serde_json::Value;
 use crate::exit::{Exit, ExitError};
 
 /// Parses `arguments` (the first is the program's name), filling in what neither they nor the
-/// environment say from the file that `--config` names.
+/// environment say from the file that `--config` names. A subcommand's options may stand there
+/// too: the file belongs to the innermost subcommand that is called.
 ///
 /// Usage errors, `--help` and `--version` end the process as clap does it.
 pub fn parse(command: &Command, arguments: &[OsString]) -> Result<ArgMatches, ExitError> {
-    let first = command.clone().ignore_errors(true).try_get_matches_from(arguments);
-    let config = first
-        .ok()
-        .and_then(|m| m.try_get_one::<std::path::PathBuf>("config").ok().flatten().cloned());
+    let first = command.clone().ignore_errors(true).try_get_matches_from(arguments).ok();
+    let (command_called, given) = innermost(command, first.as_ref());
+    let config =
+        given.and_then(|m| m.try_get_one::<std::path::PathBuf>("config").ok().flatten().cloned());
     let Some(path) = config else {
         return Ok(command.clone().get_matches_from(arguments));
     };
     let table = read_toml(&path)?;
     let mut all = arguments.to_vec();
-    let given = command.clone().ignore_errors(true).try_get_matches_from(arguments).ok();
     for (key, value) in &table {
-        let id = key.replace('-', "_");
-        let known = command.get_arguments().any(|a| a.get_long() == Some(key.as_str()));
-        if !known || key == "config" {
+        let known = command_called.get_arguments().find(|a| a.get_long() == Some(key.as_str()));
+        let Some(known) = known.filter(|_| key != "config") else {
             return Err(ExitError::config(format!(
                 "{}: `{key}` is not an option of {}; see --help for their names",
                 path.display(),
-                command.get_name()
+                command_called.get_name()
             )));
-        }
-        let source = given.as_ref().and_then(|m| m.value_source(&id));
+        };
+        let source = given.and_then(|m| m.value_source(known.get_id().as_str()));
         if matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
             continue;
         }
@@ -49,6 +48,19 @@ pub fn parse(command: &Command, arguments: &[OsString]) -> Result<ArgMatches, Ex
         );
     }
     Ok(command.clone().get_matches_from(all))
+}
+
+/// The subcommand that the arguments arrive at, with its part of the matches.
+fn innermost<'a>(
+    mut command: &'a Command,
+    mut matches: Option<&'a ArgMatches>,
+) -> (&'a Command, Option<&'a ArgMatches>) {
+    while let Some((name, inner)) = matches.and_then(ArgMatches::subcommand)
+        && let Some(found) = command.find_subcommand(name)
+    {
+        (command, matches) = (found, Some(inner));
+    }
+    (command, matches)
 }
 
 fn read_toml(path: &Path) -> Result<toml::Table, ExitError> {
@@ -69,6 +81,8 @@ fn arguments_of(key: &str, value: &toml::Value) -> Result<Vec<OsString>, &'stati
         _ => Err("neither a string, a number, a boolean nor a list of these"),
     };
     let text = match value {
+        // An empty list is how `to_toml` writes an option that was not given.
+        toml::Value::Array(items) if items.is_empty() => return Ok(Vec::new()),
         toml::Value::Array(items) => {
             items.iter().map(scalar).collect::<Result<Vec<_>, _>>()?.join(",")
         }
@@ -114,6 +128,7 @@ mod tests {
     use clap::{Args, CommandFactory, FromArgMatches, Parser};
 
     #[derive(Parser, Debug, PartialEq, Serialize)]
+    #[command(name = "demo")]
     #[serde(rename_all = "kebab-case")]
     struct Demo {
         #[arg(long)]
@@ -125,9 +140,11 @@ mod tests {
         lr: Option<f64>,
         #[arg(long, value_delimiter = ',')]
         data: Vec<String>,
+        #[arg(long, value_delimiter = ',')]
+        more: Vec<String>,
         #[command(flatten)]
         #[serde(flatten)]
-        more: More,
+        flat: More,
     }
 
     #[derive(Args, Debug, PartialEq, Serialize)]
@@ -155,12 +172,22 @@ mod tests {
     #[test]
     fn a_file_fills_in_what_the_command_line_leaves_open() {
         let path = std::env::temp_dir().join(format!("ps-flags-{}.toml", std::process::id()));
-        std::fs::write(&path, "workers = 7\nlr = 0.5\ndata = [\"x\", \"y\"]\nbias = true\n")
-            .expect("written");
+        std::fs::write(
+            &path,
+            "workers = 7\nlr = 0.5\ndata = [\"x\", \"y\"]\nmore = []\nbias = true\n",
+        )
+        .expect("written");
         let config = format!("--config={}", path.display());
         let flags = demo(&[&config, "--lr=0.1"]).expect("ok");
-        assert_eq!((flags.workers, flags.lr, flags.more.bias), (7, Some(0.1), true));
+        assert_eq!((flags.workers, flags.lr, flags.flat.bias), (7, Some(0.1), true));
         assert_eq!(flags.data, ["x", "y"]);
+        let command = clap::Command::new("outer").subcommand(Demo::command());
+        let inner: Vec<OsString> =
+            ["outer", "demo", config.as_str(), "--workers=2"].map(Into::into).to_vec();
+        let matches = parse(&command, &inner).expect("ok");
+        let (_, demo_matches) = matches.subcommand().expect("demo");
+        let flags = Demo::from_arg_matches(demo_matches).expect("parsed");
+        assert_eq!((flags.workers, flags.lr), (2, Some(0.5)));
         std::fs::write(&path, "wrokers = 7\n").expect("written");
         let error = demo(&[&config]).expect_err("unknown key");
         assert!(error.exit == Exit::Config && error.message.contains("wrokers"), "{error}");

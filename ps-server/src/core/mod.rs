@@ -357,6 +357,8 @@ impl Core {
             Input::Evaluate { call, evaluation } => {
                 let answer = self.evaluate(now, evaluation);
                 reply(call, answer, &mut out);
+                // The first measurement may be what workers' first pulls wait for.
+                self.wake_pulls(now, &mut out);
                 self.conclude_if_complete(&mut out);
             }
             Input::Statistics { call, caller } => {

@@ -1,0 +1,234 @@
+//! The flags of `psctl local`, and what may be relied on once they are checked.
+//!
+//! Job and learning flags are the server's and the worker's own; only what belongs to the whole
+//! stands here. Starts nothing.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ps_common::exit::ExitError;
+use ps_common::export::{Format, check_creatable};
+use ps_common::job::Mode;
+use ps_server::args::JobArgs;
+use ps_worker::args::{EvaluationArgs, LearnArgs};
+use ps_worker::data::BatchSize;
+use serde::Serialize;
+
+const EXAMPLES: &str = "\
+Examples:
+  psctl local                                        the built-in problem: 4 workers, 100 rounds
+  psctl local --mode async --workers 8 --lr 0.05     no barrier
+  psctl local --data train.csv --target last --model logistic --report run.json --plot loss.svg
+  psctl local --config run.toml --json | jq .final   the report on stdout
+
+One server process and K worker processes are started on this machine and ended with the command,
+however it ends. Every option is also a PS_... environment variable and a key of --config FILE.toml.";
+
+/// Trains on this machine: a server process, worker processes, progress, a report
+#[derive(Args, Debug, Clone, Serialize)]
+#[command(after_help = EXAMPLES)]
+#[serde(rename_all = "kebab-case")]
+pub struct LocalArgs {
+    /// The job.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub job: JobArgs,
+    /// Data and model.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub learn: LearnArgs,
+    /// What is looked at on the way.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub evaluation: EvaluationArgs,
+    /// What is left behind.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub output: OutputArgs,
+    /// Processes.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub cluster: ClusterArgs,
+    /// Read options from this file; the command line and the environment win
+    #[arg(long, env = "PS_CONFIG", value_name = "FILE.toml")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Print the options in force as TOML and exit
+    #[arg(long)]
+    #[serde(skip)]
+    pub print_config: bool,
+}
+
+/// What is left behind.
+#[derive(Args, Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// File that gets the report (JSON)
+    #[arg(long, env = "PS_REPORT", value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+    /// File that gets the final theta (.npy, .csv or .safetensors)
+    #[arg(long, env = "PS_THETA_OUT", value_name = "FILE")]
+    pub theta_out: Option<PathBuf>,
+    /// File that gets the loss curve (.svg or .png)
+    #[arg(long, env = "PS_PLOT", value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+    /// No progress and no summary
+    #[arg(long, short, env = "PS_QUIET", default_value_t = false, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub quiet: bool,
+    /// Print the report as one line of JSON instead of the summary
+    #[arg(long, env = "PS_JSON", default_value_t = false, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub json: bool,
+}
+
+/// The processes of the cluster.
+#[derive(Args, Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Processes")]
+pub struct ClusterArgs {
+    /// Servers that share theta; more than one is not built yet
+    #[arg(long, env = "PS_SERVERS", default_value_t = 1, value_name = "S")]
+    pub servers: u32,
+    /// Port of the server on 127.0.0.1; 0 takes any free one
+    #[arg(long, env = "PS_PORT", default_value_t = 0, value_name = "PORT")]
+    pub port: u16,
+    /// Lost workers that are started again, in all
+    #[arg(long, env = "PS_RESTARTS", default_value_t = 3, value_name = "N")]
+    pub restarts: u32,
+    /// Sleep of every worker before each push: delays for tests
+    #[arg(long, hide = true, value_name = "MIN[..MAX]")]
+    pub compute_delay_ms: Option<String>,
+}
+
+impl LocalArgs {
+    /// Checks what can be known before any process runs, so that the error is psctl's own.
+    ///
+    /// # Errors
+    /// A configuration error that names the flag; an output that cannot be created.
+    pub fn check(&self) -> Result<(), ExitError> {
+        if self.cluster.servers != 1 {
+            return Err(ExitError::config(format!(
+                "--servers {}: several servers are not built yet; --servers 1 holds all of theta",
+                self.cluster.servers
+            )));
+        }
+        if !self.evaluation.test_labels.is_empty() && self.evaluation.test_data.is_empty() {
+            return Err(ExitError::config(
+                "--test-labels has no meaning without --test-data: name the file of the rows, too",
+            ));
+        }
+        if self.evaluation.eval_every.is_some() && !self.needs_evaluator() {
+            return Err(ExitError::config(
+                "--eval-every has no meaning with --mode sync, --batch full and no --test-data: \
+                 the workers' own losses give every round an entry",
+            ));
+        }
+        if self.learn.data.data_is_shard {
+            return Err(ExitError::config(
+                "--data-is-shard has no meaning with psctl local: its workers all get the same \
+                 files and each takes its share of the rows",
+            ));
+        }
+        if self.output.quiet && self.output.json {
+            return Err(ExitError::config(
+                "--quiet and --json contradict each other: one leaves stdout empty, the other \
+                 prints the report there",
+            ));
+        }
+        self.job.check()?;
+        self.learn.data.check()?;
+        self.learn.model.check()?;
+        self.output.check()
+    }
+
+    /// Whether the history takes a process of its own: the workers' losses make it up only in full
+    /// batches behind a barrier, and they know nothing of test data.
+    pub fn needs_evaluator(&self) -> bool {
+        self.job.mode != Mode::Sync
+            || self.learn.data.batch != BatchSize::Full
+            || !self.evaluation.test_data.is_empty()
+    }
+}
+
+impl OutputArgs {
+    fn check(&self) -> Result<(), ExitError> {
+        if let Some(path) = &self.theta_out {
+            Format::of(path).map_err(|e| ExitError::config(format!("--theta-out {e}")))?;
+        }
+        if let Some(path) = &self.plot {
+            crate::show::chart::Format::of(path)?;
+        }
+        for path in [&self.report, &self.theta_out, &self.plot].into_iter().flatten() {
+            check_creatable(path)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use clap::Parser;
+    use ps_common::exit::Exit;
+
+    #[derive(Parser)]
+    struct Demo {
+        #[command(flatten)]
+        args: LocalArgs,
+    }
+
+    /// As parsed from a command line.
+    pub(in crate::local) fn local(arguments: &[&str]) -> LocalArgs {
+        let all = std::iter::once("local").chain(arguments.iter().copied());
+        Demo::try_parse_from(all).expect("accepted").args
+    }
+
+    #[test]
+    fn an_evaluator_is_needed_where_the_workers_losses_do_not_make_up_the_history() {
+        for (arguments, needed) in [
+            (&[][..], false),
+            (&["--mode=async"], true),
+            (&["--batch=16"], true),
+            (&["--batch=full"], false),
+            (&["--test-data=x"], true),
+        ] {
+            assert_eq!(local(arguments).needs_evaluator(), needed, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_by_name() {
+        for (arguments, says) in [
+            (&["--servers=2"][..], "--servers 2"),
+            (&["--test-labels=x"], "--test-labels"),
+            (&["--eval-every=3"], "--eval-every"),
+            (&["--data=x", "--data-is-shard=true"], "--data-is-shard"),
+            (&["--quiet", "--json"], "--quiet and --json"),
+            (&["--theta-out=x.bin"], "--theta-out x.bin"),
+            (&["--plot=x.pdf"], "--plot x.pdf"),
+            (&["--mode=async", "--aggregate=mean"], "--aggregate"),
+            (&["--model=none"], "--model none"),
+            (&["--take=0"], "--take 0"),
+        ] {
+            let error = local(arguments).check().expect_err(says);
+            assert!(error.exit == Exit::Config && error.message.contains(says), "{error}");
+        }
+        let error = local(&["--report=/no/such/place/r.json"]).check().expect_err("no directory");
+        assert_eq!(error.exit, Exit::CannotCreate);
+        local(&["--quiet", "--eval-every=3", "--mode=async"]).check().expect("fine");
+    }
+
+    #[test]
+    fn the_options_in_force_read_back_from_toml() {
+        let given = local(&["--workers=3", "--data=a,b", "--json", "--restarts=0", "--lr=1e-3"]);
+        let toml = ps_common::flags::to_toml(&given);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), &toml).expect("written");
+        let command = <Demo as clap::CommandFactory>::command().name("local");
+        let config = format!("--config={}", file.path().display());
+        let matches = ps_common::flags::parse(&command, &["local".into(), config.into()])
+            .expect("its own output");
+        let again = <Demo as clap::FromArgMatches>::from_arg_matches(&matches).expect("parsed");
+        assert_eq!(ps_common::flags::to_toml(&again.args), toml);
+    }
+}

@@ -1,0 +1,186 @@
+//! Who is started with which arguments. Pure: no process, no file.
+//!
+//! Children get whole sets of flags on their command lines, regenerated from what was parsed, so
+//! that a flag from the environment or the configuration file reaches them as well.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::Path;
+
+use ps_common::flags::to_arguments;
+
+use super::args::LocalArgs;
+
+/// A process of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Who {
+    /// Keeps theta.
+    Server,
+    /// Has a rank.
+    Worker(u32),
+    /// Measures the objective.
+    Evaluator,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server => f.write_str("server"),
+            Self::Worker(rank) => write!(f, "worker {rank}"),
+            Self::Evaluator => f.write_str("evaluator"),
+        }
+    }
+}
+
+impl Who {
+    /// The rank, where there is one.
+    pub(super) fn rank(self) -> Option<u32> {
+        match self {
+            Self::Worker(rank) => Some(rank),
+            Self::Server | Self::Evaluator => None,
+        }
+    }
+}
+
+/// Arguments of the server. `port_file` and `report` are where it leaves its port and its report.
+pub(super) fn server_arguments(args: &LocalArgs, port_file: &Path, report: &Path) -> Vec<OsString> {
+    let mut arguments = to_arguments(&args.job);
+    arguments.push(format!("--listen=127.0.0.1:{}", args.cluster.port).into());
+    arguments.push(path_argument("port-file", port_file));
+    arguments.push(path_argument("report", report));
+    if let Some(path) = &args.output.theta_out {
+        arguments.push(path_argument("theta-out", path));
+    }
+    if args.needs_evaluator() {
+        arguments.push("--observers=1".into());
+    }
+    arguments.push("--watch-stdin".into());
+    arguments
+}
+
+/// Arguments of a worker, or of the evaluator, of the server at `port`.
+///
+/// # Panics
+/// For the server, which has its own.
+pub(super) fn worker_arguments(args: &LocalArgs, who: Who, port: u16) -> Vec<OsString> {
+    let mut arguments = to_arguments(&args.learn);
+    arguments.push(format!("--server=http://127.0.0.1:{port}").into());
+    match who {
+        Who::Worker(rank) => {
+            arguments.push(format!("--rank={rank}").into());
+            if let Some(ms) = &args.cluster.compute_delay_ms {
+                arguments.push(format!("--compute-delay-ms={ms}").into());
+            }
+        }
+        Who::Evaluator => {
+            arguments.push("--evaluate".into());
+            arguments.extend(to_arguments(&args.evaluation));
+        }
+        Who::Server => panic!("the server is no worker"),
+    }
+    arguments.push("--watch-stdin".into());
+    arguments
+}
+
+/// All processes besides the server, in the order of their start: the evaluator first, because the
+/// first update waits for it.
+pub(super) fn workers(args: &LocalArgs) -> Vec<Who> {
+    let evaluator = args.needs_evaluator().then_some(Who::Evaluator);
+    evaluator.into_iter().chain((0..args.job.workers).map(Who::Worker)).collect()
+}
+
+/// A path need not be UTF-8, which a formatted string would be.
+fn path_argument(flag: &str, path: &Path) -> OsString {
+    let mut argument = OsString::from(format!("--{flag}="));
+    argument.push(path);
+    argument
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::args::tests::local;
+    use clap::Parser;
+    use ps_server::args::ServerArgs;
+    use ps_worker::args::WorkerArgs;
+
+    fn parsed<P: Parser>(name: &str, arguments: Vec<OsString>) -> P {
+        P::try_parse_from(std::iter::once(name.into()).chain(arguments)).expect("accepted")
+    }
+
+    fn server(args: &LocalArgs) -> ServerArgs {
+        parsed("ps-server", server_arguments(args, Path::new("/t/port"), Path::new("/t/report")))
+    }
+
+    fn worker(args: &LocalArgs, who: Who) -> WorkerArgs {
+        parsed("ps-worker", worker_arguments(args, who, 4711))
+    }
+
+    #[test]
+    fn the_server_gets_the_whole_job_and_no_data() {
+        let args = local(&[
+            "--mode=async",
+            "--workers=3",
+            "--lr=0.125",
+            "--dtype=f64",
+            "--rounds=7",
+            "--lease-ms=2500",
+            "--optimizer=sgd",
+            "--on-worker-loss=continue",
+            "--port=4000",
+            "--theta-out=/t/theta.npy",
+            "--data=a.csv",
+        ]);
+        let got = server(&args);
+        assert_eq!(to_arguments(&got.job), to_arguments(&args.job));
+        assert_eq!(got.serve.listen.to_string(), "127.0.0.1:4000");
+        assert_eq!(got.serve.port_file.as_deref(), Some(Path::new("/t/port")));
+        assert_eq!(got.serve.report.as_deref(), Some(Path::new("/t/report")));
+        assert_eq!(got.serve.theta_out.as_deref(), Some(Path::new("/t/theta.npy")));
+        assert!(got.serve.watch_stdin);
+        assert_eq!(got.serve.observers, 1, "async: an evaluator is waited for");
+        assert_eq!(server(&local(&[])).serve.observers, 0);
+    }
+
+    #[test]
+    fn a_worker_gets_data_and_model_and_its_rank() {
+        let args = local(&[
+            "--data=a,b.csv",
+            "--labels=c",
+            "--scale=divide=255",
+            "--take=100",
+            "--batch=32",
+            "--seed=9",
+            "--shuffle=false",
+            "--model=softmax,classes=10",
+            "--l2=0.001",
+            "--bias=false",
+            "--test-data=d",
+            "--eval-every=5",
+            "--compute-delay-ms=2..5",
+        ]);
+        let got = worker(&args, Who::Worker(2));
+        assert_eq!(to_arguments(&got.learn), to_arguments(&args.learn));
+        assert_eq!(got.attach.server, "http://127.0.0.1:4711");
+        assert_eq!((got.attach.rank, got.attach.evaluate), (Some(2), false));
+        assert_eq!(got.attach.compute_delay_ms.as_deref(), Some("2..5"));
+        assert!(got.attach.watch_stdin);
+        got.check().expect("a worker takes it");
+
+        let got = worker(&args, Who::Evaluator);
+        assert_eq!(to_arguments(&got.learn), to_arguments(&args.learn));
+        assert_eq!(to_arguments(&got.evaluation), to_arguments(&args.evaluation));
+        assert_eq!((got.attach.rank, got.attach.evaluate), (None, true));
+        got.check().expect("an evaluator takes it");
+    }
+
+    #[test]
+    fn the_evaluator_comes_first_and_only_where_it_is_needed() {
+        let two = [Who::Worker(0), Who::Worker(1)];
+        assert_eq!(workers(&local(&["--workers=2"])), two);
+        assert_eq!(
+            workers(&local(&["--workers=2", "--batch=8"])),
+            [Who::Evaluator, two[0], two[1]]
+        );
+    }
+}

@@ -1,0 +1,63 @@
+//! `psctl health`: the standard health check (grpc.health.v1) as an exit code, for containers.
+
+use std::time::Duration;
+
+use clap::Args;
+use ps_common::exit::{Exit, ExitError};
+use ps_common::units::parse_duration;
+use ps_worker::net::client::parse_url;
+use tokio::time::timeout;
+use tonic::Code;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::cli::print;
+
+/// Asks a server whether it serves: exit code 0 if so, 1 if not, 69 if it is not reachable
+#[derive(Args, Debug)]
+pub struct HealthArgs {
+    /// URL of the server
+    #[arg(long, env = "PS_SERVER", default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    server: String,
+    /// Service asked about, such as ps.v1.Parameters; empty: the server as a whole
+    #[arg(long, default_value = "", value_name = "NAME")]
+    service: String,
+    /// How long the answer may take in all
+    #[arg(long, default_value = "3s", value_name = "TIME", value_parser = parse_duration)]
+    timeout: Duration,
+}
+
+/// Asks once: a health check that tries again hides what it should show.
+///
+/// # Errors
+/// Failed where the server says that it does not serve; unavailable where it does not answer.
+pub async fn health(args: HealthArgs) -> Result<(), ExitError> {
+    let url = parse_url(&args.server)?;
+    let unreachable =
+        |what: &str| ExitError::new(Exit::Unavailable, format!("server {}: {what}", args.server));
+    let check = async {
+        let channel = Endpoint::from(url).connect().await;
+        let channel = channel.map_err(|e| unreachable("not reachable").because(e))?;
+        let request = HealthCheckRequest { service: args.service.clone() };
+        Ok(HealthClient::new(channel).check(request).await)
+    };
+    let answer = timeout(args.timeout, check)
+        .await
+        .map_err(|_| unreachable(&format!("no answer within {:?}", args.timeout)))??;
+    match answer {
+        Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => {
+            print(&mut std::io::stdout(), "serving\n")
+        }
+        Ok(answer) => Err(ExitError::new(
+            Exit::Failed,
+            format!("server {} answers {}", args.server, answer.get_ref().status().as_str_name()),
+        )),
+        Err(status) if status.code() == Code::NotFound => Err(ExitError::new(
+            Exit::Failed,
+            format!("server {} has no service `{}`", args.server, args.service),
+        )),
+        Err(status) => Err(unreachable("the health check failed").because(status)),
+    }
+}

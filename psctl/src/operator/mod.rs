@@ -1,0 +1,45 @@
+//! What an operator asks a running server: how it stands, whether it serves, its theta, its end.
+
+mod export;
+mod health;
+mod status;
+mod stop;
+
+use std::time::Duration;
+
+use clap::Args;
+use ps_common::exit::{Exit, ExitError};
+use ps_common::units::parse_duration;
+use ps_common::wire::status::Failure;
+use ps_worker::net::Client;
+
+pub use export::{ExportArgs, export};
+pub use health::{HealthArgs, health};
+pub use status::{StatusArgs, status};
+pub use stop::{StopArgs, stop};
+
+/// Which server.
+#[derive(Args, Debug, Clone)]
+pub struct ServerAddress {
+    /// URL of the server
+    #[arg(long, env = "PS_SERVER", default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub server: String,
+    /// How long to try to reach it
+    #[arg(long, env = "PS_CONNECT_TIMEOUT", default_value = "2s", value_name = "TIME", value_parser = parse_duration)]
+    pub connect_timeout: Duration,
+}
+
+impl ServerAddress {
+    async fn connect(&self) -> Result<Client, ExitError> {
+        Client::connect(&self.server, self.connect_timeout).await
+    }
+
+    /// A call to this server failed.
+    fn failed(&self, call: &str, failure: Failure) -> ExitError {
+        let exit = match &failure {
+            Failure::Transport(_) => Exit::Unavailable,
+            Failure::Refused(_) | Failure::Other(..) => Exit::Failed,
+        };
+        ExitError::new(exit, format!("server {}: {call} failed", self.server)).because(failure)
+    }
+}
