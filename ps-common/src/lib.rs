@@ -5,6 +5,8 @@
 //! gradients in `ps-worker/src/model`.
 
 pub mod calls;
+#[cfg(feature = "net")]
+pub mod congestion;
 pub mod dtype;
 pub mod error;
 pub mod exit;

@@ -101,6 +101,10 @@ pub struct ServeArgs {
     /// Connections at once [default: 64 more than 4 a worker]
     #[arg(long, env = "PS_CONNECTIONS_MAX")]
     pub connections_max: Option<usize>,
+    /// TCP congestion control of every connection, by the kernel's name, e.g. cubic [default: the
+    /// system's]
+    #[arg(long, env = "PS_CONGESTION")]
+    pub congestion: Option<String>,
     /// How long a stopping server waits for calls in flight
     #[arg(long, env = "PS_DRAIN_TIMEOUT", default_value = "10s")]
     pub drain_timeout: String,

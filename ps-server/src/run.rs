@@ -1,15 +1,18 @@
 //! The program: from arguments to an exit code.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
+use ps_common::congestion;
 use ps_common::exit::{Exit, ExitError, conclude};
 use ps_common::job::JobState;
 use ps_common::wire::CHUNK_BYTES;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -39,11 +42,18 @@ fn run_with(arguments: &[OsString]) -> Result<(), ExitError> {
     if args.serve.watch_stdin {
         std::thread::spawn(exit_when_stdin_ends);
     }
+    runtime()?.block_on(run(args))
+}
+
+/// The runtime that the program runs on.
+///
+/// # Errors
+/// The system's, where it gives no threads.
+pub fn runtime() -> Result<Runtime, ExitError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| ExitError::new(Exit::Io, "cannot start the runtime").because(e))?
-        .block_on(run(args))
+        .map_err(|e| ExitError::new(Exit::Io, "cannot start the runtime").because(e))
 }
 
 fn print(text: &str) {
@@ -63,6 +73,17 @@ fn exit_when_stdin_ends() {
 /// # Errors
 /// What ends the program with another code than 0.
 pub async fn run(args: ServerArgs) -> Result<(), ExitError> {
+    run_and_tell(args, |_| Ok(())).await
+}
+
+/// Like [`run`]; tells `ready` the bound address once the server serves.
+///
+/// # Errors
+/// As [`run`], and what `ready` fails with.
+pub async fn run_and_tell(
+    args: ServerArgs,
+    ready: impl FnOnce(SocketAddr) -> Result<(), ExitError>,
+) -> Result<(), ExitError> {
     let mut spec = args.job.check()?;
     let drain_timeout = args.serve.check()?;
     outputs::check(&args.serve)?;
@@ -99,6 +120,7 @@ pub async fn run(args: ServerArgs) -> Result<(), ExitError> {
     if let Some(path) = &args.serve.port_file {
         outputs::write_port(path, address.port())?;
     }
+    ready(address)?;
     tracing::info!(%address, "serving");
 
     let written = serve_job(&args, &shell, &health, &mut signals).await?;
@@ -171,14 +193,24 @@ fn linger(shell: &Shell) -> Duration {
 
 async fn bind(args: &ServerArgs) -> Result<TcpListener, ExitError> {
     let listen = args.serve.listen;
-    TcpListener::bind(listen).await.map_err(|e| {
+    let listener = TcpListener::bind(listen).await.map_err(|e| {
         let hint = match e.kind() {
             std::io::ErrorKind::AddrInUse => "another program has this port; choose another one",
             std::io::ErrorKind::AddrNotAvailable => "this machine has no such address",
             _ => "choose another address or port",
         };
         ExitError::new(Exit::Unavailable, format!("cannot listen on {listen}: {hint}")).because(e)
-    })
+    })?;
+    if let Some(name) = &args.serve.congestion {
+        // Connections inherit it.
+        congestion::set((&listener).into(), name).map_err(|e| {
+            ExitError::config(format!(
+                "--congestion {name}: this system has or permits no such congestion control"
+            ))
+            .because(e)
+        })?;
+    }
+    Ok(listener)
 }
 
 fn write_results(args: &ServerArgs, shell: &Shell) -> Result<(), ExitError> {

@@ -2,45 +2,146 @@
 //!
 //! Nothing here knows how it is measured: a worker gets its gradient and a buffer for theta.
 
-use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use clap::{CommandFactory, FromArgMatches};
 use ps_common::Element;
+use ps_common::calls::{Caller, JoinRequest, Outcome, PushHeader};
 use ps_common::exit::{Exit, ExitError};
+use ps_common::job::{Fingerprint, JobState, Mode, PROTOCOL_VERSION, Role};
+use ps_common::tables::{Table, Tables};
+use ps_common::wire::status::Failure;
+use ps_server::args::ServerArgs as RealServerArgs;
+use ps_worker::net::{Client, Steps};
 
 use super::role::{ServerArgs, WorkerArgs};
+use super::work::LEARNING_RATE;
 
-/// A worker's place in the job. There is none yet: the client is not part of this build.
-pub(super) struct Connection(Infallible);
+/// A worker is silent while others work: this is longer than any of them takes.
+const LEASE_MS: u32 = 3_600_000;
+
+/// The server listens before any worker starts.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A worker's place in the job.
+pub(super) struct Connection {
+    caller: Caller,
+    clock: u64,
+    version: u64,
+    steps: Steps,
+    /// Keeps the connection when no stream is open.
+    _client: Client,
+}
 
 /// Serves theta of `args.job.n` zeros with plain SGD of `work::LEARNING_RATE`, gradients summed
 /// (not averaged) in sync mode; calls `announce` once bound. Returns when the job cannot go on.
 pub(super) fn serve(
-    _: &ServerArgs,
-    _: impl FnOnce(SocketAddr) -> io::Result<()>,
+    args: &ServerArgs,
+    announce: impl FnOnce(SocketAddr) -> io::Result<()>,
 ) -> Result<(), ExitError> {
-    Err(not_built())
+    let args = real_args(args)?;
+    let announce = |address| {
+        announce(address)
+            .map_err(|e| ExitError::new(Exit::Io, "cannot report to the bench").because(e))
+    };
+    ps_server::run::runtime()?.block_on(ps_server::run::run_and_tell(args, announce))
+}
+
+/// The server's flags: all but these as a user has them who gives none. The environment is not
+/// asked, so that two runs of the bench measure the same.
+fn real_args(args: &ServerArgs) -> Result<RealServerArgs, ExitError> {
+    let job = &args.job;
+    let mut arguments: Vec<OsString> = vec![
+        "ps-server".into(),
+        "--listen=127.0.0.1:0".into(),
+        format!("--mode={}", job.mode).into(),
+        format!("--workers={}", job.workers).into(),
+        format!("--dtype={}", job.dtype).into(),
+        format!("--lr={LEARNING_RATE}").into(),
+        format!("--lease-ms={LEASE_MS}").into(),
+        "--optimizer=sgd".into(),
+        "--rounds=0".into(),
+    ];
+    if job.mode == Mode::Sync {
+        arguments.push("--aggregate=sum".into());
+    }
+    arguments.extend(args.congestion.as_ref().map(|name| format!("--congestion={name}").into()));
+    RealServerArgs::command()
+        .mut_args(|arg| arg.env(clap::builder::Resettable::Reset))
+        .try_get_matches_from(arguments)
+        .and_then(|matches| RealServerArgs::from_arg_matches(&matches))
+        .map_err(|e| ExitError::new(Exit::Bug, "the server does not take these flags").because(e))
 }
 
 /// Joins as rank `args.rank`.
-#[expect(clippy::unused_async, reason = "the client's calls are awaited here")]
-pub(super) async fn connect(_: &WorkerArgs) -> Result<Connection, ExitError> {
-    Err(not_built())
+pub(super) async fn connect(args: &WorkerArgs) -> Result<Connection, ExitError> {
+    let url = args.address.to_string();
+    let client = Client::connect_with(&url, CONNECT_PATIENCE, args.congestion.as_deref()).await?;
+    let tables = Tables::new(vec![Table::zeros("theta", &[args.job.n as u64], false)])
+        .map_err(|e| ExitError::config("--sizes makes no theta").because(e))?;
+    let request = JoinRequest {
+        protocol_version: PROTOCOL_VERSION,
+        role: Role::Worker,
+        rank: Some(args.rank),
+        fingerprint: Fingerprint::default(),
+        tables: Some(tables),
+        dtype: Some(args.job.dtype),
+        program: "psctl bench".to_owned(),
+        acknowledged_clock: None,
+    };
+    let answer = client.join(request).await.map_err(|e| failed("Join", e))?;
+    Ok(Connection {
+        caller: answer.caller,
+        clock: answer.clock,
+        version: answer.version,
+        steps: client.steps(),
+        _client: client,
+    })
 }
 
 /// Pushes `gradient` and pulls into `theta`, `steps` times; how long each took.
-#[expect(clippy::unused_async, reason = "the client's calls are awaited here")]
+///
+/// # Errors
+/// What a step failed with: a rate with retries in it would not be a rate.
 pub(super) async fn steps<T: Element>(
     connection: &mut Connection,
-    _gradient: &[T],
-    _theta: &mut [T],
-    _steps: u64,
+    gradient: &[T],
+    theta: &mut [T],
+    steps: u64,
 ) -> Result<Vec<Duration>, ExitError> {
-    match connection.0 {}
+    let mut times = Vec::with_capacity(steps as usize);
+    for _ in 0..steps {
+        let header = PushHeader {
+            caller: connection.caller,
+            clock: connection.clock,
+            version_pulled: connection.version,
+            n_samples: 1,
+            loss: None,
+            penalty: None,
+            wait_max: None,
+        };
+        let began = Instant::now();
+        let result = connection.steps.step(header, gradient, theta).await;
+        times.push(began.elapsed());
+        let result = result.map_err(|e| failed("a step", e))?;
+        if result.outcome != Outcome::Applied || result.state != JobState::Running {
+            return Err(ExitError::new(
+                Exit::Bug,
+                format!(
+                    "push {} did not count: {:?}, the job is {}",
+                    connection.clock, result.outcome, result.state
+                ),
+            ));
+        }
+        connection.clock = result.clock;
+        connection.version = connection.steps.theta_version();
+    }
+    Ok(times)
 }
 
-fn not_built() -> ExitError {
-    ExitError::new(Exit::Bug, "this build has no gRPC side to measure")
+fn failed(what: &str, failure: Failure) -> ExitError {
+    ExitError::new(Exit::Failed, format!("{what} over gRPC failed")).because(failure)
 }

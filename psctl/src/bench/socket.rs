@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
+use ps_common::congestion;
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -31,7 +32,7 @@ pub(super) fn choose(wanted: Congestion) -> io::Result<Chosen> {
     let Some(name) = wanted.name() else {
         return Ok(Chosen { name: system, set: None, note: None });
     };
-    match set_congestion(&socket, name) {
+    match congestion::set((&socket).into(), name) {
         Ok(()) => Ok(Chosen { name: name.to_owned(), set: Some(name.to_owned()), note: None }),
         Err(e) => {
             let note = format!(
@@ -44,16 +45,16 @@ pub(super) fn choose(wanted: Congestion) -> io::Result<Chosen> {
 }
 
 /// Listens on a free loopback port. Accepted connections inherit the options.
-pub(super) fn listen(congestion: Option<&str>) -> io::Result<TcpListener> {
-    let socket = prepared(congestion)?;
+pub(super) fn listen(control: Option<&str>) -> io::Result<TcpListener> {
+    let socket = prepared(control)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
     socket.listen(128)?;
     Ok(socket.into())
 }
 
 /// Connects to `address`.
-pub(super) fn connect(address: SocketAddr, congestion: Option<&str>) -> io::Result<TcpStream> {
-    let socket = prepared(congestion)?;
+pub(super) fn connect(address: SocketAddr, control: Option<&str>) -> io::Result<TcpStream> {
+    let socket = prepared(control)?;
     socket.connect(&address.into())?;
     Ok(socket.into())
 }
@@ -62,39 +63,20 @@ fn tcp_socket() -> io::Result<Socket> {
     Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
 }
 
-fn prepared(congestion: Option<&str>) -> io::Result<Socket> {
+fn prepared(control: Option<&str>) -> io::Result<Socket> {
     let socket = tcp_socket()?;
     socket.set_tcp_nodelay(true)?;
     // The kernel caps both at its own limits.
     socket.set_send_buffer_size(BUFFER_BYTES)?;
     socket.set_recv_buffer_size(BUFFER_BYTES)?;
-    if let Some(name) = congestion {
-        set_congestion(&socket, name)?;
+    if let Some(name) = control {
+        congestion::set((&socket).into(), name)?;
     }
     Ok(socket)
 }
 
-#[cfg(any(target_os = "linux", target_os = "freebsd"))]
-fn set_congestion(socket: &Socket, name: &str) -> io::Result<()> {
-    socket.set_tcp_congestion(name.as_bytes())
-}
-
-#[cfg(any(target_os = "linux", target_os = "freebsd"))]
 fn congestion_of(socket: &Socket) -> String {
-    let name = socket.tcp_congestion().unwrap_or_default();
-    let name = String::from_utf8_lossy(&name);
-    let name = name.trim_end_matches('\0');
-    if name.is_empty() { "unknown".to_owned() } else { name.to_owned() }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
-fn set_congestion(_: &Socket, _: &str) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
-fn congestion_of(_: &Socket) -> String {
-    "unknown".to_owned()
+    congestion::of(socket.into()).unwrap_or_else(|| "unknown".to_owned())
 }
 
 #[cfg(test)]
