@@ -69,6 +69,8 @@ fn arguments_of(key: &str, value: &toml::Value) -> Result<Vec<OsString>, &'stati
         _ => Err("neither a string, a number, a boolean nor a list of these"),
     };
     let text = match value {
+        // An empty list is how `to_toml` shows a list that was not given.
+        toml::Value::Array(items) if items.is_empty() => return Ok(Vec::new()),
         toml::Value::Array(items) => {
             items.iter().map(scalar).collect::<Result<Vec<_>, _>>()?.join(",")
         }
@@ -161,6 +163,8 @@ mod tests {
         let flags = demo(&[&config, "--lr=0.1"]).expect("ok");
         assert_eq!((flags.workers, flags.lr, flags.more.bias), (7, Some(0.1), true));
         assert_eq!(flags.data, ["x", "y"]);
+        std::fs::write(&path, to_toml(&demo(&["--workers=3"]).expect("ok"))).expect("written");
+        assert_eq!(demo(&[&config]).expect("what is printed can be read").data, [""; 0]);
         std::fs::write(&path, "wrokers = 7\n").expect("written");
         let error = demo(&[&config]).expect_err("unknown key");
         assert!(error.exit == Exit::Config && error.message.contains("wrokers"), "{error}");
