@@ -36,6 +36,9 @@ impl Problem {
         let data = learn.data.check()?;
         let survey = survey(&data)?;
         let is_reference = data.files == Files::Reference;
+        // One shard alone cannot know the classes of all.
+        let n_classes = survey.targets.n_classes().filter(|_| !data.data_is_shard);
+        let spec = spec.with_classes(n_classes)?;
         let model = Model::new(&spec, survey.n_features, is_reference)?;
         let preprocessing = Preprocessing::new(data.scale, &survey, None)?;
         Ok(Self { data, survey, preprocessing, spec, model })

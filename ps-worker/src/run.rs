@@ -49,7 +49,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), ExitError> {
     let cannot = |error| ExitError::new(Exit::Io, "cannot listen to signals").because(error);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-    let stdin_ended = watch_stdin(args.attach.watch_stdin)?;
+    let stdin = watch_stdin(args.attach.watch_stdin)?;
     let (present, presence) = watch::channel(None);
     let life = async {
         match attachment.part.clone() {
@@ -68,7 +68,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), ExitError> {
             return Err(ExitError::new(Exit::Interrupted, "interrupted"));
         }
         _ = terminate.recv() => "terminated",
-        () = stdin_ended => "stdin has ended: nobody is left to work for",
+        () = end_of_stdin(stdin) => "stdin has ended: nobody is left to work for",
     };
     let presence = presence.borrow().clone();
     if let Some(presence) = presence {
@@ -77,26 +77,27 @@ pub async fn run(args: WorkerArgs) -> Result<(), ExitError> {
     Err(ExitError::new(Exit::Terminated, why))
 }
 
-/// Done when stdin ends; never, if nobody watches.
-fn watch_stdin(watch: bool) -> Result<impl Future<Output = ()>, ExitError> {
-    let (ended, wait) = oneshot::channel();
-    if watch {
-        std::thread::Builder::new()
-            .name("stdin".to_owned())
-            .spawn(move || {
-                let mut buffer = [0; 64];
-                // An error is an end as well: whoever held the other side is gone.
-                while io::stdin().read(&mut buffer).is_ok_and(|n| n > 0) {}
-                let _ = ended.send(());
-            })
-            .map_err(|error| ExitError::new(Exit::Io, "cannot watch stdin").because(error))?;
-        return Ok(either(Some(wait)));
+/// Watches stdin on a thread of its own, if it is to be watched.
+fn watch_stdin(watch: bool) -> Result<Option<oneshot::Receiver<()>>, ExitError> {
+    if !watch {
+        return Ok(None);
     }
-    Ok(either(None))
+    let (ended, wait) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(move || {
+            let mut buffer = [0; 64];
+            // An error is an end as well: whoever held the other side is gone.
+            while io::stdin().read(&mut buffer).is_ok_and(|n| n > 0) {}
+            let _ = ended.send(());
+        })
+        .map_err(|error| ExitError::new(Exit::Io, "cannot watch stdin").because(error))?;
+    Ok(Some(wait))
 }
 
-async fn either(wait: Option<oneshot::Receiver<()>>) {
-    match wait {
+/// Done when stdin ends; never, if nobody watches.
+async fn end_of_stdin(watched: Option<oneshot::Receiver<()>>) {
+    match watched {
         Some(wait) => drop(wait.await),
         None => std::future::pending().await,
     }

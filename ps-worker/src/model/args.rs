@@ -12,7 +12,7 @@ use serde::Serialize;
 #[serde(rename_all = "kebab-case")]
 pub struct ModelArgs {
     /// What is trained: `linear` (least squares), `logistic` (targets 0/1 or -1/+1), or
-    /// `softmax,classes=N` (targets 0 to N-1)
+    /// `softmax` (targets 0 to C-1; C is one more than the largest, or `softmax,classes=C`)
     #[arg(long, env = "PS_MODEL", value_name = "NAME[,OPTION=VALUE]", default_value = "linear")]
     pub model: String,
 
@@ -40,11 +40,20 @@ pub enum ModelKind {
     },
 }
 
+/// What `--model` says: softmax may leave its classes to the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelChoice {
+    /// Nothing is open.
+    Known(ModelKind),
+    /// softmax over as many classes as the targets name.
+    SoftmaxOfTargets,
+}
+
 /// The flags, checked.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ModelSpec {
     /// Which model.
-    pub kind: ModelKind,
+    pub choice: ModelChoice,
     /// At least 0 and finite.
     pub l2: f64,
     /// As asked for; `None` leaves it to [`ModelSpec::resolve_bias`].
@@ -66,17 +75,50 @@ impl ModelArgs {
                 self.l2
             )));
         }
-        Ok(ModelSpec { kind: parse_kind(&self.model)?, l2: self.l2, bias: self.bias })
+        Ok(ModelSpec { choice: parse_kind(&self.model)?, l2: self.l2, bias: self.bias })
     }
 }
 
 impl ModelSpec {
+    /// With the classes that softmax leaves to the data: `n_classes` is one more than the largest
+    /// target, `None` where the targets are no classes.
+    ///
+    /// # Errors
+    /// Configuration, where softmax has no classes to count.
+    pub fn with_classes(self, n_classes: Option<usize>) -> Result<Self, ExitError> {
+        let choice = match (self.choice, n_classes) {
+            (ModelChoice::Known(_), _) => self.choice,
+            (ModelChoice::SoftmaxOfTargets, Some(n)) if n <= CLASSES_MAX => {
+                ModelChoice::Known(ModelKind::Softmax { n_classes: n.max(2) })
+            }
+            (ModelChoice::SoftmaxOfTargets, _) => {
+                return Err(ExitError::config(
+                    "--model softmax: its classes cannot be counted from these targets; say \
+                     softmax,classes=C, or choose another --target",
+                ));
+            }
+        };
+        Ok(Self { choice, ..self })
+    }
+
+    /// Which model.
+    ///
+    /// # Errors
+    /// Configuration, as long as softmax waits for its classes.
+    pub fn kind(&self) -> Result<ModelKind, ExitError> {
+        match self.with_classes(None)?.choice {
+            ModelChoice::Known(kind) => Ok(kind),
+            ModelChoice::SoftmaxOfTargets => unreachable!("refused just now"),
+        }
+    }
+
     /// Whether the model has a bias: as `--bias` says, else yes.
     ///
     /// The one exception is linear on the built-in reference problem (`is_reference`): its
     /// published run starts from ten zeros for ten columns, so the default there is no bias.
     pub fn resolve_bias(&self, is_reference: bool) -> bool {
-        self.bias.unwrap_or(!(is_reference && self.kind == ModelKind::Linear))
+        let is_linear = self.choice == ModelChoice::Known(ModelKind::Linear);
+        self.bias.unwrap_or(!(is_reference && is_linear))
     }
 }
 
@@ -91,14 +133,14 @@ impl fmt::Display for ModelKind {
     }
 }
 
-fn parse_kind(text: &str) -> Result<ModelKind, ExitError> {
+fn parse_kind(text: &str) -> Result<ModelChoice, ExitError> {
     let refuse = |what: String| Err(ExitError::config(format!("--model {text}: {what}")));
     let mut parts = text.split(',').map(str::trim);
     let name = parts.next().unwrap_or_default();
     if !["linear", "logistic", "softmax"].contains(&name) {
         let why = if ["mlp", "fm"].contains(&name) { "is not built yet" } else { "is unknown" };
         return refuse(format!(
-            "model `{name}` {why}; there are linear, logistic and softmax,classes=N"
+            "model `{name}` {why}; there are linear, logistic and softmax"
         ));
     }
     let mut n_classes = None;
@@ -125,10 +167,10 @@ fn parse_kind(text: &str) -> Result<ModelKind, ExitError> {
         }
     }
     match (name, n_classes) {
-        ("linear", _) => Ok(ModelKind::Linear),
-        ("logistic", _) => Ok(ModelKind::Logistic),
-        (_, Some(n_classes)) => Ok(ModelKind::Softmax { n_classes }),
-        (_, None) => refuse("softmax needs its number of classes: softmax,classes=N".to_owned()),
+        ("linear", _) => Ok(ModelChoice::Known(ModelKind::Linear)),
+        ("logistic", _) => Ok(ModelChoice::Known(ModelKind::Logistic)),
+        (_, Some(n_classes)) => Ok(ModelChoice::Known(ModelKind::Softmax { n_classes })),
+        (_, None) => Ok(ModelChoice::SoftmaxOfTargets),
     }
 }
 
@@ -179,7 +221,6 @@ mod tests {
             ("--model=", "`` is unknown"),
             ("--model=linear,classes=2", "linear has no options, so not `classes`"),
             ("--model=logistic,c=2", "logistic has no options, so not `c`"),
-            ("--model=softmax", "needs its number of classes"),
             ("--model=softmax,10", "`10` is not of the form"),
             ("--model=softmax,classes=1", "from 2 to"),
             ("--model=softmax,classes=-3", "from 2 to"),
@@ -196,6 +237,18 @@ mod tests {
             let flag = argument.split('=').next().expect("a flag");
             assert!(error.message.starts_with(flag), "{argument}: {error}");
         }
+    }
+
+    #[test]
+    fn softmax_takes_its_classes_from_the_targets_unless_told() {
+        let open = args(&["--model=softmax"]).check().expect("fine");
+        let kind = |n| open.with_classes(n).and_then(|spec| spec.kind());
+        assert_eq!(kind(Some(7)).ok(), Some(ModelKind::Softmax { n_classes: 7 }));
+        assert_eq!(kind(Some(1)).ok(), Some(ModelKind::Softmax { n_classes: 2 }));
+        assert_eq!(kind(None).map_err(|e| e.exit), Err(Exit::Config));
+        let told = args(&["--model=softmax,classes=9"]).check().expect("fine");
+        let told = told.with_classes(Some(7)).and_then(|spec| spec.kind());
+        assert_eq!(told.ok(), Some(ModelKind::Softmax { n_classes: 9 }));
     }
 
     #[test]

@@ -39,7 +39,7 @@ use ps_common::tables::{Table, Tables};
 
 use crate::samples::{Samples, Selection};
 
-pub use args::{ModelArgs, ModelKind, ModelSpec};
+pub use args::{ModelArgs, ModelChoice, ModelKind, ModelSpec};
 pub use penalty::l2_share;
 use rows::{Block, Weights, Which};
 
@@ -108,8 +108,9 @@ impl Model {
             ));
         }
         let bias = spec.resolve_bias(is_reference);
-        let (d, c) = (n_features as u64, spec.kind.n_outputs() as u64);
-        let mut tables = vec![match spec.kind {
+        let kind = spec.kind()?;
+        let (d, c) = (n_features as u64, kind.n_outputs() as u64);
+        let mut tables = vec![match kind {
             ModelKind::Linear | ModelKind::Logistic => Table::zeros("w", &[d], true),
             ModelKind::Softmax { .. } => Table::zeros("W", &[d, c], true),
         }];
@@ -117,10 +118,10 @@ impl Model {
             tables.push(Table::zeros("b", &[c], false));
         }
         let tables = Tables::new(tables).map_err(|error| {
-            ExitError::config(format!("--model {} over {n_features} features", spec.kind))
+            ExitError::config(format!("--model {} over {n_features} features", kind))
                 .because(error)
         })?;
-        Ok(Self { kind: spec.kind, n_features, l2: spec.l2, bias, tables })
+        Ok(Self { kind, n_features, l2: spec.l2, bias, tables })
     }
 
     /// Which model.

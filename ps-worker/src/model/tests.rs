@@ -24,7 +24,7 @@ impl Sequence {
 }
 
 fn spec(kind: ModelKind, bias: bool, l2: f64) -> ModelSpec {
-    ModelSpec { kind, l2, bias: Some(bias) }
+    ModelSpec { choice: ModelChoice::Known(kind), l2, bias: Some(bias) }
 }
 
 fn model(kind: ModelKind, bias: bool, l2: f64, n_features: usize) -> Model {

@@ -180,7 +180,10 @@ impl Link {
                 self.budget.succeed();
             }
         }
-        let rejoin = Remedy::of(&failure) == Remedy::Rejoin;
+        // A server that was started anew knows neither the job nor this member.
+        let forgotten =
+            matches!(&failure, Failure::Refused(e) if e.code == ErrorCode::NotInitialized);
+        let rejoin = forgotten || Remedy::of(&failure) == Remedy::Rejoin;
         tracing::warn!(%failure, rejoin, "trying again");
         pause_after(&mut self.budget, &self.url, failure).await?;
         if !rejoin {

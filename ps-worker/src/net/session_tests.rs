@@ -365,14 +365,15 @@ async fn a_worker_goes_through_every_fault_to_the_same_theta() {
         (1, Fault::Refuse(ErrorCode::Draining)),
         (2, Fault::LoseAnswer),
         (3, Fault::Refuse(ErrorCode::LeaseExpired)),
+        (4, Fault::Refuse(ErrorCode::NotInitialized)),
         (5, Fault::LoseAnswer),
     ]);
     let more = ["--workers=1", "--dtype=f64", "--compute-delay-ms=15..20"];
     run(args(&url, &more)).await.expect("done");
     let job = fake.job();
     assert_eq!(job.theta, expected());
-    assert_eq!(job.pushed, [0, 1, 1, 2, 2, 3, 3, 4, 5, 5]);
-    assert_eq!(job.joins.len(), 2);
+    assert_eq!(job.pushed, [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
+    assert_eq!(job.joins.len(), 3);
     let again = &job.joins[1];
     assert_eq!((again.rank, again.acknowledged_clock), (Some(0), Some(2)));
     assert!(job.heartbeats > 0, "a lease of 30 ms in a run of more than 100");

@@ -129,12 +129,6 @@ impl LocalArgs {
                  files and each takes its share of the rows",
             ));
         }
-        if self.output.quiet && self.output.json {
-            return Err(ExitError::config(
-                "--quiet and --json contradict each other: one leaves stdout empty, the other \
-                 prints the report there",
-            ));
-        }
         self.job.check()?;
         self.learn.data.check()?;
         self.learn.model.check()?;
@@ -203,7 +197,6 @@ pub(super) mod tests {
             (&["--test-labels=x"], "--test-labels"),
             (&["--eval-every=3"], "--eval-every"),
             (&["--data=x", "--data-is-shard=true"], "--data-is-shard"),
-            (&["--quiet", "--json"], "--quiet and --json"),
             (&["--theta-out=x.bin"], "--theta-out x.bin"),
             (&["--plot=x.pdf"], "--plot x.pdf"),
             (&["--mode=async", "--aggregate=mean"], "--aggregate"),
