@@ -1,5 +1,6 @@
 //! TCP connections: accepted one by one, counted, named; the core hears when one is gone.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,9 +11,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
+use super::lanes::Lanes;
 use super::shell::Shell;
 use crate::core::{ConnId, Input};
 
@@ -33,48 +34,40 @@ impl Connections {
         Self { listener, shell, permits: Arc::new(Semaphore::new(max)) }
     }
 
-    /// All connections that come, for ever.
-    pub fn incoming(self) -> impl Stream<Item = io::Result<Connection>> {
-        let (sender, receiver) = tokio::sync::mpsc::channel(1);
-        tokio::spawn(async move {
-            while !sender.is_closed() {
-                let accepted = tokio::select! {
-                    accepted = self.listener.accept() => accepted,
-                    () = sender.closed() => return,
-                };
-                match accepted {
-                    Ok((tcp, address)) => {
-                        let Some(connection) = self.admit(tcp, address) else { continue };
-                        if sender.send(Ok(connection)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+    /// Gives all connections that come to `lanes`, for ever.
+    pub(super) async fn hand_out(self, lanes: &Lanes) -> Infallible {
+        loop {
+            match self.listener.accept().await {
+                Ok((tcp, address)) => {
+                    if let Some(accepted) = self.admit(tcp, address) {
+                        lanes.take(accepted);
                     }
                 }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
-        });
-        tokio_stream::wrappers::ReceiverStream::new(receiver)
+        }
     }
 
-    fn admit(&self, tcp: TcpStream, address: SocketAddr) -> Option<Connection> {
+    fn admit(&self, tcp: TcpStream, address: SocketAddr) -> Option<Accepted> {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             tracing::warn!(%address, "closed a connection beyond --connections-max");
             return None;
         };
         // With a listener of our own tonic leaves this to us; without it a small step takes 88 ms.
         tcp.set_nodelay(true).ok()?;
+        let tcp = tcp.into_std().ok()?;
         let peer = Peer { conn: self.shell.connected(), address };
         let open = Open { shell: Arc::clone(&self.shell), conn: peer.conn };
-        Some(Connection { tcp, peer, _open: open, _permit: permit })
+        Some(Accepted { tcp, peer, lane: None, open, permit })
     }
 }
 
 /// Who is at the other end; an extension of every request.
 #[derive(Debug, Clone, Copy)]
-pub struct Peer {
+pub(super) struct Peer {
     /// Names the connection.
     pub conn: ConnId,
     /// Where it comes from.
@@ -88,13 +81,34 @@ impl Peer {
     }
 }
 
-/// An accepted connection.
+/// A connection that no runtime has yet.
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct Accepted {
+    tcp: std::net::TcpStream,
+    peer: Peer,
+    /// Counts it where it is served.
+    pub(super) lane: Option<Arc<()>>,
+    open: Open,
+    permit: OwnedSemaphorePermit,
+}
+
+/// A connection that is served.
+#[derive(Debug)]
+pub(super) struct Connection {
     tcp: TcpStream,
     peer: Peer,
+    _lane: Option<Arc<()>>,
     _open: Open,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Has the runtime of this thread wait for the connection's traffic.
+    pub(super) fn open(accepted: Accepted) -> io::Result<Self> {
+        let Accepted { tcp, peer, lane, open, permit } = accepted;
+        let tcp = TcpStream::from_std(tcp)?;
+        Ok(Self { tcp, peer, _lane: lane, _open: open, _permit: permit })
+    }
 }
 
 /// Tells the core when the connection is closed.

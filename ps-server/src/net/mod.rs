@@ -3,6 +3,7 @@
 mod assemble;
 mod chunks;
 mod connections;
+mod lanes;
 mod membership;
 mod operator;
 mod parameters;

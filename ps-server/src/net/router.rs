@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ps_common::exit::ExitError;
 use ps_common::wire::pb::membership_server::MembershipServer;
 use ps_common::wire::pb::operator_server::OperatorServer;
 use ps_common::wire::pb::parameters_server::ParametersServer;
@@ -21,6 +22,7 @@ use tonic_health::server::HealthReporter;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::connections::Connections;
+use super::lanes::{Incoming, Lanes};
 use super::membership::MembershipService;
 use super::operator::OperatorService;
 use super::parameters::ParametersService;
@@ -99,24 +101,27 @@ fn routes(shell: &Arc<Shell>) -> (Routes, Health) {
 /// gets is not serving yet.
 ///
 /// # Errors
-/// The transport's.
+/// The system's, where it gives no threads.
 pub async fn serve(
     shell: Arc<Shell>,
     connections: Connections,
     ready: impl FnOnce(Health),
     stop: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
+) -> Result<(), ExitError> {
     let (routes, health) = routes(&shell);
+    let lanes = Lanes::start(move |incoming| serve_lane(routes.clone(), incoming))?;
     ready(health);
-    serve_routes(routes, connections, stop).await
+    tokio::select! {
+        never = connections.hand_out(&lanes) => match never {},
+        () = stop => {}
+    }
+    lanes.finish().await;
+    Ok(())
 }
 
-async fn serve_routes(
-    routes: Routes,
-    connections: Connections,
-    stop: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
-    Server::builder()
+/// Serves the connections of one lane until no more come and their calls in flight are done.
+async fn serve_lane(routes: Routes, incoming: Incoming) {
+    let served = Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(2 * WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
@@ -126,8 +131,12 @@ async fn serve_routes(
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .layer(CatchPanicLayer::custom(internal_error))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(connections.incoming(), stop)
-        .await
+        // The end of `incoming` stops it; only with a signal does it then wait for its calls.
+        .serve_with_incoming_shutdown(incoming, std::future::pending())
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "a thread stopped serving");
+    }
 }
 
 /// A panic ends its call with INTERNAL, not the process (row 48).

@@ -1,6 +1,5 @@
 //! A gradient on its way in: bytes checked while they are hot, cast into place.
 
-use ps_common::dtype::copy_from_le_bytes;
 use ps_common::{Dtype, Element, Error, ErrorCode};
 
 use crate::numeric::first_non_finite;
@@ -83,8 +82,7 @@ fn append<T: Element>(values: &mut Vec<T>, bytes: &[u8], dim: usize) -> Result<(
         let wanted = if start == 0 { end } else { dim };
         values.reserve_exact(wanted - start);
     }
-    values.resize(end, T::ZERO);
-    copy_from_le_bytes(&mut values[start..], bytes);
+    values.extend(bytes.chunks_exact(size).map(bytemuck::pod_read_unaligned::<T>));
     if let Some(index) = first_non_finite(&values[start..]) {
         let (key, value) = (start + index, values[start + index]);
         values.truncate(start);
