@@ -210,7 +210,9 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let connections = Connections::new(listener, shell, 4);
         let routes = Routes::new(OperatorServer::new(Buggy));
-        let server = tokio::spawn(serve_routes(routes, connections, std::future::pending()));
+        let lanes = Lanes::start(move |incoming| serve_lane(routes.clone(), incoming));
+        let lanes = lanes.expect("threads");
+        let server = tokio::spawn(async move { connections.hand_out(&lanes).await });
 
         let mut client = OperatorClient::connect(format!("http://{address}")).await.expect("up");
         for _ in 0..3 {

@@ -139,9 +139,7 @@ fn parse_kind(text: &str) -> Result<ModelChoice, ExitError> {
     let name = parts.next().unwrap_or_default();
     if !["linear", "logistic", "softmax"].contains(&name) {
         let why = if ["mlp", "fm"].contains(&name) { "is not built yet" } else { "is unknown" };
-        return refuse(format!(
-            "model `{name}` {why}; there are linear, logistic and softmax"
-        ));
+        return refuse(format!("model `{name}` {why}; there are linear, logistic and softmax"));
     }
     let mut n_classes = None;
     for option in parts {
@@ -194,17 +192,19 @@ mod tests {
     #[test]
     fn flags_become_a_spec() {
         let linear = args(&[]).check().expect("the defaults are valid");
-        assert_eq!(linear, ModelSpec { kind: ModelKind::Linear, l2: 0.0, bias: None });
+        let choice = ModelChoice::Known(ModelKind::Linear);
+        assert_eq!(linear, ModelSpec { choice, l2: 0.0, bias: None });
         let softmax = args(&["--model=softmax, classes = 10", "--l2=0.5", "--bias=false"]);
         let softmax = softmax.check().expect("valid");
         let kind = ModelKind::Softmax { n_classes: 10 };
-        assert_eq!(softmax, ModelSpec { kind, l2: 0.5, bias: Some(false) });
-        assert_eq!(parse_kind(&kind.to_string()).expect("round trip"), kind);
+        let choice = ModelChoice::Known(kind);
+        assert_eq!(softmax, ModelSpec { choice, l2: 0.5, bias: Some(false) });
+        assert_eq!(parse_kind(&kind.to_string()).expect("round trip"), choice);
     }
 
     #[test]
     fn the_bias_is_on_except_in_the_reference_run() {
-        let spec = |kind, bias| ModelSpec { kind, l2: 0.0, bias };
+        let spec = |kind, bias| ModelSpec { choice: ModelChoice::Known(kind), l2: 0.0, bias };
         assert!(spec(ModelKind::Linear, None).resolve_bias(false));
         assert!(!spec(ModelKind::Linear, None).resolve_bias(true));
         assert!(spec(ModelKind::Linear, Some(true)).resolve_bias(true));

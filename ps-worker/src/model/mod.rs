@@ -118,8 +118,7 @@ impl Model {
             tables.push(Table::zeros("b", &[c], false));
         }
         let tables = Tables::new(tables).map_err(|error| {
-            ExitError::config(format!("--model {} over {n_features} features", kind))
-                .because(error)
+            ExitError::config(format!("--model {} over {n_features} features", kind)).because(error)
         })?;
         Ok(Self { kind, n_features, l2: spec.l2, bias, tables })
     }
