@@ -10,9 +10,7 @@ use ps_common::statistics::Statistics;
 use ps_common::tables::Tables;
 
 use crate::args::{EvaluationArgs, LearnArgs};
-use crate::data::{
-    BatchSize, Batches, DataSpec, Files, Preprocessing, Rows, Scale, Survey, load, survey,
-};
+use crate::data::{BatchSize, Batches, DataSpec, Preprocessing, Rows, Scale, Survey, load, survey};
 use crate::model::{Batch, Loss, Model, ModelKind, ModelSpec, Real, Scratch, l2_share};
 use crate::samples::Samples;
 
@@ -35,11 +33,10 @@ impl Problem {
         let spec = learn.model.check()?;
         let data = learn.data.check()?;
         let survey = survey(&data)?;
-        let is_reference = data.files == Files::Reference;
         // One shard alone cannot know the classes of all.
         let n_classes = survey.targets.n_classes().filter(|_| !data.data_is_shard);
         let spec = spec.with_classes(n_classes)?;
-        let model = Model::new(&spec, survey.n_features, is_reference)?;
+        let model = Model::new(&spec, survey.n_features)?;
         let preprocessing = Preprocessing::new(data.scale, &survey, None)?;
         Ok(Self { data, survey, preprocessing, spec, model })
     }

@@ -20,10 +20,9 @@ pub struct ModelArgs {
     #[arg(long, env = "PS_L2", value_name = "F", default_value_t = 0.0)]
     pub l2: f64,
 
-    /// Whether the model has a bias [default: true; false for linear on the built-in reference
-    /// problem, which is defined without one]
-    #[arg(long, env = "PS_BIAS", value_name = "BOOL")]
-    pub bias: Option<bool>,
+    /// Whether the model has a bias, a last term that L2 does not touch
+    #[arg(long, env = "PS_BIAS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub bias: bool,
 }
 
 /// A model by name and options.
@@ -56,8 +55,8 @@ pub struct ModelSpec {
     pub choice: ModelChoice,
     /// At least 0 and finite.
     pub l2: f64,
-    /// As asked for; `None` leaves it to [`ModelSpec::resolve_bias`].
-    pub bias: Option<bool>,
+    /// Whether it has a bias.
+    pub bias: bool,
 }
 
 /// Classes that softmax may have.
@@ -110,15 +109,6 @@ impl ModelSpec {
             ModelChoice::Known(kind) => Ok(kind),
             ModelChoice::SoftmaxOfTargets => unreachable!("refused just now"),
         }
-    }
-
-    /// Whether the model has a bias: as `--bias` says, else yes.
-    ///
-    /// The one exception is linear on the built-in reference problem (`is_reference`): its
-    /// published run starts from ten zeros for ten columns, so the default there is no bias.
-    pub fn resolve_bias(&self, is_reference: bool) -> bool {
-        let is_linear = self.choice == ModelChoice::Known(ModelKind::Linear);
-        self.bias.unwrap_or(!(is_reference && is_linear))
     }
 }
 
@@ -193,23 +183,13 @@ mod tests {
     fn flags_become_a_spec() {
         let linear = args(&[]).check().expect("the defaults are valid");
         let choice = ModelChoice::Known(ModelKind::Linear);
-        assert_eq!(linear, ModelSpec { choice, l2: 0.0, bias: None });
-        let softmax = args(&["--model=softmax, classes = 10", "--l2=0.5", "--bias=false"]);
+        assert_eq!(linear, ModelSpec { choice, l2: 0.0, bias: false });
+        let softmax = args(&["--model=softmax, classes = 10", "--l2=0.5", "--bias"]);
         let softmax = softmax.check().expect("valid");
         let kind = ModelKind::Softmax { n_classes: 10 };
         let choice = ModelChoice::Known(kind);
-        assert_eq!(softmax, ModelSpec { choice, l2: 0.5, bias: Some(false) });
+        assert_eq!(softmax, ModelSpec { choice, l2: 0.5, bias: true });
         assert_eq!(parse_kind(&kind.to_string()).expect("round trip"), choice);
-    }
-
-    #[test]
-    fn the_bias_is_on_except_in_the_reference_run() {
-        let spec = |kind, bias| ModelSpec { choice: ModelChoice::Known(kind), l2: 0.0, bias };
-        assert!(spec(ModelKind::Linear, None).resolve_bias(false));
-        assert!(!spec(ModelKind::Linear, None).resolve_bias(true));
-        assert!(spec(ModelKind::Linear, Some(true)).resolve_bias(true));
-        assert!(spec(ModelKind::Logistic, None).resolve_bias(true));
-        assert!(!spec(ModelKind::Logistic, Some(false)).resolve_bias(false));
     }
 
     #[test]

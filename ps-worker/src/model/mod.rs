@@ -96,18 +96,16 @@ pub struct Scratch<T> {
 impl Model {
     /// The model that `spec` describes for rows of `n_features` columns.
     ///
-    /// `is_reference`: the built-in problem of the reference, see [`ModelSpec::resolve_bias`].
-    ///
     /// # Errors
     /// Bad data without columns; configuration when theta would be too large.
-    pub fn new(spec: &ModelSpec, n_features: usize, is_reference: bool) -> Result<Self, ExitError> {
+    pub fn new(spec: &ModelSpec, n_features: usize) -> Result<Self, ExitError> {
         if n_features == 0 {
             return Err(ExitError::new(
                 Exit::BadData,
                 "the data has no feature columns; --model needs at least one beside the target",
             ));
         }
-        let bias = spec.resolve_bias(is_reference);
+        let bias = spec.bias;
         let kind = spec.kind()?;
         let (d, c) = (n_features as u64, kind.n_outputs() as u64);
         let mut tables = vec![match kind {

@@ -24,11 +24,11 @@ impl Sequence {
 }
 
 fn spec(kind: ModelKind, bias: bool, l2: f64) -> ModelSpec {
-    ModelSpec { choice: ModelChoice::Known(kind), l2, bias: Some(bias) }
+    ModelSpec { choice: ModelChoice::Known(kind), l2, bias }
 }
 
 fn model(kind: ModelKind, bias: bool, l2: f64, n_features: usize) -> Model {
-    Model::new(&spec(kind, bias, l2), n_features, false).expect("valid")
+    Model::new(&spec(kind, bias, l2), n_features).expect("valid")
 }
 
 const KINDS: [ModelKind; 3] =
@@ -410,9 +410,9 @@ fn tables_are_weights_then_bias() {
         assert_eq!(model.dim(), model.tables().dim());
     }
     let large = spec(ModelKind::Softmax { n_classes: 1 << 20 }, true, 0.0);
-    let error = Model::new(&large, 1 << 20, false).expect_err("2^40 elements");
+    let error = Model::new(&large, 1 << 20).expect_err("2^40 elements");
     assert_eq!(error.exit, Exit::Config);
-    let error = Model::new(&large, 0, false).expect_err("no columns");
+    let error = Model::new(&large, 0).expect_err("no columns");
     assert_eq!(error.exit, Exit::BadData);
 }
 

@@ -18,10 +18,10 @@ use serde_json::Value;
 use data::{golden, number, numbers, rows_of};
 use descent::{Descent, close};
 
-fn model(name: &str, l2: f64, n_features: usize, is_reference: bool) -> Model {
-    let args = ModelArgs { model: name.to_owned(), l2, bias: None };
+fn model(name: &str, l2: f64, n_features: usize, bias: bool) -> Model {
+    let args = ModelArgs { model: name.to_owned(), l2, bias };
     let spec = args.check().expect("valid flags");
-    Model::new(&spec, n_features, is_reference).expect("a valid model")
+    Model::new(&spec, n_features).expect("a valid model")
 }
 
 /// Shards of consecutive rows as numpy's `array_split` deals them.
@@ -54,7 +54,7 @@ fn on_several_shards(model: &Model, samples: &Samples<f64>, lr: f64, want: &[f64
 fn the_reference_run_on_four_shards() {
     let run = golden("sync_k4.json");
     let (samples, order) = data::reference();
-    let model = model("linear", 0.0, 10, true);
+    let model = model("linear", 0.0, 10, false);
     assert_eq!(model.dim(), 10, "theta0 is zeros(10)");
     let shards: Vec<_> = dealt(1000, 4).map(|rows| rows_of(&samples, &order[rows])).collect();
     let want = numbers(&run["loss_history"]);
@@ -72,7 +72,7 @@ fn the_reference_run_on_four_shards() {
 fn diabetes_whole_and_on_three_shards() {
     let run = golden("diabetes_least_squares.json");
     let samples = data::diabetes();
-    let model = model("linear", 0.0, 10, false);
+    let model = model("linear", 0.0, 10, true);
     let want = numbers(&run["gd_loss_first_101"]);
     // Losses are of order 1e4.
     let mut descent = Descent::new(&model, Aggregate::WeightedMean, 0.1);
@@ -94,7 +94,7 @@ fn diabetes_whole_and_on_three_shards() {
 fn iris_softmax() {
     let run = &golden("iris_softmax.json")["full_batch_gd"];
     let samples = data::iris();
-    let model = model("softmax,classes=3", 0.0, 4, false);
+    let model = model("softmax,classes=3", 0.0, 4, true);
     let want = numbers(&run["loss_history"]);
     assert!((want[100] - 0.173331664216).abs() < 1e-12);
     let theta = on_several_shards(&model, &samples, 0.5, &want);
@@ -107,7 +107,7 @@ fn iris_softmax() {
 #[test]
 fn agaricus_logistic_sparse_and_dense() {
     let run = golden("agaricus_logistic.json");
-    let model = model("logistic", 1e-3, 126, false);
+    let model = model("logistic", 1e-3, 126, true);
     let want = numbers(&run["gd_objective_history"]);
     assert!((want[50] - 0.119305319752).abs() < 1e-12);
     let (train, test) = (data::agaricus("train"), data::agaricus("test"));
@@ -139,7 +139,7 @@ fn agaricus_logistic_sparse_and_dense() {
 /// empty ones it is the weighted run at another rate and strength.
 #[test]
 fn mean_and_sum_have_the_l2_term_once() {
-    let of_l2 = |l2| model("logistic", l2, 126, false);
+    let of_l2 = |l2| model("logistic", l2, 126, true);
     let (lr, l2) = (0.1, 0.02);
     let mut shards = shards(&data::agaricus("train"), 3);
     assert!(shards.iter().all(|shard| shard.len() == 2171));
@@ -158,7 +158,7 @@ fn mean_and_sum_have_the_l2_term_once() {
 fn fashion_mnist_softmax_in_both_precisions() {
     let Some((train, test)) = data::fashion_mnist() else { return };
     let file = golden("fmnist_softmax.json");
-    let model = model("softmax,classes=10", 0.0, 784, false);
+    let model = model("softmax,classes=10", 0.0, 784, true);
     let train_f32 = data::to_f32(&train);
     for (name, lr) in [("full_batch_gd", 0.02), ("full_batch_gd_lr0.1", 0.1)] {
         let run = &file[name];
@@ -192,7 +192,7 @@ fn check_final(model: &Model, theta: &[f64], run: &Value, test: &Samples<f64>) {
 fn fashion_mnist_softmax_in_mini_batches() {
     let Some((train, test)) = data::fashion_mnist() else { return };
     let run = &golden("fmnist_softmax.json")["minibatch_sgd_first6000"];
-    let model = model("softmax,classes=10", 0.0, 784, false);
+    let model = model("softmax,classes=10", 0.0, 784, true);
     let mut descent = Descent::new(&model, Aggregate::WeightedMean, number(&run["lr"]));
     let mut history = vec![];
     for _ in 0..10 {
