@@ -65,7 +65,7 @@ pub struct Config {
     pub on_worker_loss: OnWorkerLoss,
     /// How long a rank may be without a holder before the job fails or goes on without it.
     pub replacement_timeout: Duration,
-    /// Observers that must have pulled before the first update.
+    /// Observers that must have measured the first theta before workers may pull it.
     pub observers: u32,
     /// Longest time that a call is held.
     pub wait_max: Duration,
@@ -357,6 +357,7 @@ impl Core {
             Input::Evaluate { call, evaluation } => {
                 let answer = self.evaluate(now, evaluation);
                 reply(call, answer, &mut out);
+                self.proceed(now, &mut out);
                 self.conclude_if_complete(&mut out);
             }
             Input::Statistics { call, caller } => {
