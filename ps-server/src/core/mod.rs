@@ -326,6 +326,12 @@ impl Core {
     /// [`Effect::Update`] or dropped by one [`Effect::Forget`].
     pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
         let mut out = Vec::new();
+        // First: nobody is there to take the answer that may be due now.
+        if let Input::Dropped { call } = input
+            && let Some(wait) = self.waits.remove(call)
+        {
+            self.release(wait.caller, now);
+        }
         self.expire(now, &mut out);
         match input {
             Input::Join { call, conn, address, request } => {
@@ -368,15 +374,10 @@ impl Core {
             Input::Rejected { caller, code } => self.record_rejection(now, caller, code),
             Input::Updated { result } => self.updated(now, result, &mut out),
             Input::Concluded => self.concluded(now, &mut out),
-            Input::Dropped { call } => {
-                if let Some(wait) = self.waits.remove(call) {
-                    self.release(wait.caller, now);
-                }
-            }
             Input::Disconnected { conn } => self.members.disconnected(conn),
             Input::Stop { reason } => self.stop(now, reason, &mut out),
             Input::Drain => self.drain(now, &mut out),
-            Input::Tick => {}
+            Input::Dropped { .. } | Input::Tick => {}
         }
         debug_assert_eq!(invariants::check(self), Ok(()));
         out

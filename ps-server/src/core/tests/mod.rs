@@ -3,5 +3,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests read scripts and write failures")]
 
 mod ledger;
-
+mod properties;
 mod script;
+mod world;
