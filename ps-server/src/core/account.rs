@@ -54,8 +54,10 @@ impl Core {
                 seconds: wall_seconds,
             });
         }
-        let n_samples =
-            train.map_or_else(|| seats.iter().map(|s| s.n_samples).sum(), |t| t.n_samples);
+        let n_samples = train.map_or_else(
+            || seats.iter().fold(0u64, |n, s| n.saturating_add(s.n_samples)),
+            |t| t.n_samples,
+        );
         Some(Report {
             mode: self.config.mode,
             n_workers: self.config.n_workers,

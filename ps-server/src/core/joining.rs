@@ -21,11 +21,15 @@ impl Core {
             JobState::Finishing if request.role == Role::Observer => {}
             JobState::Finishing | JobState::Done | JobState::Failed => return Err(self.ended()),
         }
-        self.agree(now, &request, out)?;
+        self.agree(&request)?;
         let rank = match request.role {
             Role::Observer => None,
             Role::Worker => Some(self.choose_rank(now, request.rank)?),
         };
+        // Nobody is refused from here on: a refused first join leaves no job behind.
+        if self.job.is_none() {
+            self.begin(now, &request, out)?;
+        }
         let holder = Holder {
             incarnation: self.members.next_incarnation(),
             conn: Some(conn),
@@ -39,8 +43,8 @@ impl Core {
         let (rank, clock) = match rank {
             None => (self.members.admit(holder), 0),
             Some(rank) => {
-                self.withdraw_waits_of(rank, out);
                 self.members.seat(rank, holder);
+                self.fence_waits_of(rank, out);
                 let seat = &mut self.members.ranks[rank as usize];
                 if self.config.mode == Mode::Sync && !self.pending.contains_key(&rank) {
                     seat.skip_to(self.version);
@@ -60,13 +64,8 @@ impl Core {
         Ok(Answer::Joined(Box::new(Welcome { caller, clock, version, state })))
     }
 
-    /// Makes the first join's terms the job's, and holds every later one to them (rule R12).
-    fn agree(
-        &mut self,
-        now: Time,
-        request: &JoinRequest,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), Error> {
+    /// Holds a caller to the terms of the job (rule R12).
+    fn agree(&self, request: &JoinRequest) -> Result<(), Error> {
         if let Some(got) = request.dtype
             && got != self.dtype
         {
@@ -89,8 +88,17 @@ impl Core {
                 };
                 return Err(mismatch("tables", &show(&job.tables), &show(got)));
             }
-            return Ok(());
         }
+        Ok(())
+    }
+
+    /// Makes the first join's terms the job's.
+    fn begin(
+        &mut self,
+        now: Time,
+        request: &JoinRequest,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Error> {
         let Some(tables) = &request.tables else {
             return Err(not_initialized());
         };
@@ -133,11 +141,17 @@ impl Core {
                 .with("got", rank));
             }
             if !free(rank) {
-                return Err(Error::new(
+                let error = Error::new(
                     ErrorCode::RankTaken,
                     format!("rank {rank} has a live holder; wish for another rank, or for none"),
                 )
-                .with("rank", rank));
+                .with("rank", rank);
+                // A silent holder may be dead: then the rank is free at its lease's end (rule R6).
+                let holder = self.members.ranks[rank as usize].holder.as_ref();
+                return Err(match holder.filter(|_| !self.waits.holds(rank)) {
+                    Some(holder) => error.retry_after(holder.lease_end.saturating_sub(now)),
+                    None => error,
+                });
             }
             return Ok(rank);
         }

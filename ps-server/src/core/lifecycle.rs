@@ -30,6 +30,7 @@ impl Core {
     pub(super) fn updated(&mut self, now: Time, result: Result<(), u64>, out: &mut Vec<Effect>) {
         let ranks = std::mem::take(&mut self.applying);
         assert!(!ranks.is_empty(), "an update ends that was never begun");
+        let failed_before = self.state == JobState::Failed;
         let counted: Vec<_> = ranks
             .iter()
             .map(|rank| (*rank, self.pending.remove(rank).expect("kept while applied")))
@@ -65,6 +66,9 @@ impl Core {
                     );
                 }
             }
+        }
+        if failed_before {
+            out.push(Effect::Conclude);
         }
         self.proceed(now, out);
     }
@@ -131,6 +135,11 @@ impl Core {
             let rank = wait.caller.rank;
             self.answer_push(call, (wait.since, now), rank, (Outcome::DroppedLate, 0), out);
         }
+        let error = self.ended();
+        for (call, wait) in self.waits.take(|w| w.purpose == Purpose::Statistics) {
+            self.release(wait.caller, now);
+            out.push(Effect::Reply { call, answer: Answer::Refused(Refusal(error.clone())) });
+        }
         self.wake_pulls(now, out);
         self.conclude_if_complete(out);
     }
@@ -159,7 +168,10 @@ impl Core {
             out.push(Effect::Reply { call, answer: Answer::Refused(Refusal(error.clone())) });
         }
         self.concluding = true;
-        out.push(Effect::Conclude);
+        // An update under way still changes theta: its end concludes.
+        if self.applying.is_empty() {
+            out.push(Effect::Conclude);
+        }
     }
 
     /// Report and theta are written once everybody's last word is in (rule R5).
@@ -293,14 +305,20 @@ impl Core {
     /// Ranks without a holder whose clocks are still owed and waited for.
     fn vacancies(&self) -> impl Iterator<Item = (u32, Time)> {
         let rounds = self.config.rounds.unwrap_or(u64::MAX);
-        let anybody_live = self.members.ranks.iter().any(|s| s.state == WorkerState::Live);
-        self.members.ranks.iter().zip(0u32..).filter_map(move |(seat, rank)| {
-            let waited_for = match (self.config.on_worker_loss, seat.state) {
-                (_, WorkerState::Live) => false,
-                (OnWorkerLoss::Continue, WorkerState::Lost | WorkerState::Left) => !anybody_live,
-                _ => true,
+        let seats = &self.members.ranks;
+        let anybody_live = seats.iter().any(|s| s.state == WorkerState::Live);
+        // With `continue` a lost rank is missed only once all are gone, and from then on.
+        let newest = seats.iter().map(|s| s.vacant_since).max().unwrap_or_default();
+        seats.iter().zip(0u32..).filter_map(move |(seat, rank)| {
+            let since = match (self.config.on_worker_loss, seat.state) {
+                (_, WorkerState::Live) => return None,
+                (OnWorkerLoss::Continue, WorkerState::Lost | WorkerState::Left) if anybody_live => {
+                    return None;
+                }
+                (OnWorkerLoss::Continue, _) if !anybody_live => newest,
+                _ => seat.vacant_since,
             };
-            (waited_for && seat.clock < rounds).then_some((rank, seat.vacant_since))
+            (seat.clock < rounds).then_some((rank, since))
         })
     }
 

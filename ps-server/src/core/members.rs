@@ -3,8 +3,9 @@
 //! Owns ranks, incarnations, leases and observers. Does not know rounds, versions or policies.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use ps_common::calls::{Caller, WorkerState, WorkerStatus};
+use ps_common::calls::{Caller, Outcome, WorkerState, WorkerStatus};
 use ps_common::job::{Metrics, WorkerStats};
 use ps_common::{Error, ErrorCode};
 
@@ -30,9 +31,9 @@ pub(super) struct Rank {
     pub(super) holder: Option<Holder>,
     /// The first clock that is owed: all before have counted.
     pub(super) clock: u64,
-    /// The newest clock that counted. Clocks between it and `clock` were skipped: the rank was
-    /// lost and its rounds closed without it.
-    pub(super) last_counted: Option<u64>,
+    /// The newest clocks that counted without a gap. Those between it and `clock` were skipped:
+    /// the rank was lost and its rounds closed without it.
+    pub(super) counted: Range<u64>,
     /// How many were skipped.
     pub(super) skipped: u64,
     /// Since when nobody holds it.
@@ -70,7 +71,7 @@ impl Members {
             state: WorkerState::Vacant,
             holder: None,
             clock: 0,
-            last_counted: None,
+            counted: 0..0,
             skipped: 0,
             vacant_since: Time::ZERO,
             stats_before: WorkerStats::default(),
@@ -247,8 +248,33 @@ impl Members {
 impl Rank {
     /// `clock` has counted.
     pub(super) fn count(&mut self, clock: u64) {
-        self.last_counted = Some(clock);
+        if self.counted.end != clock {
+            self.counted.start = clock;
+        }
+        self.counted.end = clock + 1;
         self.clock = clock + 1;
+    }
+
+    /// What became of a clock that is owed no more.
+    ///
+    /// # Errors
+    /// SEQ_TOO_OLD before the last gap: which of those counted is not remembered.
+    pub(super) fn outcome_of(&self, clock: u64) -> Result<Outcome, Error> {
+        if self.counted.contains(&clock) {
+            return Ok(Outcome::Duplicate);
+        }
+        if clock >= self.counted.end {
+            return Ok(Outcome::DroppedLate);
+        }
+        Err(Error::new(
+            ErrorCode::SeqTooOld,
+            format!(
+                "clock {clock} is older than what is remembered, which begins at {}",
+                self.counted.start
+            ),
+        )
+        .with("want", self.counted.start)
+        .with("got", clock))
     }
 
     /// The rounds before `clock` have closed without this rank.
@@ -263,14 +289,15 @@ impl Rank {
     }
 }
 
+/// Counts are a peer's word: too large ones stop at the largest.
 fn add(a: &WorkerStats, b: &WorkerStats) -> WorkerStats {
     WorkerStats {
-        pushes: a.pushes + b.pushes,
-        samples: a.samples + b.samples,
+        pushes: a.pushes.saturating_add(b.pushes),
+        samples: a.samples.saturating_add(b.samples),
         compute_seconds: a.compute_seconds + b.compute_seconds,
         wait_seconds: a.wait_seconds + b.wait_seconds,
         comm_seconds: a.comm_seconds + b.comm_seconds,
-        bytes_sent: a.bytes_sent + b.bytes_sent,
-        bytes_received: a.bytes_received + b.bytes_received,
+        bytes_sent: a.bytes_sent.saturating_add(b.bytes_sent),
+        bytes_received: a.bytes_received.saturating_add(b.bytes_received),
     }
 }

@@ -65,7 +65,7 @@ pub struct Config {
     pub on_worker_loss: OnWorkerLoss,
     /// How long a rank may be without a holder before the job fails or goes on without it.
     pub replacement_timeout: Duration,
-    /// Observers that must have pulled before the first update.
+    /// Observers that must have measured the first theta before workers may pull it.
     pub observers: u32,
     /// Longest time that a call is held.
     pub wait_max: Duration,
@@ -326,6 +326,12 @@ impl Core {
     /// [`Effect::Update`] or dropped by one [`Effect::Forget`].
     pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
         let mut out = Vec::new();
+        // First: nobody is there to take the answer that may be due now.
+        if let Input::Dropped { call } = input
+            && let Some(wait) = self.waits.remove(call)
+        {
+            self.release(wait.caller, now);
+        }
         self.expire(now, &mut out);
         match input {
             Input::Join { call, conn, address, request } => {
@@ -357,8 +363,7 @@ impl Core {
             Input::Evaluate { call, evaluation } => {
                 let answer = self.evaluate(now, evaluation);
                 reply(call, answer, &mut out);
-                // The first measurement may be what workers' first pulls wait for.
-                self.wake_pulls(now, &mut out);
+                self.proceed(now, &mut out);
                 self.conclude_if_complete(&mut out);
             }
             Input::Statistics { call, caller } => {
@@ -369,15 +374,10 @@ impl Core {
             Input::Rejected { caller, code } => self.record_rejection(now, caller, code),
             Input::Updated { result } => self.updated(now, result, &mut out),
             Input::Concluded => self.concluded(now, &mut out),
-            Input::Dropped { call } => {
-                if let Some(wait) = self.waits.remove(call) {
-                    self.release(wait.caller, now);
-                }
-            }
             Input::Disconnected { conn } => self.members.disconnected(conn),
             Input::Stop { reason } => self.stop(now, reason, &mut out),
             Input::Drain => self.drain(now, &mut out),
-            Input::Tick => {}
+            Input::Dropped { .. } | Input::Tick => {}
         }
         debug_assert_eq!(invariants::check(self), Ok(()));
         out
@@ -430,17 +430,6 @@ impl Core {
             fingerprint: job.fingerprint.clone(),
             tables: job.tables.clone(),
         })
-    }
-
-    /// Whether `caller` may be listened to, before its message is read.
-    ///
-    /// # Errors
-    /// As every call of it would be refused.
-    pub fn check_caller(&self, caller: Caller) -> Result<(), Error> {
-        if self.job.is_none() {
-            return Err(joining::not_initialized());
-        }
-        self.members.authenticate(caller)
     }
 
     /// The job as an outsider sees it; `None` before the first join.

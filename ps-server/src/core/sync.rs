@@ -37,7 +37,8 @@ impl Core {
     }
 
     fn weights(&self) -> Vec<f64> {
-        let n_samples: u64 = self.pending.values().map(|p| p.header.n_samples).sum();
+        // Counts are peers' words: a wide sum cannot overflow.
+        let n_samples: u128 = self.pending.values().map(|p| u128::from(p.header.n_samples)).sum();
         let n_workers = self.pending.len() as f64;
         self.pending
             .values()
@@ -52,13 +53,13 @@ impl Core {
 
     /// The objective at theta before this round's update, if every gradient is over a whole shard.
     fn record_round_loss(&mut self, now: Time) {
-        let mut n_samples = 0u64;
+        let mut n_samples = 0u128;
         let mut loss_sum = 0f64;
         let mut penalty = 0f64;
         for pending in self.pending.values() {
             let header = &pending.header;
             let Some(loss) = header.loss else { return };
-            n_samples += header.n_samples;
+            n_samples += u128::from(header.n_samples);
             loss_sum += loss * header.n_samples as f64;
             penalty = penalty.max(header.penalty.unwrap_or(0.0));
         }

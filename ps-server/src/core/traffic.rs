@@ -10,7 +10,7 @@ use ps_common::report::HistoryEntry;
 use ps_common::{Error, ErrorCode};
 
 use super::waits::{Purpose, Wait};
-use super::{Answer, CallId, Core, Effect, Pending, Time};
+use super::{Answer, CallId, Core, Effect, Pending, Refusal, Time};
 
 impl Core {
     /// Takes a whole gradient: counts it, keeps it for its round, or knows it already.
@@ -33,11 +33,9 @@ impl Core {
         }
         let owed = self.members.ranks[rank as usize].clock;
         if header.clock < owed {
-            // It has counted (rule C6), or its round closed without it: the current theta is the
-            // answer to both.
-            let last_counted = self.members.ranks[rank as usize].last_counted;
-            let counted = last_counted.is_some_and(|last| header.clock <= last);
-            let outcome = if counted { Outcome::Duplicate } else { Outcome::DroppedLate };
+            // It has counted, or its round closed without it: the current theta is the answer to
+            // both (rule C6).
+            let outcome = self.members.ranks[rank as usize].outcome_of(header.clock)?;
             out.push(Effect::Forget { gradient: call });
             self.answer_push(call, (now, now), rank, (outcome, 0), out);
             return Ok(());
@@ -132,8 +130,17 @@ impl Core {
         self.alarm = self.alarm.min(time);
     }
 
-    /// Answers held pushes of a rank that somebody newer speaks for.
-    pub(super) fn withdraw_waits_of(&mut self, rank: u32, out: &mut Vec<Effect>) {
+    /// Refuses the held calls of a rank's earlier lives; what they pushed stays.
+    pub(super) fn fence_waits_of(&mut self, rank: u32, out: &mut Vec<Effect>) {
+        for (call, wait) in self.waits.take(|w| w.caller.rank == rank) {
+            let error = self.members.authenticate(wait.caller);
+            let error = error.expect_err("the rank has just gone to a newer life");
+            out.push(Effect::Reply { call, answer: Answer::Refused(Refusal(error)) });
+        }
+    }
+
+    /// Answers the held push of a rank that has sent it again.
+    fn withdraw_waits_of(&mut self, rank: u32, out: &mut Vec<Effect>) {
         let is_push = |w: &Wait| w.caller.rank == rank && w.purpose == Purpose::Push;
         for (call, wait) in self.waits.take(is_push) {
             self.answer_push(call, (wait.since, wait.since), rank, (Outcome::Waiting, 0), out);
@@ -249,8 +256,19 @@ impl Core {
                 format!("version {} is ahead of theta's {}", what.version, self.version),
             ));
         }
+        let is_final = what.version == self.version && self.state >= JobState::Finishing;
+        if what.r#final && !is_final {
+            return Err(Error::new(
+                ErrorCode::BadField,
+                format!(
+                    "version {} is not final: theta is at {} and the job {}",
+                    what.version, self.version, self.state
+                ),
+            )
+            .with("field", "final"));
+        }
         observer.evaluated = true;
-        if what.r#final && self.state >= JobState::Finishing {
+        if what.r#final {
             observer.evaluated_final = true;
             self.record.final_train = Some(what.train);
             self.record.final_test = what.test;
@@ -285,6 +303,9 @@ impl Core {
             return Err(
                 Error::new(ErrorCode::BadField, "an observer has no shard").with("field", "rank")
             );
+        }
+        if self.state != JobState::Running {
+            return Err(self.ended());
         }
         self.statistics.insert(caller.rank);
         let deadline = now + self.config.wait_max;

@@ -1,0 +1,8 @@
+//! Tests of the core: scripts (`scripts/*.txt`), generated sequences, and the ledger that both keep.
+
+#![allow(clippy::disallowed_methods, reason = "tests read scripts and write failures")]
+
+mod ledger;
+mod properties;
+mod script;
+mod world;

@@ -1,0 +1,448 @@
+//! A made-up cluster of well and ill behaved processes around one core, driven by plain events.
+//!
+//! Events are data: a failing sequence is a file that replays. After the events faults cease: every
+//! rank gets a worker that does what it owes, and the job has to finish.
+
+use std::time::Duration;
+
+use ps_common::calls::{Caller, Evaluation, JoinRequest, Leave, PullRequest, PushHeader};
+use ps_common::job::{
+    Aggregate, JobState, Metrics, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role, WorkerStats,
+};
+use ps_common::tables::{Table, Tables};
+use ps_common::{Dtype, ErrorCode};
+use serde::{Deserialize, Serialize};
+
+use super::ledger::Ledger;
+use crate::core::{Answer, CallId, Config, ConnId, Core, Effect, Input, Time};
+
+/// Processes that events speak of.
+pub(super) const N_PROCESSES: u8 = 7;
+
+/// A job and what happens to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Case {
+    pub(super) plan: Plan,
+    pub(super) events: Vec<Event>,
+}
+
+/// [`Config`] in numbers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Plan {
+    pub(super) mode: Mode,
+    pub(super) aggregate: Aggregate,
+    pub(super) on_worker_loss: OnWorkerLoss,
+    pub(super) n_workers: u32,
+    pub(super) rounds: Option<u64>,
+    pub(super) observers: u32,
+    pub(super) lease_ms: u64,
+    pub(super) hold_ms: u64,
+    pub(super) replacement_ms: u64,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Event {
+    Join {
+        process: u8,
+        rank: Option<u32>,
+        observer: bool,
+        alike: bool,
+    },
+    /// `clock` and `pulled` are off by so much from what is right.
+    Push {
+        process: u8,
+        life: Life,
+        clock: i8,
+        pulled: i8,
+        bytes: u8,
+        n_samples: u8,
+        within: Option<u16>,
+    },
+    Pull {
+        process: u8,
+        life: Life,
+        ahead: u8,
+        r#final: bool,
+        within: Option<u16>,
+    },
+    Heartbeat {
+        process: u8,
+        life: Life,
+    },
+    Leave {
+        process: u8,
+        life: Life,
+    },
+    Evaluate {
+        process: u8,
+        behind: i8,
+        r#final: bool,
+    },
+    Statistics {
+        process: u8,
+    },
+    Disconnect {
+        process: u8,
+    },
+    Drop {
+        which: u8,
+    },
+    /// Time passes; with `tick` the driver's timer is on time, else the next input is first.
+    Pass {
+        ms: u16,
+        tick: bool,
+    },
+    /// To the core's next deadline.
+    Alarm,
+    Updated {
+        overflow: bool,
+    },
+    Concluded,
+    Reject {
+        process: u8,
+    },
+    Stop,
+    Drain,
+}
+
+/// By which of its names a process calls.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) enum Life {
+    Now,
+    Before,
+    Stranger,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Process {
+    caller: Option<Caller>,
+    before: Option<Caller>,
+    /// The clock it believes to owe.
+    clock: u64,
+    n_connections: u64,
+}
+
+/// A core, its processes, the ledger.
+struct World {
+    core: Core,
+    ledger: Ledger,
+    plan: Plan,
+    now: Time,
+    n_calls: u64,
+    processes: Vec<Process>,
+    /// Which process made a call: its index.
+    made_by: Vec<usize>,
+    trace: Vec<String>,
+}
+
+/// Runs a case to its end. The trace tells what happened; the error is the first broken promise.
+pub(super) fn run(case: &Case) -> (Vec<String>, Result<(), String>) {
+    let mut world = World::new(case.plan.clone());
+    let result = case
+        .events
+        .iter()
+        .try_for_each(|event| world.happen(event))
+        .and_then(|()| world.heal())
+        .and_then(|()| world.settle());
+    (world.trace, result)
+}
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        let config = Config {
+            mode: plan.mode,
+            n_workers: plan.n_workers,
+            aggregate: plan.aggregate,
+            rounds: plan.rounds,
+            lease: Duration::from_millis(plan.lease_ms),
+            on_worker_loss: plan.on_worker_loss,
+            replacement_timeout: Duration::from_millis(plan.replacement_ms),
+            observers: plan.observers,
+            wait_max: Duration::from_millis(plan.hold_ms),
+        };
+        Self {
+            core: Core::new(config.clone(), Dtype::F32),
+            ledger: Ledger::new(config),
+            now: Time::ZERO,
+            n_calls: 0,
+            processes: vec![Process::default(); N_PROCESSES as usize + plan.n_workers as usize],
+            plan,
+            made_by: Vec::new(),
+            trace: Vec::new(),
+        }
+    }
+
+    fn call(&mut self, process: usize) -> CallId {
+        let call = CallId(self.made_by.len() as u64);
+        self.made_by.push(process);
+        call
+    }
+
+    fn connection(&self, process: usize) -> ConnId {
+        ConnId(process as u64 * 1_000_000 + self.processes[process].n_connections)
+    }
+
+    fn caller(&self, process: usize, life: Life) -> Caller {
+        let known = match life {
+            Life::Now => self.processes[process].caller,
+            Life::Before => self.processes[process].before,
+            Life::Stranger => None,
+        };
+        known.unwrap_or(Caller { rank: process as u32, incarnation: 1_000_000 })
+    }
+
+    fn step(&mut self, input: Input) -> Result<Vec<Effect>, String> {
+        self.trace.push(format!("{:?} {input:?}", self.now));
+        let effects = self.ledger.step(&mut self.core, self.now, input)?;
+        for effect in &effects {
+            self.trace.push(format!("  => {effect:?}"));
+            let Effect::Reply { call, answer } = effect else { continue };
+            let process = &mut self.processes[self.made_by[call.0 as usize]];
+            match answer {
+                Answer::Joined(welcome) => {
+                    process.before = process.caller.replace(welcome.caller);
+                    process.clock = welcome.clock;
+                }
+                Answer::Pushed(result) => process.clock = result.clock,
+                _ => {}
+            }
+        }
+        Ok(effects)
+    }
+
+    fn happen(&mut self, event: &Event) -> Result<(), String> {
+        self.n_calls += 1;
+        let input = match *event {
+            Event::Pass { ms, tick } => {
+                self.now += Duration::from_millis(ms.into());
+                if !tick {
+                    return Ok(());
+                }
+                Input::Tick
+            }
+            Event::Alarm => {
+                let Some(alarm) = self.core.next_deadline() else { return Ok(()) };
+                self.now = self.now.max(alarm);
+                Input::Tick
+            }
+            Event::Updated { overflow } if self.ledger.is_updating() => {
+                Input::Updated { result: if overflow { Err(3) } else { Ok(()) } }
+            }
+            Event::Concluded if self.ledger.is_concluding() => Input::Concluded,
+            Event::Updated { .. } | Event::Concluded => return Ok(()),
+            Event::Drop { which } => {
+                let open: Vec<CallId> = self.ledger.open().collect();
+                if open.is_empty() {
+                    return Ok(());
+                }
+                Input::Dropped { call: open[which as usize % open.len()] }
+            }
+            Event::Disconnect { process } => {
+                let conn = self.connection(process.into());
+                self.processes[process as usize].n_connections += 1;
+                Input::Disconnected { conn }
+            }
+            Event::Reject { process } => {
+                let caller = Some(self.caller(process.into(), Life::Now));
+                Input::Rejected { caller, code: ErrorCode::NonFinite }
+            }
+            Event::Stop => Input::Stop { reason: "enough".to_owned() },
+            Event::Drain => Input::Drain,
+            _ => self.request(event),
+        };
+        self.step(input).map(drop)
+    }
+
+    /// The input of an event that is a call.
+    fn request(&mut self, event: &Event) -> Input {
+        let millis = |ms: Option<u16>| ms.map(|ms| Duration::from_millis(ms.into()));
+        match *event {
+            Event::Join { process, rank, observer, alike } => {
+                self.join(process.into(), rank, observer, alike)
+            }
+            Event::Push { process, life, clock, pulled, bytes, n_samples, within } => {
+                let process = usize::from(process);
+                let header = PushHeader {
+                    caller: self.caller(process, life),
+                    clock: self.processes[process].clock.saturating_add_signed(clock.into()),
+                    version_pulled: self.core.version().saturating_add_signed(pulled.into()),
+                    n_samples: n_samples.into(),
+                    loss: Some(1.0),
+                    penalty: None,
+                    wait_max: millis(within),
+                };
+                self.push(process, header, bytes.into())
+            }
+            Event::Pull { process, life, ahead, r#final, within } => {
+                let process = usize::from(process);
+                let request = PullRequest {
+                    caller: self.caller(process, life),
+                    version_min: self.core.version() + u64::from(ahead),
+                    r#final,
+                    wait_max: millis(within),
+                };
+                Input::Pull { call: self.call(process), conn: self.connection(process), request }
+            }
+            Event::Heartbeat { process, life } => {
+                let (process, stats) = (process.into(), WorkerStats::default());
+                let caller = self.caller(process, life);
+                Input::Heartbeat { call: self.call(process), caller, stats }
+            }
+            Event::Leave { process, life } => self.leave(process.into(), life),
+            Event::Evaluate { process, behind, r#final } => {
+                let process = usize::from(process);
+                let evaluation = Evaluation {
+                    caller: self.caller(process, Life::Now),
+                    version: self.core.version().saturating_add_signed(-i64::from(behind)),
+                    seconds: 0.0,
+                    train: Metrics::default(),
+                    test: None,
+                    r#final,
+                };
+                Input::Evaluate { call: self.call(process), evaluation }
+            }
+            Event::Statistics { process } => {
+                let process = process.into();
+                let caller = self.caller(process, Life::Now);
+                Input::Statistics { call: self.call(process), caller }
+            }
+            _ => unreachable!("handled by `happen`"),
+        }
+    }
+
+    fn join(&mut self, process: usize, rank: Option<u32>, observer: bool, alike: bool) -> Input {
+        let tables = Tables::new(vec![Table::zeros("w", &[3], true)]).expect("sane");
+        let model = if alike { "linear" } else { "softmax" };
+        let request = JoinRequest {
+            protocol_version: PROTOCOL_VERSION,
+            role: if observer { Role::Observer } else { Role::Worker },
+            rank,
+            fingerprint: [("model".to_owned(), model.to_owned())].into(),
+            tables: (!observer).then_some(tables),
+            dtype: None,
+            program: String::new(),
+            acknowledged_clock: None,
+        };
+        let conn = self.connection(process);
+        Input::Join { call: self.call(process), conn, address: String::new(), request }
+    }
+
+    fn push(&mut self, process: usize, header: PushHeader, digest: u32) -> Input {
+        let conn = self.connection(process);
+        Input::Push { call: self.call(process), conn, header, digest }
+    }
+
+    fn leave(&mut self, process: usize, life: Life) -> Input {
+        let caller = self.caller(process, life);
+        let leave = Leave { caller, stats: WorkerStats::default(), final_metrics: None };
+        Input::Leave { call: self.call(process), leave }
+    }
+
+    /// The driver does what it was asked.
+    fn obey(&mut self) -> Result<(), String> {
+        while self.ledger.is_updating() {
+            self.step(Input::Updated { result: Ok(()) })?;
+        }
+        if self.ledger.is_concluding() {
+            self.step(Input::Concluded)?;
+        }
+        Ok(())
+    }
+
+    /// Faults cease: the job has to finish.
+    fn heal(&mut self) -> Result<(), String> {
+        self.trace.push("faults cease".to_owned());
+        self.step(Input::Tick)?;
+        self.obey()?;
+        for process in 0..self.processes.len() {
+            let conn = self.connection(process);
+            self.processes[process].n_connections += 1;
+            self.step(Input::Disconnected { conn })?;
+        }
+        let alike = !self.core.description("").is_some_and(|job| {
+            job.fingerprint.get("model").is_some_and(|model| model == "softmax")
+        });
+        for rank in 0..self.plan.n_workers {
+            let input =
+                self.join((u32::from(N_PROCESSES) + rank) as usize, Some(rank), false, alike);
+            self.step(input)?;
+        }
+        let running = self.core.state() == JobState::Running;
+        let steps = (self.plan.rounds.unwrap_or(3) + 2) * 4 + 40;
+        for i in 0..steps {
+            if self.core.state() >= JobState::Done {
+                break;
+            }
+            if self.plan.rounds.is_none() && i == 5 {
+                self.step(Input::Stop { reason: "enough".to_owned() })?;
+            }
+            for rank in 0..self.plan.n_workers {
+                self.work((u32::from(N_PROCESSES) + rank) as usize)?;
+                self.obey()?;
+            }
+            self.now += Duration::from_millis(self.plan.lease_ms / 3);
+            self.step(Input::Tick)?;
+            self.obey()?;
+        }
+        let state = self.core.state();
+        let finished = state == JobState::Done || (!running && state == JobState::Failed);
+        if finished {
+            return Ok(());
+        }
+        Err(format!(
+            "liveness: {state} after {steps} steps of good workers: {}",
+            self.core.reason()
+        ))
+    }
+
+    /// One step of a good worker.
+    fn work(&mut self, process: usize) -> Result<(), String> {
+        let Some(caller) = self.processes[process].caller else { return Ok(()) };
+        let clock = self.processes[process].clock;
+        let beat = self.call(process);
+        self.step(Input::Heartbeat { call: beat, caller, stats: WorkerStats::default() })?;
+        if self.core.state() >= JobState::Finishing {
+            self.processes[process].caller = None;
+            self.processes[process].before = Some(caller);
+            let input = self.leave(process, Life::Before);
+            return self.step(input).map(drop);
+        }
+        if self.plan.rounds.is_none_or(|rounds| clock < rounds) {
+            let header = PushHeader {
+                caller,
+                clock,
+                version_pulled: self.core.version(),
+                n_samples: 1,
+                loss: None,
+                penalty: None,
+                wait_max: None,
+            };
+            let input = self.push(process, header, 0);
+            self.step(input)?;
+        }
+        Ok(())
+    }
+
+    /// In time every call is answered, every gradient used or forgotten, and the server may go.
+    fn settle(&mut self) -> Result<(), String> {
+        for process in 0..self.processes.len() {
+            let conn = self.connection(process);
+            self.step(Input::Disconnected { conn })?;
+        }
+        for _ in 0..3 {
+            self.now += Duration::from_millis(self.plan.lease_ms + self.plan.hold_ms);
+            self.step(Input::Tick)?;
+            self.obey()?;
+        }
+        let open: Vec<CallId> = self.ledger.open().collect();
+        if !open.is_empty() || self.ledger.n_gradients() > 0 || !self.core.is_over() {
+            return Err(format!(
+                "at the end {open:?} are open, {} gradients kept, over: {}",
+                self.ledger.n_gradients(),
+                self.core.is_over()
+            ));
+        }
+        Ok(())
+    }
+}
