@@ -43,7 +43,9 @@ fn bare_sockets_end_to_end() {
 }
 
 #[test]
-fn a_person_gets_a_table() {
+fn a_person_gets_a_table_and_a_picture() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let plot = directory.path().join("bench.svg");
     let output = psctl(&[
         "bench",
         "--raw-only",
@@ -53,8 +55,11 @@ fn a_person_gets_a_table() {
         "--seconds=5ms",
         "--repeats=1",
         "--congestion=system",
+        &format!("--plot={}", plot.display()),
     ]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let picture = std::fs::read_to_string(&plot).expect("a picture");
+    assert!(picture.contains("async, W = 2") && picture.contains("GB/s"), "{picture}");
     let stdout = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(stdout.contains("congestion control"), "{stdout}");
     assert!(stdout.lines().any(|line| line.starts_with("async        10   2")), "{stdout}");

@@ -11,13 +11,17 @@ use crate::numeric::{Optimizer, first_non_finite, weighted_sum};
 /// cache.
 const BLOCK: usize = 2048;
 
+/// Earlier versions of a chunk that are kept for their memory: about as many as are on their way to
+/// readers at once.
+const SPARES_MAX: usize = 8;
+
 /// theta as chunks of `chunk_len` elements; the last may be shorter.
 #[derive(Debug)]
 pub(super) struct Theta<T> {
     chunk_len: usize,
     chunks: Vec<Arc<Chunk<T>>>,
-    /// The version before, reused where no pull holds it any more.
-    retired: Vec<Arc<Chunk<T>>>,
+    /// Of each chunk, memory that was theirs before; some of it pulls may still be reading.
+    spares: Vec<Vec<Arc<Chunk<T>>>>,
     sum: Box<[T]>,
 }
 
@@ -36,11 +40,11 @@ impl<T: Element> AsRef<[u8]> for ChunkBytes<T> {
 impl<T: Element> Theta<T> {
     pub(super) fn zeros(dim: usize, chunk_len: usize) -> Self {
         let lens = (0..dim).step_by(chunk_len).map(|start| chunk_len.min(dim - start));
-        let chunks = lens.map(|len| Arc::new(Chunk(vec![T::ZERO; len]))).collect();
+        let chunks: Vec<_> = lens.map(|len| Arc::new(Chunk(vec![T::ZERO; len]))).collect();
         Self {
             chunk_len,
+            spares: vec![Vec::new(); chunks.len()],
             chunks,
-            retired: Vec::new(),
             sum: vec![T::ZERO; BLOCK].into_boxed_slice(),
         }
     }
@@ -61,39 +65,41 @@ impl<T: Element> Theta<T> {
         parts: &[(&[T], f64)],
         optimizer: &Optimizer,
     ) -> Result<(), usize> {
-        let mut spares = std::mem::take(&mut self.retired);
-        spares.resize_with(self.chunks.len(), || Arc::new(Chunk(Vec::new())));
-        let mut overflow = None;
-        for (i, (old, spare)) in self.chunks.iter().zip(&mut spares).enumerate() {
+        let mut new_chunks = Vec::with_capacity(self.chunks.len());
+        for (i, (old, spares)) in self.chunks.iter().zip(&mut self.spares).enumerate() {
             let start = i * self.chunk_len;
-            let new = writable(spare, old.0.len());
-            update_chunk(new, &old.0, start, parts, &mut self.sum, optimizer);
-            if let Some(index) = first_non_finite(new) {
-                overflow = Some(start + index);
-                break;
+            let mut new = unshared(spares, old.0.len());
+            let values = &mut Arc::get_mut(&mut new).expect("unshared").0;
+            let updated = update_chunk(values, &old.0, start, parts, &mut self.sum, optimizer);
+            new_chunks.push(new);
+            if let Err(key) = updated {
+                self.retire(new_chunks);
+                return Err(key);
             }
         }
-        match overflow {
-            Some(key) => {
-                self.retired = spares;
-                Err(key)
-            }
-            None => {
-                self.retired = std::mem::replace(&mut self.chunks, spares);
-                Ok(())
+        let old_chunks = std::mem::replace(&mut self.chunks, new_chunks);
+        self.retire(old_chunks);
+        Ok(())
+    }
+
+    /// Keeps the memory of chunks that are no part of theta (any more).
+    fn retire(&mut self, chunks: Vec<Arc<Chunk<T>>>) {
+        for (spares, chunk) in self.spares.iter_mut().zip(chunks) {
+            if spares.len() < SPARES_MAX {
+                spares.push(chunk);
             }
         }
     }
 }
 
-/// The spare's memory if nobody reads it any more, else new memory.
-fn writable<T: Element>(spare: &mut Arc<Chunk<T>>, len: usize) -> &mut [T] {
-    if Arc::get_mut(spare).is_none_or(|chunk| chunk.0.len() != len) {
-        *spare = Arc::new(Chunk(vec![T::ZERO; len]));
-    }
-    &mut Arc::get_mut(spare).expect("just made or found to be unshared").0
+/// Memory that nobody reads any more, the most recently used first, or else new memory.
+fn unshared<T: Element>(spares: &mut Vec<Arc<Chunk<T>>>, len: usize) -> Arc<Chunk<T>> {
+    let free = spares.iter_mut().rposition(|spare| Arc::get_mut(spare).is_some());
+    free.map_or_else(|| Arc::new(Chunk(vec![T::ZERO; len])), |free| spares.remove(free))
 }
 
+/// Fills `new` block by block, each checked while it is in the first cache; the error is the first
+/// key that is not finite.
 fn update_chunk<T: Element>(
     new: &mut [T],
     old: &[T],
@@ -101,21 +107,27 @@ fn update_chunk<T: Element>(
     parts: &[(&[T], f64)],
     sum: &mut [T],
     optimizer: &Optimizer,
-) {
-    if let [(gradient, 1.0)] = parts {
-        return optimizer.update(new, old, &gradient[start..start + old.len()]);
-    }
+) -> Result<(), usize> {
     let mut block_parts: Vec<(&[T], f64)> = Vec::with_capacity(parts.len());
     for (offset, (new, old)) in
         (0..).step_by(BLOCK).zip(new.chunks_mut(BLOCK).zip(old.chunks(BLOCK)))
     {
         let from = start + offset;
-        block_parts.clear();
-        block_parts.extend(parts.iter().map(|(g, weight)| (&g[from..from + old.len()], *weight)));
-        let sum = &mut sum[..old.len()];
-        weighted_sum(sum, &block_parts);
-        optimizer.update(new, old, sum);
+        let to = from + old.len();
+        if let [(gradient, 1.0)] = parts {
+            optimizer.update(new, old, &gradient[from..to]);
+        } else {
+            block_parts.clear();
+            block_parts.extend(parts.iter().map(|(g, weight)| (&g[from..to], *weight)));
+            let sum = &mut sum[..old.len()];
+            weighted_sum(sum, &block_parts);
+            optimizer.update(new, old, sum);
+        }
+        if let Some(index) = first_non_finite(new) {
+            return Err(from + index);
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]

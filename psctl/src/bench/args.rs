@@ -1,5 +1,6 @@
 //! The flags of `psctl bench` and the cells that they ask for. Measures nothing.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -71,6 +72,9 @@ pub struct Args {
     /// End with one line of JSON instead of a table
     #[arg(long)]
     pub json: bool,
+    /// File that gets the ratios against the size of theta as a picture (.svg or .png)
+    #[arg(long)]
+    pub plot: Option<PathBuf>,
     /// Only the bare sockets, in any build: for tests
     #[arg(long, hide = true)]
     pub raw_only: bool,
@@ -120,8 +124,12 @@ impl Args {
         jobs
     }
 
-    /// Refuses what would give wrong figures: a debug build, or more memory than there is.
+    /// Refuses what would give wrong figures, a debug build or more memory than there is, and a
+    /// picture of an unknown kind.
     pub(super) fn check(&self, memory_available: u64) -> Result<(), ExitError> {
+        if let Some(path) = &self.plot {
+            crate::show::chart::Format::of(path)?;
+        }
         if cfg!(debug_assertions) && !self.raw_only {
             return Err(ExitError::config(
                 "a debug build is about thirty times slower and its figures mean nothing: \

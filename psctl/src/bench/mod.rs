@@ -8,6 +8,7 @@ mod args;
 mod cell;
 mod grpc;
 mod measure;
+mod plot;
 mod process;
 mod protocol;
 mod raw;
@@ -53,7 +54,7 @@ const LOAD_AVERAGE_QUIET: f64 = 0.5;
 ///
 /// # Errors
 /// A debug build, cells that do not fit into memory (78), a process that failed (1), a wrong
-/// theta (70).
+/// theta (70), a picture that cannot be written (73).
 pub fn run(args: &Args, out: &mut impl Write, progress: &mut impl Write) -> Result<(), ExitError> {
     let no_socket = |e| ExitError::new(Exit::Io, "cannot make a TCP socket").because(e);
     let congestion = socket::choose(args.congestion).map_err(no_socket)?;
@@ -95,8 +96,10 @@ pub fn run(args: &Args, out: &mut impl Write, progress: &mut impl Write) -> Resu
         }
         rows.push(Row::new(&job, &grpc, &raw));
     }
-    write_results(&Results { machine, rows }, args.json, out)
-        .map_err(|e| ExitError::new(Exit::Io, "cannot write the results").because(e))
+    let results = Results { machine, rows };
+    write_results(&results, args.json, out)
+        .map_err(|e| ExitError::new(Exit::Io, "cannot write the results").because(e))?;
+    args.plot.as_ref().map_or(Ok(()), |path| plot::chart(&results).write(path))
 }
 
 fn progress_line(side: Side, job: &Job, repeat: u32, repeats: u32, sample: &Sample) -> String {

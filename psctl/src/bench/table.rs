@@ -24,9 +24,12 @@ pub(super) struct Results {
 /// One cell: medians over its repeats. The gRPC figures are absent where it was not measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Row {
-    n: usize,
-    workers: u32,
-    mode: Mode,
+    /// Elements of theta.
+    pub(super) n: usize,
+    /// Worker processes.
+    pub(super) workers: u32,
+    /// How pushes were ordered.
+    pub(super) mode: Mode,
     dtype: Dtype,
     repeats: usize,
     #[serde(flatten)]
@@ -84,6 +87,16 @@ impl Row {
         let row =
             Self { n, workers, mode, dtype, repeats: raw.len(), grpc: None, raw: Raw::of(raw) };
         Self { grpc: (!grpc.is_empty()).then(|| Grpc::of(grpc, raw)), ..row }
+    }
+
+    /// gRPC's rate over that of bare sockets; `None` where gRPC was not measured.
+    pub(super) fn ratio_to_raw(&self) -> Option<f64> {
+        self.grpc.as_ref().map(|grpc| grpc.ratio_to_raw)
+    }
+
+    /// Payload of all workers over bare sockets.
+    pub(super) fn raw_gb_per_second(&self) -> f64 {
+        self.raw.raw_gb_per_second
     }
 }
 
