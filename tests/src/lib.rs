@@ -6,9 +6,11 @@
 #![allow(clippy::print_stdout)]
 
 mod caller;
+mod cluster;
 mod processes;
 
 pub use caller::{Caller, Sent, header, reason_of, tables};
+pub use cluster::{assert_close, data, golden, local, losses, numbers};
 pub use processes::{Process, binary, data_dir, free_port, project_root, wait_until};
 
 use std::time::Duration;

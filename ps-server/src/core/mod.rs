@@ -432,6 +432,17 @@ impl Core {
         })
     }
 
+    /// Whether `caller` may be listened to, before its message is read.
+    ///
+    /// # Errors
+    /// As every call of it would be refused.
+    pub fn check_caller(&self, caller: Caller) -> Result<(), Error> {
+        if self.job.is_none() {
+            return Err(joining::not_initialized());
+        }
+        self.members.authenticate(caller)
+    }
+
     /// The job as an outsider sees it; `None` before the first join.
     pub fn description(&self, program: &str) -> Option<JoinAnswer> {
         let caller = Caller { rank: Caller::FIRST_OBSERVER, incarnation: 0 };
