@@ -1,0 +1,217 @@
+//! Servers and workers started by hand, on ports of their own: same answer, nobody hangs.
+
+use std::path::Path;
+
+use ps_common::wire::pb;
+use ps_common::wire::pb::operator_client::OperatorClient;
+use ps_tests::{Process, local, losses};
+use serde_json::Value;
+
+fn sha256(report: &Value) -> String {
+    report["final"]["theta_sha256"].as_str().expect("a hash").to_owned()
+}
+
+fn report_in(folder: &Path) -> Value {
+    let text = std::fs::read_to_string(folder.join("report.json")).expect("a report");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// A server that reports into `folder`, and its address.
+fn server(folder: &Path, arguments: &[&str]) -> (Process, String) {
+    let report = folder.join("report.json").to_string_lossy().into_owned();
+    Process::server(&[&["--report", &report][..], arguments].concat())
+}
+
+fn worker(address: &str, arguments: &[&str]) -> Process {
+    let url = format!("http://{address}");
+    Process::start("ps-worker", &[&["--server", &url][..], arguments].concat())
+}
+
+/// Updates committed so far.
+fn version(address: &str) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let client = OperatorClient::connect(format!("http://{address}")).await;
+        let status = client.expect("the server serves").status(pb::StatusRequest {}).await;
+        status.expect("a status").into_inner().version
+    })
+}
+
+#[test]
+fn twenty_runs_with_any_timing_end_in_the_same_bits() {
+    let first = local(&["--dtype=f64"]);
+    let want = sha256(&first);
+    for run in 0..18 {
+        // Every other run, workers wait a random while before each push.
+        let delay: &[&str] = if run % 2 == 0 { &[] } else { &["--compute-delay-ms=0..3"] };
+        let report = local(&[&["--dtype=f64"][..], delay].concat());
+        assert_eq!(sha256(&report), want, "run {run}");
+        assert_eq!(losses(&report), losses(&first), "run {run}");
+    }
+    // One worker first, three more later, ranks in another order, on a port of its own.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (server, address) = server(folder.path(), &["--dtype=f64"]);
+    let one = worker(&address, &["--rank=3", "--compute-delay-ms=0..2"]);
+    let rest = ["1", "0", "2"].map(|rank| worker(&address, &["--rank", rank]));
+    server.expect_exit(0);
+    one.expect_exit(0);
+    for worker in rest {
+        worker.expect_exit(0);
+    }
+    let report = report_in(folder.path());
+    assert_eq!(sha256(&report), want);
+    assert_eq!(losses(&report), losses(&first));
+}
+
+#[test]
+fn more_workers_than_rows_is_the_same_as_numpy_deals() {
+    // 1000 rows over 4 workers, and over 7: another rounding, the same descent.
+    let (four, seven) = (local(&["--dtype=f64"]), local(&["--dtype=f64", "--workers=7"]));
+    ps_tests::assert_close(&losses(&seven), &losses(&four), 1e-12);
+    let few = local(&["--dtype=f64", "--take=3", "--workers=5", "--rounds=3"]);
+    assert_eq!(few["n_samples"], 3);
+    let samples: Vec<u64> = few["workers"]
+        .as_array()
+        .expect("workers")
+        .iter()
+        .map(|w| w["samples"].as_u64().expect("a count"))
+        .collect();
+    assert_eq!(samples, [3, 3, 3, 0, 0], "one row each for the first three");
+}
+
+#[test]
+fn asynchronous_pushes_at_full_rate_get_further_than_rounds() {
+    let sync = local(&["--dtype=f64"]);
+    let report = local(&["--dtype=f64", "--mode=async"]);
+    let last = |report: &Value| report["final"]["loss"].as_f64().expect("a loss");
+    assert!(last(&report) < last(&sync), "{} and {}", last(&report), last(&sync));
+    assert_eq!(report["version"], 400);
+    let delays = ps_tests::numbers(&report["gradient_delay"]["histogram"]);
+    assert_eq!(delays.iter().sum::<f64>(), 400.0, "every push has a delay");
+    let first = losses(&report)[0];
+    assert!((first - losses(&sync)[0]).abs() < 1e-12, "the history begins before the first update");
+}
+
+#[test]
+fn an_asynchronous_worker_that_is_killed_stops_nobody() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let job = ["--mode=async", "--rounds=60", "--lease-ms=1000"];
+    let (server, address) = server(folder.path(), &job);
+    let start = |rank: &str| worker(&address, &["--rank", rank, "--compute-delay-ms=5"]);
+    let victim = start("3");
+    let others = ["0", "1", "2"].map(start);
+    ps_tests::wait_until("half of the pushes", || (version(&address) > 100).then_some(()));
+    victim.signal("KILL");
+    for worker in others {
+        worker.expect_exit(0);
+    }
+    server.expect_exit(0);
+    let report = report_in(folder.path());
+    let version = report["version"].as_u64().expect("a version");
+    assert!((180..240).contains(&version), "three ran to the end: {version}");
+    let lost = |event: &Value| event["kind"] == "lost" && event["rank"] == 3;
+    assert!(report["events"].as_array().expect("events").iter().any(lost), "{report}");
+    for worker in &report["workers"].as_array().expect("workers")[..3] {
+        assert_eq!(worker["pushes"], 60);
+    }
+}
+
+#[test]
+fn a_replacement_brings_a_synchronous_run_to_the_same_bits() {
+    let want = sha256(&local(&["--dtype=f64"]));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (server, address) = server(folder.path(), &["--dtype=f64", "--lease-ms=2000"]);
+    let start = |rank: &str| worker(&address, &["--rank", rank, "--compute-delay-ms=2"]);
+    let victim = start("1");
+    let others = ["0", "2", "3"].map(start);
+    ps_tests::wait_until("a third of the rounds", || (version(&address) > 30).then_some(()));
+    victim.signal("KILL");
+    let replacement = start("1");
+    for worker in others {
+        worker.expect_exit(0);
+    }
+    replacement.expect_exit(0);
+    server.expect_exit(0);
+    assert_eq!(sha256(&report_in(folder.path())), want);
+}
+
+#[test]
+fn a_lost_worker_ends_or_frees_the_barrier_as_the_policy_says() {
+    let run = |policy: &str| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let job = ["--lease-ms=500", "--rounds=200", "--on-worker-loss", policy];
+        let (server, address) = server(folder.path(), &job);
+        let start = |rank: &str| worker(&address, &["--rank", rank, "--compute-delay-ms=2"]);
+        let victim = start("1");
+        let others = ["0", "2", "3"].map(start);
+        ps_tests::wait_until("a start", || (version(&address) > 20).then_some(()));
+        victim.signal("KILL");
+        let others = others.map(|worker| worker.wait().0);
+        let (server, output) = server.wait();
+        (others, server, output, report_in(folder.path()))
+    };
+    let (others, server, _, report) = run("continue");
+    assert_eq!((others, server), ([Some(0); 3], Some(0)));
+    assert_eq!(report["version"], 200);
+    let (others, server, output, report) = run("abort");
+    assert_eq!((others, server), ([Some(1); 3], Some(1)), "{output}");
+    assert!(output.contains("rank 1 lost"), "{output}");
+    assert!(report["outcome"].as_str().expect("text").contains("rank 1"), "{report}");
+}
+
+#[test]
+fn statistics_of_shards_in_separate_files_are_merged() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = ps_tests::data("iris/iris.csv");
+    let text = std::fs::read_to_string(source).expect("part of the repository");
+    let rows: Vec<&str> = text.lines().skip(1).collect();
+    // 150 rows dealt to 4: 38, 38, 37, 37.
+    let ends = [38, 76, 113, 150];
+    let files: Vec<String> = ends
+        .iter()
+        .zip([0].iter().chain(&ends))
+        .map(|(&end, &start)| {
+            let path = folder.path().join(format!("part{start}.csv"));
+            std::fs::write(&path, rows[start..end].join("\n") + "\n").expect("written");
+            path.to_string_lossy().into_owned()
+        })
+        .collect();
+    let learn = ["--model=softmax,classes=3", "--bias=true", "--scale=standard"];
+    let (server, address) = server(folder.path(), &["--dtype=f64", "--lr=0.5"]);
+    let workers: Vec<Process> = files
+        .iter()
+        .zip(["0", "1", "2", "3"])
+        .map(|(file, rank)| {
+            let own = ["--rank", rank, "--data", file, "--data-is-shard"];
+            worker(&address, &[&own[..], &learn].concat())
+        })
+        .collect();
+    for worker in workers {
+        worker.expect_exit(0);
+    }
+    server.expect_exit(0);
+    let want = ps_tests::golden("iris_softmax.json");
+    let want = ps_tests::numbers(&want["full_batch_gd"]["loss_history"]);
+    ps_tests::assert_close(&losses(&report_in(folder.path())), &want, 1e-9);
+}
+
+#[test]
+fn a_server_that_is_told_to_stop_says_so_and_goes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (server, address) = server(folder.path(), &["--rounds=0", "--workers=1", "--mode=async"]);
+    let worker = worker(&address, &["--connect-timeout=1s", "--compute-delay-ms=1"]);
+    ps_tests::wait_until("a start", || (version(&address) > 5).then_some(()));
+    server.signal("TERM");
+    server.expect_exit(0);
+    assert_eq!(report_in(folder.path())["outcome"], "interrupted");
+    let output = worker.expect_exit(69);
+    assert!(output.contains(&address), "{output}");
+
+    let (server, address) = Process::server(&["--rounds=0", "--workers=1", "--mode=async"]);
+    let worker = crate::worker(&address, &["--compute-delay-ms=1"]);
+    ps_tests::wait_until("a start", || (version(&address) > 5).then_some(()));
+    let url = format!("http://{address}");
+    Process::start("psctl", &["stop", "--server", &url, "--reason=enough"]).expect_exit(0);
+    worker.expect_exit(0);
+    server.expect_exit(0);
+}
