@@ -290,3 +290,6 @@ impl Gradients {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
