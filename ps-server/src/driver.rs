@@ -296,3 +296,6 @@ impl Gradients {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,6 +172,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(process, behind, r#final)| Event::Evaluate { process, behind, r#final }),
         1 => process().prop_map(|process| Event::Statistics { process }),
         2 => process().prop_map(|process| Event::Disconnect { process }),
+        3 => (0u8..5, process()).prop_map(|(rank, process)| Event::Replace { rank, process }),
         2 => any::<u8>().prop_map(|which| Event::Drop { which }),
         3 => (0u16..300, any::<bool>()).prop_map(|(ms, tick)| Event::Pass { ms, tick }),
         2 => Just(Event::Alarm),

@@ -85,6 +85,11 @@ pub(super) enum Event {
     Disconnect {
         process: u8,
     },
+    /// A rank's process dies and another takes its place at once.
+    Replace {
+        rank: u8,
+        process: u8,
+    },
     Drop {
         which: u8,
     },
@@ -129,7 +134,6 @@ struct World {
     ledger: Ledger,
     plan: Plan,
     now: Time,
-    n_calls: u64,
     processes: Vec<Process>,
     /// Which process made a call: its index.
     made_by: Vec<usize>,
@@ -165,7 +169,6 @@ impl World {
             core: Core::new(config.clone(), Dtype::F32),
             ledger: Ledger::new(config),
             now: Time::ZERO,
-            n_calls: 0,
             processes: vec![Process::default(); N_PROCESSES as usize + plan.n_workers as usize],
             plan,
             made_by: Vec::new(),
@@ -212,7 +215,6 @@ impl World {
     }
 
     fn happen(&mut self, event: &Event) -> Result<(), String> {
-        self.n_calls += 1;
         let input = match *event {
             Event::Pass { ms, tick } => {
                 self.now += Duration::from_millis(ms.into());
@@ -242,6 +244,18 @@ impl World {
                 let conn = self.connection(process.into());
                 self.processes[process as usize].n_connections += 1;
                 Input::Disconnected { conn }
+            }
+            Event::Replace { rank, process } => {
+                let rank = u32::from(rank) % self.plan.n_workers;
+                let holds = |p: &Process| p.caller.is_some_and(|caller| caller.rank == rank);
+                for old in 0..self.processes.len() {
+                    if holds(&self.processes[old]) {
+                        let conn = self.connection(old);
+                        self.processes[old].n_connections += 1;
+                        self.step(Input::Disconnected { conn })?;
+                    }
+                }
+                self.join(process.into(), Some(rank), false, true)
             }
             Event::Reject { process } => {
                 let caller = Some(self.caller(process.into(), Life::Now));

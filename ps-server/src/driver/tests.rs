@@ -1,0 +1,209 @@
+//! The core's promises seen in theta itself: same bits, every gradient once.
+
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use ps_common::calls::{Caller, JoinRequest, Outcome, PushHeader};
+use ps_common::dtype::as_le_bytes;
+use ps_common::job::{Aggregate, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role};
+use ps_common::tables::Table;
+
+use super::*;
+use crate::core::ConnId;
+
+const DIM: usize = 37;
+
+fn driver(mode: Mode, n_workers: u32, rounds: u64, dtype: Dtype, lr: f64) -> Driver {
+    let config = Config {
+        mode,
+        n_workers,
+        aggregate: Aggregate::WeightedMean,
+        rounds: Some(rounds),
+        lease: Duration::from_secs(10),
+        on_worker_loss: OnWorkerLoss::Wait,
+        replacement_timeout: Duration::from_secs(600),
+        observers: 0,
+        wait_max: Config::WAIT_MAX,
+    };
+    Driver::new(config, dtype, Optimizer::Sgd { lr }, 64, "test")
+}
+
+fn join(driver: &Driver, rank: u32, dtype: Dtype) -> Caller {
+    let tables = Tables::new(vec![Table::zeros("w", &[DIM as u64], true)]).expect("sane");
+    let request = JoinRequest {
+        protocol_version: PROTOCOL_VERSION,
+        role: Role::Worker,
+        rank: Some(rank),
+        fingerprint: BTreeMap::new(),
+        tables: Some(tables),
+        dtype: Some(dtype),
+        program: "test".to_owned(),
+        acknowledged_clock: None,
+    };
+    let call = CallId(1_000_000 + u64::from(rank));
+    let conn = ConnId(rank.into());
+    let input = Input::Join { call, conn, address: String::new(), request };
+    let mut caller = None;
+    driver.feed(Time::ZERO, input, &mut |_, delivery| match delivery {
+        Delivery::Joined(answer) => caller = Some(answer.caller),
+        other => panic!("{other:?}"),
+    });
+    caller.expect("answered at once")
+}
+
+/// Pushes `values` as clock `clock`, computed at the newest theta.
+fn push(
+    driver: &Driver,
+    call: u64,
+    (caller, clock): (Caller, u64),
+    (values, bytes): (usize, &[u8]),
+    deliver: &mut dyn FnMut(CallId, Delivery),
+) {
+    let (dim, dtype) = driver.shape().expect("somebody has joined");
+    assert_eq!(dim, values);
+    let mut gradient = driver.empty_gradient(dtype);
+    gradient.append(bytes, dim).expect("finite");
+    let header = PushHeader {
+        caller,
+        clock,
+        version_pulled: driver.snapshot().map_or(0, |s| s.version).min(clock),
+        n_samples: 10 + u64::from(caller.rank),
+        loss: None,
+        penalty: None,
+        wait_max: None,
+    };
+    let call = CallId(call);
+    let conn = ConnId(caller.rank.into());
+    let digest = crc32fast::hash(bytes);
+    driver.feed_push(
+        Time::ZERO,
+        call,
+        gradient,
+        Input::Push { call, conn, header, digest },
+        deliver,
+    );
+}
+
+/// A small reproducible generator (Knuth's MMIX constants); the high bits are good enough here.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+/// As a worker's: of theta, the rank and the clock, and rounding in every element.
+fn gradient_at(theta: &[f32], rank: u32, clock: u64) -> Vec<f32> {
+    let (rank, clock) = (rank as f32, clock as f32);
+    let element =
+        |(i, &x): (usize, &f32)| x * 0.3 + ((i as f32 + 1.7) * (rank + 0.1)).sin() / (clock + 3.0);
+    theta.iter().enumerate().map(element).collect()
+}
+
+fn train_in_some_order(seed: u64) -> String {
+    const K: u32 = 4;
+    const ROUNDS: u64 = 5;
+    let driver = driver(Mode::Sync, K, ROUNDS, Dtype::F32, 0.3);
+    let callers: Vec<Caller> = (0..K).map(|rank| join(&driver, rank, Dtype::F32)).collect();
+    let mut dice = Dice(seed);
+    let mut n_calls = 0;
+    for clock in 0..ROUNDS {
+        let theta = driver.snapshot().expect("joined").values::<f32>();
+        let mut order: Vec<usize> = (0..K as usize).collect();
+        for i in (1..order.len()).rev() {
+            order.swap(i, dice.below(i + 1));
+        }
+        let mut applied = 0;
+        let mut left = order.clone();
+        while let Some(rank) = left.pop() {
+            let values = gradient_at(&theta, rank as u32, clock);
+            let mut deliver = |_, delivery| match delivery {
+                Delivery::Pushed(result, _) => {
+                    applied += u32::from(result.outcome == Outcome::Applied)
+                }
+                other => panic!("{other:?}"),
+            };
+            n_calls += 1;
+            let name = (callers[rank], clock);
+            push(&driver, n_calls, name, (DIM, as_le_bytes(&values)), &mut deliver);
+            // Now and then somebody whose answer was lost sends again, also after the round.
+            if dice.below(3) == 0 {
+                left.push(order[dice.below(K as usize)]);
+                let again = *left.last().expect("just pushed");
+                if left.iter().filter(|&&r| r == again).count() > 2 {
+                    left.pop();
+                }
+            }
+        }
+        assert_eq!(applied, K, "every rank's push of clock {clock} is acknowledged");
+    }
+    assert_eq!(driver.state().0, JobState::Finishing);
+    driver.snapshot().expect("joined").sha256()
+}
+
+#[test]
+fn any_order_and_any_resends_give_the_same_bits() {
+    let first = train_in_some_order(0);
+    for seed in 1..=200 {
+        assert_eq!(train_in_some_order(seed), first, "seed {seed}");
+    }
+}
+
+#[test]
+fn concurrent_gradients_count_exactly_once() {
+    const K: u32 = 3;
+    const CLOCKS: u64 = 300;
+    const LR: f64 = 0.5;
+    let driver = driver(Mode::Async, K, CLOCKS, Dtype::F64, LR);
+    let callers: Vec<Caller> = (0..K).map(|rank| join(&driver, rank, Dtype::F64)).collect();
+    let (answers, inboxes): (Vec<Sender<_>>, Vec<_>) = (0..K).map(|_| channel()).unzip();
+    let integers = |rank: u32, clock: u64| -> Vec<f64> {
+        (0..DIM as u64).map(|i| ((u64::from(rank) * 7 + clock * 3 + i) % 101) as f64).collect()
+    };
+    std::thread::scope(|scope| {
+        for (caller, inbox) in callers.iter().zip(inboxes) {
+            let (driver, answers) = (&driver, answers.clone());
+            scope.spawn(move || {
+                let mut deliver = |call: CallId, delivery| {
+                    // Whoever is dead does not listen.
+                    let _ = answers[(call.0 % u64::from(K)) as usize].send((call, delivery));
+                };
+                let mut dice = Dice(caller.rank.into());
+                let mut n_calls = 0;
+                for clock in 0..CLOCKS {
+                    let values = integers(caller.rank, clock);
+                    let mut last = 0;
+                    for _ in 0..=dice.below(3) {
+                        n_calls += 1;
+                        last = n_calls * u64::from(K) + u64::from(caller.rank);
+                        let bytes = as_le_bytes(&values);
+                        push(driver, last, (*caller, clock), (DIM, bytes), &mut deliver);
+                    }
+                    loop {
+                        let (call, delivery) = inbox.recv().expect("every push is answered");
+                        let Delivery::Pushed(result, _) = delivery else { panic!("{delivery:?}") };
+                        if call == CallId(last) {
+                            let good = [Outcome::Applied, Outcome::Duplicate];
+                            assert!(good.contains(&result.outcome), "{result:?}");
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let theta = driver.snapshot().expect("joined");
+    assert_eq!(theta.version, u64::from(K) * CLOCKS);
+    // Halves of integers: exact in f64 in whatever order they were added.
+    let mut sum = vec![0.0; DIM];
+    for rank in 0..K {
+        for clock in 0..CLOCKS {
+            sum.iter_mut().zip(integers(rank, clock)).for_each(|(s, g)| *s += g);
+        }
+    }
+    let expected: Vec<f64> = sum.iter().map(|s| -LR * s).collect();
+    assert_eq!(theta.values::<f64>(), expected);
+}
