@@ -1,7 +1,5 @@
 //! Every exit code that this version has, from the program that a user would run.
 
-use std::time::Duration;
-
 use ps_tests::{Process, free_port, wait_until};
 
 fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> String {
@@ -134,7 +132,6 @@ fn running_cluster() -> (Process, Vec<u32>) {
         let children = children_of(id);
         (children.len() == 5).then_some(children)
     });
-    std::thread::sleep(Duration::from_millis(100));
     (cluster, children)
 }
 
@@ -159,18 +156,32 @@ fn codes_130_and_143_leave_no_process_behind() {
 fn a_killed_worker_of_a_local_cluster_is_started_again() {
     let folder = folder();
     let report = folder.path().join("report.json").to_string_lossy().into_owned();
+    let port = free_port();
     let cluster = Process::start(
         "psctl",
-        &["local", "--dtype=f64", "--compute-delay-ms=5", "--lease-ms=2000", "--report", &report],
+        &[
+            "local",
+            "--dtype=f64",
+            "--compute-delay-ms=5",
+            "--lease-ms=2000",
+            "--report",
+            &report,
+            "--port",
+            &port.to_string(),
+        ],
     );
-    let id = cluster.id();
-    let victim = wait_until("a worker", || {
-        children_of(id).into_iter().find(|id| {
-            let line = std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
-            line.contains("--rank") && line.contains("worker")
-        })
+    let url = format!("http://127.0.0.1:{port}");
+    wait_until("the tenth round", || {
+        let (_, output) = Process::start("psctl", &["status", "--json", "--server", &url]).wait();
+        let status: serde_json::Value = serde_json::from_str(output.lines().last()?).ok()?;
+        (status["version"].as_u64()? >= 10).then_some(())
     });
-    std::thread::sleep(Duration::from_millis(200));
+    let id = cluster.id();
+    let victim = children_of(id).into_iter().find(|id| {
+        let line = std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        line.contains("--rank") && line.contains("worker")
+    });
+    let victim = victim.expect("workers are children");
     let killed = std::process::Command::new("kill").args(["-9", &victim.to_string()]).status();
     assert!(killed.expect("kill runs").success());
     cluster.expect_exit(0);
@@ -178,4 +189,31 @@ fn a_killed_worker_of_a_local_cluster_is_started_again() {
     let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let undisturbed = ps_tests::local(&["--dtype=f64"]);
     assert_eq!(report["final"]["theta_sha256"], undisturbed["final"]["theta_sha256"]);
+}
+
+/// psctl beside programs of another build: they must not be run, it plays both roles itself.
+#[test]
+fn a_stale_program_beside_psctl_is_not_run() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    let psctl = folder.path().join("psctl");
+    std::fs::copy(ps_tests::binary("psctl"), &psctl).expect("copied");
+    for name in ["ps-server", "ps-worker"] {
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = --version ] && echo '{name} 0.0.1 (build 0)' && exit 0\n\
+             touch '{}/{name}.was-run'; exit 1\n",
+            folder.path().display()
+        );
+        let path = folder.path().join(name);
+        std::fs::write(&path, script).expect("written");
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&path, executable).expect("permitted");
+    }
+    let mut command = std::process::Command::new(&psctl);
+    command.args(["local", "--json", "--dtype=f64"]).env("PATH", folder.path());
+    let output = Process::spawn("psctl", command).expect_exit(0);
+    assert!(output.contains("theta_sha256"), "{output}");
+    for name in ["ps-server", "ps-worker"] {
+        assert!(!folder.path().join(format!("{name}.was-run")).exists(), "{name} was run");
+    }
 }

@@ -180,8 +180,12 @@ impl Core {
             return;
         }
         let workers_gone = self.members.ranks.iter().all(|s| s.state != WorkerState::Live);
-        let observers_done =
-            self.members.observers.values().all(|o| o.evaluated_final || !o.evaluated);
+        // An observer that is gone has no last word to wait for.
+        let observers_done = self
+            .members
+            .observers
+            .values()
+            .all(|o| o.evaluated_final || !o.evaluated || o.holder.conn.is_none());
         if workers_gone && observers_done {
             self.concluding = true;
             out.push(Effect::Conclude);

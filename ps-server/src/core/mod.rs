@@ -374,7 +374,10 @@ impl Core {
             Input::Rejected { caller, code } => self.record_rejection(now, caller, code),
             Input::Updated { result } => self.updated(now, result, &mut out),
             Input::Concluded => self.concluded(now, &mut out),
-            Input::Disconnected { conn } => self.members.disconnected(conn),
+            Input::Disconnected { conn } => {
+                self.members.disconnected(conn);
+                self.conclude_if_complete(&mut out);
+            }
             Input::Stop { reason } => self.stop(now, reason, &mut out),
             Input::Drain => self.drain(now, &mut out),
             Input::Dropped { .. } | Input::Tick => {}

@@ -59,7 +59,7 @@ fn push(
     (values, bytes): (usize, &[u8]),
     deliver: &mut dyn FnMut(CallId, Delivery),
 ) {
-    let (dim, dtype) = driver.shape().expect("somebody has joined");
+    let (dim, dtype) = driver.admit(caller).expect("somebody has joined");
     assert_eq!(dim, values);
     let mut gradient = driver.empty_gradient(dtype);
     gradient.append(bytes, dim).expect("finite");
