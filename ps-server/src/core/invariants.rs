@@ -30,11 +30,17 @@ fn exactly_once(core: &Core) -> Result<(), String> {
     })
 }
 
-/// I2: in sync mode all pending gradients are of the round that theta is at.
+/// I2: in sync mode all pending gradients are of the clocks that are owed, and none queue; in async
+/// mode each is queued once or being applied.
 fn one_round(core: &Core) -> Result<(), String> {
     if core.config.mode != Mode::Sync {
-        return Ok(());
+        let mut turns: Vec<u32> = core.queue.iter().chain(&core.applying).copied().collect();
+        turns.sort_unstable();
+        return ensure(turns.iter().eq(core.pending.keys()), || {
+            format!("I2: {turns:?} have turns, {:?} are pending", core.pending.keys())
+        });
     }
+    ensure(core.queue.is_empty(), || format!("I2: {:?} queue in sync mode", core.queue))?;
     for (rank, pending) in &core.pending {
         let owed = core.members.ranks[*rank as usize].clock;
         ensure(pending.header.clock == owed, || {
@@ -65,9 +71,13 @@ fn nobody_ahead(core: &Core) -> Result<(), String> {
     Ok(())
 }
 
-/// I4: a held push has its gradient pending; a held pull could not be granted.
+/// I4: a held push has its gradient pending and is its rank's only one; a held pull could not be
+/// granted.
 fn held_calls_wait_for_something(core: &Core) -> Result<(), String> {
+    let mut pushing = std::collections::BTreeSet::new();
     for (call, wait) in core.waits.iter() {
+        let alone = wait.purpose != Purpose::Push || pushing.insert(wait.caller.rank);
+        ensure(alone, || format!("I4: {call:?} is not its rank's only held push"))?;
         let sound = match &wait.purpose {
             Purpose::Push => core.pending.contains_key(&wait.caller.rank),
             Purpose::Pull(request) => !core.is_granted(request),
@@ -78,11 +88,16 @@ fn held_calls_wait_for_something(core: &Core) -> Result<(), String> {
     Ok(())
 }
 
-/// I5: once theta is final, nothing is pending or being applied.
+/// I5: once theta is final, nothing is pending or being applied; in a failed job nothing is pending
+/// that is not being applied.
 fn final_is_final(core: &Core) -> Result<(), String> {
     let ended = matches!(core.state, JobState::Finishing | JobState::Done);
     ensure(!ended || (core.pending.is_empty() && core.applying.is_empty()), || {
         format!("I5: {:?} with gradients pending", core.state)
+    })?;
+    let idle = core.pending.keys().any(|rank| !core.applying.contains(rank));
+    ensure(core.state != JobState::Failed || !idle, || {
+        "I5: failed with gradients pending".to_owned()
     })
 }
 

@@ -64,7 +64,7 @@ impl Core {
         Ok(Answer::Joined(Box::new(Welcome { caller, clock, version, state })))
     }
 
-    /// Holds a caller to the terms of the job (rule R12).
+    /// Holds a caller to the terms of the job (rule C2).
     fn agree(&self, request: &JoinRequest) -> Result<(), Error> {
         if let Some(got) = request.dtype
             && got != self.dtype
@@ -92,7 +92,7 @@ impl Core {
         Ok(())
     }
 
-    /// Makes the first join's terms the job's.
+    /// Makes the first join's terms the job's (rule C1).
     fn begin(
         &mut self,
         now: Time,
@@ -122,7 +122,7 @@ impl Core {
         let n_workers = self.config.n_workers;
         let free = |rank: u32| {
             let seat = &self.members.ranks[rank as usize];
-            // A holder whose connection is gone may be replaced before its lease ends (rule R6).
+            // A holder whose connection is gone may be replaced before its lease ends (rule C3).
             let connected = seat.holder.as_ref().is_some_and(|h| h.conn.is_some());
             seat.state != WorkerState::Live || !connected
         };
@@ -146,7 +146,7 @@ impl Core {
                     format!("rank {rank} has a live holder; wish for another rank, or for none"),
                 )
                 .with("rank", rank);
-                // A silent holder may be dead: then the rank is free at its lease's end (rule R6).
+                // A silent holder may be dead: then the rank is free at its lease's end (rule C3).
                 let holder = self.members.ranks[rank as usize].holder.as_ref();
                 return Err(match holder.filter(|_| !self.waits.holds(rank)) {
                     Some(holder) => error.retry_after(holder.lease_end.saturating_sub(now)),

@@ -108,7 +108,7 @@ impl Core {
         }
     }
 
-    /// Whether every rank that the job counts on has done its clocks (rule R1).
+    /// Whether every rank that the job counts on has done its clocks (rule L4).
     fn all_clocks_done(&self) -> bool {
         let Some(rounds) = self.config.rounds else { return false };
         let mut any = false;
@@ -174,7 +174,7 @@ impl Core {
         }
     }
 
-    /// Report and theta are written once everybody's last word is in (rule R5).
+    /// Report and theta are written once everybody's last word is in (rule L5).
     pub(super) fn conclude_if_complete(&mut self, out: &mut Vec<Effect>) {
         if self.state != JobState::Finishing || self.concluding {
             return;

@@ -282,7 +282,7 @@ impl Core {
         Ok(self.state_answer())
     }
 
-    /// Rule R1: version in sync mode, version / K otherwise.
+    /// Rounds behind a version: itself in sync mode, version / K otherwise.
     pub(super) fn round_of(&self, version: u64) -> f64 {
         match self.config.mode {
             Mode::Sync => version as f64,

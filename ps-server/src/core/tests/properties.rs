@@ -13,6 +13,8 @@ use ps_common::job::{Aggregate, Mode, OnWorkerLoss};
 
 use super::world::{self, Case, Event, Life, N_PROCESSES, Plan};
 
+/// The process that most often is an observer.
+const WATCHER: u8 = N_PROCESSES - 1;
 /// Sequences for each mode.
 const CASES: u32 = 5_000;
 
@@ -96,7 +98,7 @@ fn case(mode: Mode) -> impl Strategy<Value = Case> {
             1 => Just(OnWorkerLoss::Abort),
         ],
         1u32..=5,
-        prop_oneof![4 => (1u64..=4).prop_map(Some), 1 => Just(None)],
+        prop_oneof![4 => (1u64..=6).prop_map(Some), 1 => Just(None)],
         prop_oneof![4 => Just(0u32), 1 => Just(1)],
         prop_oneof![Just(100u64), Just(1_000)],
         prop_oneof![Just(50u64), Just(400), Just(3_000)],
@@ -117,7 +119,7 @@ fn case(mode: Mode) -> impl Strategy<Value = Case> {
             }
         },
     );
-    let events = prop::collection::vec(event(), 0..60);
+    let events = prop::collection::vec(event(), 0..90);
     // Most sequences begin with a job that is under way.
     let start = any::<bool>();
     (plan, start, events).prop_map(|(plan, start, events)| {
@@ -127,7 +129,9 @@ fn case(mode: Mode) -> impl Strategy<Value = Case> {
             observer: false,
             alike: true,
         });
-        let events = if start { joins.chain(events).collect() } else { events };
+        let watch = Event::Join { process: WATCHER, rank: None, observer: true, alike: true };
+        let watch = (plan.observers > 0).then_some(watch);
+        let events = if start { joins.chain(watch).chain(events).collect() } else { events };
         Case { plan, events }
     })
 }
@@ -146,7 +150,7 @@ fn event() -> impl Strategy<Value = Event> {
         n_samples,
         within: None,
     });
-    let any_push = (process(), life(), -2i8..=1, -2i8..=1, 0u8..3, 0u8..4, within()).prop_map(
+    let any_push = (process(), life(), -3i8..=1, -2i8..=1, 0u8..3, 0u8..4, within()).prop_map(
         |(process, life, clock, pulled, bytes, n_samples, within)| Event::Push {
             process,
             life,
@@ -168,7 +172,7 @@ fn event() -> impl Strategy<Value = Event> {
         ),
         3 => (process(), life()).prop_map(|(process, life)| Event::Heartbeat { process, life }),
         1 => (process(), life()).prop_map(|(process, life)| Event::Leave { process, life }),
-        2 => (process(), -1i8..3, prop::bool::weighted(0.3))
+        2 => (prop_oneof![1 => process(), 2 => Just(WATCHER)], -1i8..3, prop::bool::weighted(0.3))
             .prop_map(|(process, behind, r#final)| Event::Evaluate { process, behind, r#final }),
         1 => process().prop_map(|process| Event::Statistics { process }),
         2 => process().prop_map(|process| Event::Disconnect { process }),
