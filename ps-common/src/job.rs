@@ -124,11 +124,12 @@ impl Metrics {
         let mut any = false;
         for part in parts {
             any = true;
-            n_samples += part.n_samples;
+            // A peer may say anything.
+            n_samples = n_samples.saturating_add(part.n_samples);
             loss_sum += part.loss * part.n_samples as f64;
             penalty = penalty.max(part.penalty);
             if part.n_samples > 0 {
-                n_correct = n_correct.zip(part.n_correct).map(|(a, b)| a + b);
+                n_correct = n_correct.zip(part.n_correct).map(|(a, b)| a.saturating_add(b));
             }
         }
         let loss = if n_samples == 0 { 0.0 } else { loss_sum / n_samples as f64 };

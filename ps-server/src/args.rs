@@ -70,7 +70,8 @@ pub struct JobArgs {
     /// What becomes of a lost worker's rank [default: wait in sync mode, continue in async]
     #[arg(long, env = "PS_ON_WORKER_LOSS", value_enum)]
     pub on_worker_loss: Option<OnWorkerLoss>,
-    /// With `wait`: how long a replacement may take before the job fails [default: 10m]
+    /// How long a rank may be without a worker before the job fails, or with `continue` goes on
+    /// without it where others live [default: 10m]
     #[arg(long, env = "PS_REPLACEMENT_TIMEOUT")]
     pub replacement_timeout: Option<String>,
 }
@@ -152,11 +153,6 @@ impl JobArgs {
             Mode::Sync => OnWorkerLoss::Wait,
             Mode::Async => OnWorkerLoss::Continue,
         });
-        if self.replacement_timeout.is_some() && on_worker_loss != OnWorkerLoss::Wait {
-            return Err(ExitError::config(format!(
-                "--replacement-timeout has no meaning with --on-worker-loss {on_worker_loss}"
-            )));
-        }
         Ok(JobSpec {
             config: Config {
                 mode: self.mode,

@@ -94,10 +94,11 @@ impl Driver {
         }
     }
 
-    /// Gives one input to the core and does what follows, answers first, in order.
+    /// Gives one input to the core at the time that `clock` tells, and does what follows, answers
+    /// first, in order.
     pub fn feed(
         &self,
-        now: Time,
+        clock: &dyn Fn() -> Time,
         input: Input,
         deliver: &mut dyn FnMut(CallId, Delivery),
     ) -> Aftermath {
@@ -112,13 +113,22 @@ impl Driver {
                 if let Some(snapshot) = fresh.take() {
                     *self.current.lock() = Some(snapshot);
                 }
-                core.step(now, input)
+                // Read inside the lock: the core's time never goes back, and an update that took
+                // long does not age the leases that it renews.
+                let effects = core.step(clock(), input);
+                for effect in &effects {
+                    // Inside the lock too: nobody may join a job that has no theta yet.
+                    if let Effect::Create { tables, dtype } = effect {
+                        self.create(tables, *dtype);
+                    }
+                }
+                effects
             };
             let mut update = None;
             for effect in effects {
                 match effect {
                     Effect::Reply { call, answer } => deliver(call, self.complete(answer)),
-                    Effect::Create { tables, dtype } => self.create(&tables, dtype),
+                    Effect::Create { .. } => {}
                     Effect::Update { parts } => update = Some(parts),
                     Effect::Forget { gradient } => self.forget(gradient),
                     Effect::Conclude => aftermath = Aftermath::Conclude,
@@ -133,14 +143,14 @@ impl Driver {
     /// Like [`Driver::feed`], with the gradient that the push in `input` brings.
     pub fn feed_push(
         &self,
-        now: Time,
+        clock: &dyn Fn() -> Time,
         call: CallId,
         gradient: Gradient,
         input: Input,
         deliver: &mut dyn FnMut(CallId, Delivery),
     ) -> Aftermath {
         self.gradients.lock().held.insert(call, gradient);
-        self.feed(now, input, deliver)
+        self.feed(clock, input, deliver)
     }
 
     /// Keeps a rank's feature statistics until all are in.

@@ -21,6 +21,7 @@ impl Core {
             JobState::Finishing if request.role == Role::Observer => {}
             JobState::Finishing | JobState::Done | JobState::Failed => return Err(self.ended()),
         }
+        self.refuse_when_draining()?;
         self.agree(&request)?;
         let rank = match request.role {
             Role::Observer => None,
@@ -59,6 +60,12 @@ impl Core {
         };
         let kind = if request.role == Role::Worker { "joined" } else { "observer joined" };
         self.record.event(seconds, kind, Some(rank), what);
+        if let Some(job) = &mut self.job {
+            // What the job had left open, the first to say it decides.
+            for (key, value) in request.fingerprint {
+                job.fingerprint.entry(key).or_insert(value);
+            }
+        }
         let caller = Caller { rank, incarnation };
         let (version, state) = (self.version, self.state);
         Ok(Answer::Joined(Box::new(Welcome { caller, clock, version, state })))

@@ -214,8 +214,8 @@ impl Core {
     }
 
     pub(super) fn drain(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let error = Error::new(ErrorCode::Draining, "the server is stopping")
-            .retry_after(std::time::Duration::from_secs(1));
+        self.draining = true;
+        let Err(error) = self.refuse_when_draining() else { return };
         for (call, wait) in self.waits.take(|_| true) {
             self.release(wait.caller, now);
             out.push(Effect::Reply { call, answer: Answer::Refused(Refusal(error.clone())) });
@@ -301,7 +301,10 @@ impl Core {
     }
 
     fn lost(&mut self, now: Time, rank: u32, how: &str, out: &mut Vec<Effect>) {
-        if self.state == JobState::Running && self.config.on_worker_loss == OnWorkerLoss::Abort {
+        let clock = self.members.ranks[rank as usize].clock;
+        let owes = self.config.rounds.is_none_or(|rounds| clock < rounds);
+        let aborts = self.config.on_worker_loss == OnWorkerLoss::Abort;
+        if self.state == JobState::Running && aborts && owes {
             self.fail(now, format!("rank {rank} {how} (--on-worker-loss abort)"), out);
         }
     }

@@ -283,6 +283,8 @@ pub struct Core {
     statistics: std::collections::BTreeSet<u32>,
     record: Record,
     concluding: bool,
+    /// The server is going: nothing is held any more.
+    draining: bool,
     /// Nothing expires before.
     alarm: Time,
 }
@@ -315,6 +317,7 @@ impl Core {
             statistics: std::collections::BTreeSet::new(),
             record: Record::default(),
             concluding: false,
+            draining: false,
             alarm: Time::MAX,
         }
     }
@@ -336,7 +339,7 @@ impl Core {
         match input {
             Input::Join { call, conn, address, request } => {
                 let answer = self.join(now, conn, address, request, &mut out);
-                reply(call, answer, &mut out);
+                self.reply(now, call, None, answer, &mut out);
                 self.proceed(now, &mut out);
             }
             Input::Heartbeat { call, caller, stats } => {
@@ -344,7 +347,7 @@ impl Core {
                     self.members.measure(caller, stats);
                     self.state_answer()
                 });
-                reply(call, answer, &mut out);
+                self.reply(now, call, Some(caller), answer, &mut out);
             }
             Input::Leave { call, leave } => self.leave(now, call, leave, &mut out),
             Input::Push { call, conn, header, digest } => {
@@ -361,8 +364,9 @@ impl Core {
                 }
             }
             Input::Evaluate { call, evaluation } => {
+                let caller = Some(evaluation.caller);
                 let answer = self.evaluate(now, evaluation);
-                reply(call, answer, &mut out);
+                self.reply(now, call, caller, answer, &mut out);
                 self.proceed(now, &mut out);
                 self.conclude_if_complete(&mut out);
             }
@@ -461,6 +465,20 @@ impl Core {
         self.job.as_ref().map_or(0.0, |job| now.saturating_sub(job.began).as_secs_f64())
     }
 
+    fn reply(
+        &mut self,
+        now: Time,
+        call: CallId,
+        caller: Option<Caller>,
+        answer: Result<Answer, Error>,
+        out: &mut Vec<Effect>,
+    ) {
+        match answer {
+            Ok(answer) => out.push(Effect::Reply { call, answer }),
+            Err(error) => self.refuse(now, call, caller, error, out),
+        }
+    }
+
     fn refuse(
         &mut self,
         now: Time,
@@ -477,9 +495,4 @@ impl Core {
         let seconds = self.seconds(now);
         self.record.rejected(seconds, caller.map(|c| c.rank), code);
     }
-}
-
-fn reply(call: CallId, answer: Result<Answer, Error>, out: &mut Vec<Effect>) {
-    let answer = answer.unwrap_or_else(|error| Answer::Refused(Refusal(error)));
-    out.push(Effect::Reply { call, answer });
 }

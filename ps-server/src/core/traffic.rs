@@ -31,6 +31,7 @@ impl Core {
         if matches!(self.state, JobState::Failed) {
             return Err(self.ended());
         }
+        self.refuse_when_draining()?;
         let owed = self.members.ranks[rank as usize].clock;
         if header.clock < owed {
             // It has counted, or its round closed without it: the current theta is the answer to
@@ -46,16 +47,7 @@ impl Core {
             return Ok(());
         }
         self.check_clock(&header, owed)?;
-        if self.config.mode == Mode::Sync
-            && !self.applying.is_empty()
-            && !self.applying.contains(&rank)
-        {
-            return Err(Error::new(
-                ErrorCode::StaleRound,
-                format!("round {} has closed without rank {rank}; join again", self.version),
-            )
-            .with("round", self.version));
-        }
+        self.check_round(&header)?;
         if let Some(pending) = self.pending.get(&rank) {
             let same_life = pending.header.caller == header.caller;
             if same_life && pending.digest != digest {
@@ -111,6 +103,33 @@ impl Core {
         Ok(())
     }
 
+    /// A synchronous round takes gradients of its own theta only, and while it is open (rule S1).
+    fn check_round(&self, header: &PushHeader) -> Result<(), Error> {
+        if self.config.mode != Mode::Sync {
+            return Ok(());
+        }
+        let rank = header.caller.rank;
+        if header.version_pulled != self.version {
+            return Err(Error::new(
+                ErrorCode::StaleRound,
+                format!(
+                    "round {} takes gradients at version {0} of theta, this one was computed at \
+                     version {}; pull and compute it again",
+                    self.version, header.version_pulled
+                ),
+            )
+            .with("round", self.version));
+        }
+        if !self.applying.is_empty() && !self.applying.contains(&rank) {
+            return Err(Error::new(
+                ErrorCode::StaleRound,
+                format!("round {} has closed without rank {rank}; join again", self.version),
+            )
+            .with("round", self.version));
+        }
+        Ok(())
+    }
+
     /// Holds `call`; an older call of the same push is answered: its sender has given it up.
     fn hold_push(&mut self, now: Time, call: CallId, header: &PushHeader, out: &mut Vec<Effect>) {
         self.withdraw_waits_of(header.caller.rank, out);
@@ -145,6 +164,14 @@ impl Core {
         for (call, wait) in self.waits.take(is_push) {
             self.answer_push(call, (wait.since, wait.since), rank, (Outcome::Waiting, 0), out);
         }
+    }
+
+    pub(super) fn refuse_when_draining(&self) -> Result<(), Error> {
+        if !self.draining {
+            return Ok(());
+        }
+        Err(Error::new(ErrorCode::Draining, "the server is stopping")
+            .retry_after(Duration::from_secs(1)))
     }
 
     fn patience(&self, wish: Option<Duration>) -> Duration {
@@ -183,6 +210,7 @@ impl Core {
         if self.state == JobState::Failed {
             return Err(self.ended());
         }
+        self.refuse_when_draining()?;
         if self.is_granted(&request) {
             self.answer_pull(now, call, now, out);
         } else {
@@ -307,6 +335,7 @@ impl Core {
         if self.state != JobState::Running {
             return Err(self.ended());
         }
+        self.refuse_when_draining()?;
         self.statistics.insert(caller.rank);
         let deadline = now + self.config.wait_max;
         self.hold(call, Wait { caller, since: now, deadline, purpose: Purpose::Statistics });

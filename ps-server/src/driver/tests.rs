@@ -44,7 +44,7 @@ fn join(driver: &Driver, rank: u32, dtype: Dtype) -> Caller {
     let conn = ConnId(rank.into());
     let input = Input::Join { call, conn, address: String::new(), request };
     let mut caller = None;
-    driver.feed(Time::ZERO, input, &mut |_, delivery| match delivery {
+    driver.feed(&|| Time::ZERO, input, &mut |_, delivery| match delivery {
         Delivery::Joined(answer) => caller = Some(answer.caller),
         other => panic!("{other:?}"),
     });
@@ -76,7 +76,7 @@ fn push(
     let conn = ConnId(caller.rank.into());
     let digest = crc32fast::hash(bytes);
     driver.feed_push(
-        Time::ZERO,
+        &|| Time::ZERO,
         call,
         gradient,
         Input::Push { call, conn, header, digest },

@@ -95,12 +95,12 @@ impl Shell {
             }
         };
         let is_join = matches!(input, Input::Join { .. });
-        let now = self.now();
+        let clock = || self.now();
         let aftermath = match gradient {
             Some((call, gradient)) => {
-                self.driver.feed_push(now, call, gradient, input, &mut deliver)
+                self.driver.feed_push(&clock, call, gradient, input, &mut deliver)
             }
-            None => self.driver.feed(now, input, &mut deliver),
+            None => self.driver.feed(&clock, input, &mut deliver),
         };
         if aftermath == Aftermath::Conclude {
             self.conclude.notify_one();

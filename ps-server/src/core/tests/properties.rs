@@ -183,6 +183,6 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Concluded),
         1 => process().prop_map(|process| Event::Reject { process }),
         1 => prop::bool::weighted(0.15)
-            .prop_map(|stop| if stop { Event::Stop } else { Event::Drain }),
+            .prop_map(|stop| if stop { Event::Stop } else { Event::Alarm }),
     ]
 }

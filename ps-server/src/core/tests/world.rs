@@ -108,7 +108,6 @@ pub(super) enum Event {
         process: u8,
     },
     Stop,
-    Drain,
 }
 
 /// By which of its names a process calls.
@@ -262,7 +261,6 @@ impl World {
                 Input::Rejected { caller, code: ErrorCode::NonFinite }
             }
             Event::Stop => Input::Stop { reason: "enough".to_owned() },
-            Event::Drain => Input::Drain,
             _ => self.request(event),
         };
         self.step(input).map(drop)
