@@ -4,7 +4,7 @@
 //! back (`to_arguments`, `to_toml`) goes through serde, so that no flag can be forgotten.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
@@ -12,6 +12,28 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::exit::{Exit, ExitError};
+
+/// What every long-running program takes.
+#[derive(clap::Args, Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Program")]
+pub struct ProgramArgs {
+    /// Read options from this file; the command line and the environment win
+    #[arg(long, env = "PS_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Print the options in force as TOML and exit
+    #[arg(long)]
+    #[serde(skip)]
+    pub print_config: bool,
+    /// Write logs as JSON, one object a line
+    #[arg(long, env = "PS_LOG_JSON", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub log_json: bool,
+    /// End when stdin ends: a child dies with its parent
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub watch_stdin: bool,
+}
 
 /// Parses `arguments` (the first is the program's name), filling in what neither they nor the
 /// environment say from the file that `--config` names. A subcommand's options may stand there

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use ps_common::Dtype;
 use ps_common::exit::ExitError;
+use ps_common::flags::ProgramArgs;
 use ps_common::job::{Aggregate, Mode, OnWorkerLoss};
 use ps_common::units::parse_duration;
 use serde::Serialize;
@@ -109,21 +110,10 @@ pub struct ServeArgs {
     /// How long a stopping server waits for calls in flight
     #[arg(long, env = "PS_DRAIN_TIMEOUT", default_value = "10s")]
     pub drain_timeout: String,
-    /// Read options from this file; the command line and the environment win
-    #[arg(long, env = "PS_CONFIG")]
-    #[serde(skip)]
-    pub config: Option<PathBuf>,
-    /// Print the options in force as TOML and exit
-    #[arg(long)]
-    #[serde(skip)]
-    pub print_config: bool,
-    /// Write logs as JSON, one object a line
-    #[arg(long, env = "PS_LOG_JSON", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub log_json: bool,
-    /// End when stdin ends: a child dies with its parent
-    #[arg(long, hide = true)]
-    #[serde(skip)]
-    pub watch_stdin: bool,
+    /// As every program.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub program: ProgramArgs,
 }
 
 /// The job, checked.

@@ -33,13 +33,13 @@ fn run_with(arguments: &[OsString]) -> Result<(), ExitError> {
     let args = ServerArgs::from_arg_matches(&matches).map_err(|e| {
         ExitError::new(Exit::Bug, "the arguments were parsed but cannot be read").because(e)
     })?;
-    if args.serve.print_config {
+    if args.serve.program.print_config {
         args.job.check()?;
         print(&ps_common::flags::to_toml(&args));
         return Ok(());
     }
-    ps_common::logging::init("warn", args.serve.log_json);
-    if args.serve.watch_stdin {
+    ps_common::logging::init("warn", args.serve.program.log_json);
+    if args.serve.program.watch_stdin {
         std::thread::spawn(exit_when_stdin_ends);
     }
     runtime()?.block_on(run(args))

@@ -2,12 +2,12 @@
 //!
 //! What is learned, and from which files, are the flags of `model` and `data`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser};
 use ps_common::Dtype;
 use ps_common::exit::ExitError;
+use ps_common::flags::ProgramArgs;
 use ps_common::units::parse_duration;
 use serde::Serialize;
 
@@ -95,21 +95,10 @@ pub struct AttachArgs {
     /// Join as an observer: measure the loss on all rows, push nothing
     #[arg(long, env = "PS_EVALUATE", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub evaluate: bool,
-    /// Read options from this file; the command line and the environment win
-    #[arg(long, env = "PS_CONFIG")]
-    #[serde(skip)]
-    pub config: Option<PathBuf>,
-    /// Print the options in force as TOML and exit
-    #[arg(long)]
-    #[serde(skip)]
-    pub print_config: bool,
-    /// Write logs as JSON, one object a line
-    #[arg(long, env = "PS_LOG_JSON", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub log_json: bool,
-    /// End when stdin ends: a child dies with its parent
-    #[arg(long, hide = true)]
-    #[serde(skip)]
-    pub watch_stdin: bool,
+    /// As every program.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub program: ProgramArgs,
     /// Sleep so long before each push, drawn between two bounds: delays for tests
     #[arg(long, hide = true, value_name = "MIN[..MAX]")]
     pub compute_delay_ms: Option<String>,

@@ -21,12 +21,12 @@ use crate::net::session::{Duty, work};
 pub fn main(arguments: &[OsString]) -> Result<(), ExitError> {
     let matches = flags::parse(&WorkerArgs::command(), arguments)?;
     let args = WorkerArgs::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    if args.attach.print_config {
+    if args.attach.program.print_config {
         // Somebody who closed stdout does not want it.
         let _ = io::stdout().write_all(flags::to_toml(&args).as_bytes());
         return Ok(());
     }
-    logging::init("info", args.attach.log_json);
+    logging::init("info", args.attach.program.log_json);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -49,7 +49,7 @@ pub async fn run(args: WorkerArgs) -> Result<(), ExitError> {
     let cannot = |error| ExitError::new(Exit::Io, "cannot listen to signals").because(error);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-    let stdin = watch_stdin(args.attach.watch_stdin)?;
+    let stdin = watch_stdin(args.attach.program.watch_stdin)?;
     let (present, presence) = watch::channel(None);
     let life = async {
         match attachment.part.clone() {

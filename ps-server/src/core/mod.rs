@@ -10,6 +10,7 @@
 
 mod account;
 mod asynchronous;
+mod event;
 pub mod invariants;
 mod joining;
 mod lifecycle;
@@ -21,236 +22,17 @@ mod tests;
 mod traffic;
 mod waits;
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ps_common::calls::{
-    Caller, Evaluation, JoinAnswer, JoinRequest, Leave, PullHeader, PullRequest, PushHeader,
-    PushResult,
-};
-use ps_common::job::{Aggregate, Fingerprint, JobState, Mode, OnWorkerLoss, WorkerStats};
+use ps_common::calls::{Caller, JoinAnswer, PushHeader};
+use ps_common::job::{Fingerprint, JobState};
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
-use serde::Serialize;
 
+pub use event::{Answer, CallId, Config, ConnId, Effect, Input, Refusal, Time, Welcome};
 use members::Members;
 use record::Record;
 use waits::Waits;
-
-/// Monotonic time since the server's start.
-pub type Time = Duration;
-
-/// One call in flight; also the name of the gradient that a push brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct CallId(pub u64);
-
-/// One transport connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct ConnId(pub u64);
-
-/// What the core decides by; fixed for the life of a server.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// How updates are ordered.
-    pub mode: Mode,
-    /// K.
-    pub n_workers: u32,
-    /// How a round is summed.
-    pub aggregate: Aggregate,
-    /// Clocks that a worker owes; `None`: until stopped.
-    pub rounds: Option<u64>,
-    /// A holder that is silent for so long is lost.
-    pub lease: Duration,
-    /// What becomes of a lost worker's rank.
-    pub on_worker_loss: OnWorkerLoss,
-    /// How long a rank may be without a holder before the job fails or goes on without it.
-    pub replacement_timeout: Duration,
-    /// Observers that must have measured the first theta before workers may pull it.
-    pub observers: u32,
-    /// Longest time that a call is held.
-    pub wait_max: Duration,
-}
-
-impl Config {
-    /// How long a call is held at most.
-    pub const WAIT_MAX: Duration = Duration::from_secs(30);
-}
-
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Input {
-    /// A worker or observer wants in.
-    Join {
-        /// To be answered.
-        call: CallId,
-        /// That it came by.
-        conn: ConnId,
-        /// Peer address, for the operator.
-        address: String,
-        /// Its wish.
-        request: JoinRequest,
-    },
-    /// A sign of life.
-    Heartbeat {
-        /// To be answered.
-        call: CallId,
-        /// Whose.
-        caller: Caller,
-        /// Its measurements.
-        stats: WorkerStats,
-    },
-    /// A goodbye.
-    Leave {
-        /// To be answered.
-        call: CallId,
-        /// Its words.
-        leave: Leave,
-    },
-    /// A whole, valid gradient has arrived; the driver holds it under `call`.
-    Push {
-        /// To be answered; names the gradient.
-        call: CallId,
-        /// That it came by.
-        conn: ConnId,
-        /// Its name and facts.
-        header: PushHeader,
-        /// Checksum of the gradient's bytes.
-        digest: u32,
-    },
-    /// Somebody wants theta.
-    Pull {
-        /// To be answered.
-        call: CallId,
-        /// That it came by.
-        conn: ConnId,
-        /// Its wish.
-        request: PullRequest,
-    },
-    /// An observer has measured.
-    Evaluate {
-        /// To be answered.
-        call: CallId,
-        /// What.
-        evaluation: Evaluation,
-    },
-    /// A worker's feature statistics have arrived; the driver holds them by rank.
-    Statistics {
-        /// To be answered.
-        call: CallId,
-        /// Whose.
-        caller: Caller,
-    },
-    /// A request was refused before it reached the core.
-    Rejected {
-        /// Who sent it, where that was readable.
-        caller: Option<Caller>,
-        /// Why.
-        code: ErrorCode,
-    },
-    /// The driver has carried out [`Effect::Update`].
-    Updated {
-        /// Stored, or the first key that would have overflowed: then nothing was stored.
-        result: Result<(), u64>,
-    },
-    /// The driver has carried out [`Effect::Conclude`].
-    Concluded,
-    /// The caller of a held call is gone.
-    Dropped {
-        /// Which.
-        call: CallId,
-    },
-    /// A connection is gone.
-    Disconnected {
-        /// Which.
-        conn: ConnId,
-    },
-    /// An operator ends the job: theta as it is becomes final.
-    Stop {
-        /// For the events.
-        reason: String,
-    },
-    /// The server is going: held calls are told so.
-    Drain,
-    /// Time has passed.
-    Tick,
-}
-
-/// Something to be done, in order.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub enum Effect {
-    /// Answer a call.
-    Reply {
-        /// Which.
-        call: CallId,
-        /// With what.
-        answer: Answer,
-    },
-    /// Make theta.
-    Create {
-        /// Its tables.
-        tables: Tables,
-        /// Its element type.
-        dtype: Dtype,
-    },
-    /// Update theta by the weighted sum of these gradients, summed in this order; whole or not at
-    /// all. At most one is under way; [`Input::Updated`] follows.
-    Update {
-        /// Gradients by the call that brought them, with weights.
-        parts: Vec<(CallId, f64)>,
-    },
-    /// Drop a gradient unused.
-    Forget {
-        /// By the call that brought it.
-        gradient: CallId,
-    },
-    /// The job is over in all but name: write report and theta; [`Input::Concluded`] follows.
-    Conclude,
-}
-
-/// The answer to a call. Where theta goes with it, the driver adds the newest.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub enum Answer {
-    /// Welcome.
-    Joined(Box<Welcome>),
-    /// State of the job, and theta's version.
-    State {
-        /// Of the job.
-        state: JobState,
-        /// Of theta.
-        version: u64,
-    },
-    /// To a push.
-    Pushed(PushResult),
-    /// To a pull.
-    Pulled(PullHeader),
-    /// All ranks' statistics are in: merge and send.
-    Statistics,
-    /// No.
-    Refused(Refusal),
-}
-
-/// [`JoinAnswer`] as an effect: comparable and serialisable.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Welcome {
-    /// The caller's name.
-    pub caller: Caller,
-    /// The first clock it owes.
-    pub clock: u64,
-    /// Of theta.
-    pub version: u64,
-    /// Of the job.
-    pub state: JobState,
-}
-
-/// [`Error`] as an effect.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Refusal(pub Error);
-
-impl Serialize for Refusal {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
 
 /// What all workers of a job agreed on.
 #[derive(Debug, Clone, PartialEq)]
@@ -276,11 +58,11 @@ pub struct Core {
     /// sync: this round's gradients; async: accepted gradients by rank.
     pending: BTreeMap<u32, Pending>,
     /// async: whose turn is next.
-    queue: std::collections::VecDeque<u32>,
+    queue: VecDeque<u32>,
     /// Ranks whose gradients are being applied; empty: no update is under way.
     applying: Vec<u32>,
     stop: Option<String>,
-    statistics: std::collections::BTreeSet<u32>,
+    statistics: BTreeSet<u32>,
     record: Record,
     concluding: bool,
     /// The server is going: nothing is held any more.
@@ -311,10 +93,10 @@ impl Core {
             members,
             waits: Waits::default(),
             pending: BTreeMap::new(),
-            queue: std::collections::VecDeque::new(),
+            queue: VecDeque::new(),
             applying: Vec::new(),
             stop: None,
-            statistics: std::collections::BTreeSet::new(),
+            statistics: BTreeSet::new(),
             record: Record::default(),
             concluding: false,
             draining: false,

@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(got.serve.port_file.as_deref(), Some(Path::new("/t/port")));
         assert_eq!(got.serve.report.as_deref(), Some(Path::new("/t/report")));
         assert_eq!(got.serve.theta_out.as_deref(), Some(Path::new("/t/theta.npy")));
-        assert!(got.serve.watch_stdin);
+        assert!(got.serve.program.watch_stdin);
         assert_eq!(got.serve.observers, 1, "async: an evaluator is waited for");
         assert_eq!(server(&local(&[])).serve.observers, 0);
     }
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(got.attach.server, "http://127.0.0.1:4711");
         assert_eq!((got.attach.rank, got.attach.evaluate), (Some(2), false));
         assert_eq!(got.attach.compute_delay_ms.as_deref(), Some("2..5"));
-        assert!(got.attach.watch_stdin);
+        assert!(got.attach.program.watch_stdin);
         got.check().expect("a worker takes it");
 
         let got = worker(&args, Who::Evaluator);
