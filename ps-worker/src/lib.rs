@@ -8,4 +8,5 @@ pub mod model;
 pub mod net;
 pub mod samples;
 
+/// Program version and build: equal only for equal sources.
 pub const VERSION: &str = env!("PS_VERSION");
