@@ -145,3 +145,51 @@ pub(super) async fn steps<T: Element>(
 fn failed(what: &str, failure: Failure) -> ExitError {
     ExitError::new(Exit::Failed, format!("{what} over gRPC failed")).because(failure)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::args::Job;
+    use crate::bench::work;
+    use ps_common::Dtype;
+
+    /// theta as the last worker pulls it after `pushes`, one worker after the other.
+    fn theta_after<T: Element>(job: Job, pushes: &[u64]) -> Vec<T> {
+        let (told, address) = std::sync::mpsc::channel();
+        // It serves until the test's process ends.
+        std::thread::spawn(move || {
+            serve(&ServerArgs { job, congestion: None }, |address| {
+                told.send(address).map_err(io::Error::other)
+            })
+        });
+        let address = address.recv().expect("the server serves");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let mut workers = Vec::new();
+            for rank in 0..job.workers {
+                let args = WorkerArgs { job, congestion: None, address, rank };
+                workers.push(connect(&args).await.expect("joins"));
+            }
+            let mut theta = vec![T::ZERO; job.n];
+            for (rank, worker) in (0..).zip(&mut workers) {
+                let gradient = work::gradient::<T>(job.n, rank);
+                let n_steps = pushes[rank as usize];
+                let times = steps(worker, &gradient, &mut theta, n_steps).await.expect("steps");
+                assert_eq!(times.len() as u64, n_steps);
+            }
+            theta
+        })
+    }
+
+    #[test]
+    fn every_push_counts_once() {
+        let job = |n, workers, mode, dtype| Job { n, workers, mode, dtype };
+        for n in [1, 1000, 65_536, 65_537, 200_000] {
+            let pushes = [3, 5, 1];
+            let theta = theta_after::<f32>(job(n, 3, Mode::Async, Dtype::F32), &pushes);
+            assert_eq!(work::first_difference(&theta, &pushes), None, "{n}");
+            let theta = theta_after::<f64>(job(n, 1, Mode::Sync, Dtype::F64), &[4]);
+            assert_eq!(work::first_difference(&theta, &[4]), None, "{n} sync");
+        }
+    }
+}
