@@ -65,7 +65,7 @@ pub struct Config {
     pub on_worker_loss: OnWorkerLoss,
     /// How long a rank may be without a holder before the job fails or goes on without it.
     pub replacement_timeout: Duration,
-    /// Observers that must have pulled before the first update.
+    /// Observers that must have measured theta before the first update.
     pub observers: u32,
     /// Longest time that a call is held.
     pub wait_max: Duration,
