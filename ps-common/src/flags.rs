@@ -19,7 +19,7 @@ use crate::exit::{Exit, ExitError};
 #[command(next_help_heading = "Program")]
 pub struct ProgramArgs {
     /// Read options from this file; the command line and the environment win
-    #[arg(long, env = "PS_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "PS_CONFIG", value_name = "FILE.toml")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
     /// Print the options in force as TOML and exit
@@ -27,7 +27,7 @@ pub struct ProgramArgs {
     #[serde(skip)]
     pub print_config: bool,
     /// Write logs as JSON, one object a line
-    #[arg(long, env = "PS_LOG_JSON", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, env = "PS_LOG_JSON", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub log_json: bool,
     /// End when stdin ends: a child dies with its parent
     #[arg(long, hide = true)]

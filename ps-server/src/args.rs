@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::core::Config;
 use crate::numeric::Optimizer;
 
-/// `ps-server`: keeps the global parameters theta and applies workers' gradients.
+/// Keeps the global parameters theta and applies workers' gradients
 #[derive(Parser, Debug, Clone, Serialize)]
 #[command(name = "ps-server", version = crate::VERSION, after_help = EXAMPLES)]
 #[serde(rename_all = "kebab-case")]
@@ -48,32 +48,32 @@ pub struct JobArgs {
     #[arg(long, env = "PS_MODE", value_enum, default_value_t = Mode::Sync)]
     pub mode: Mode,
     /// Number of workers K
-    #[arg(long, env = "PS_WORKERS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, env = "PS_WORKERS", value_name = "K", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub workers: u32,
     /// How a round's gradients become one (sync only) [default: weighted-mean]
     #[arg(long, env = "PS_AGGREGATE", value_enum)]
     pub aggregate: Option<Aggregate>,
     /// The update rule on the server
-    #[arg(long, env = "PS_OPTIMIZER", default_value = "sgd")]
+    #[arg(long, env = "PS_OPTIMIZER", value_name = "NAME", default_value = "sgd")]
     pub optimizer: String,
     /// Learning rate
-    #[arg(long, env = "PS_LR", default_value_t = 0.01)]
+    #[arg(long, env = "PS_LR", value_name = "F", default_value_t = 0.01)]
     pub lr: f64,
     /// Element type of theta and gradients
     #[arg(long, env = "PS_DTYPE", value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
-    /// Stop after N clocks of each worker; 0: run until stopped
-    #[arg(long, env = "PS_ROUNDS", default_value_t = 100)]
+    /// Stop after N steps of each worker, which in sync mode are N rounds; 0: run until stopped
+    #[arg(long, env = "PS_ROUNDS", value_name = "N", default_value_t = 100)]
     pub rounds: u64,
-    /// A worker that is silent for so long is lost, in milliseconds
-    #[arg(long, env = "PS_LEASE_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=3_600_000))]
+    /// A worker that is silent for this many milliseconds is lost
+    #[arg(long, env = "PS_LEASE_MS", value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=3_600_000))]
     pub lease_ms: u32,
     /// What becomes of a lost worker's rank [default: wait in sync mode, continue in async]
     #[arg(long, env = "PS_ON_WORKER_LOSS", value_enum)]
     pub on_worker_loss: Option<OnWorkerLoss>,
     /// How long a rank may be without a worker before the job fails, or with `continue` goes on
     /// without it where others live [default: 10m]
-    #[arg(long, env = "PS_REPLACEMENT_TIMEOUT")]
+    #[arg(long, env = "PS_REPLACEMENT_TIMEOUT", value_name = "TIME")]
     pub replacement_timeout: Option<String>,
 }
 
@@ -83,32 +83,32 @@ pub struct JobArgs {
 #[command(next_help_heading = "Serving")]
 pub struct ServeArgs {
     /// Address to listen on; port 0 takes any free one
-    #[arg(long, env = "PS_LISTEN", default_value = "127.0.0.1:50051")]
+    #[arg(long, env = "PS_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
     /// File that gets the bound port, written whole once the server serves
-    #[arg(long, env = "PS_PORT_FILE")]
+    #[arg(long, env = "PS_PORT_FILE", value_name = "FILE")]
     pub port_file: Option<PathBuf>,
-    /// Listen on other addresses than loopback without TLS and token
-    #[arg(long, env = "PS_INSECURE", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    /// Allow --listen addresses that other machines reach, without TLS or tokens
+    #[arg(long, env = "PS_INSECURE", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub insecure: bool,
     /// File that gets the report when the job ends (JSON)
-    #[arg(long, env = "PS_REPORT")]
+    #[arg(long, env = "PS_REPORT", value_name = "FILE.json")]
     pub report: Option<PathBuf>,
     /// File that gets the final theta (.npy, .csv or .safetensors)
-    #[arg(long, env = "PS_THETA_OUT")]
+    #[arg(long, env = "PS_THETA_OUT", value_name = "FILE")]
     pub theta_out: Option<PathBuf>,
-    /// Observers (evaluators) that must have joined before the first update
-    #[arg(long, env = "PS_OBSERVERS", default_value_t = 0)]
+    /// Evaluators that must have measured the first theta before the first update
+    #[arg(long, env = "PS_OBSERVERS", value_name = "N", default_value_t = 0)]
     pub observers: u32,
-    /// Connections at once [default: 64 more than 4 a worker]
-    #[arg(long, env = "PS_CONNECTIONS_MAX")]
+    /// Connections that may be open at once [default: 4 a worker, and 64]
+    #[arg(long, env = "PS_CONNECTIONS_MAX", value_name = "N")]
     pub connections_max: Option<usize>,
     /// TCP congestion control of every connection, by the kernel's name, e.g. cubic [default: the
     /// system's]
-    #[arg(long, env = "PS_CONGESTION")]
+    #[arg(long, env = "PS_CONGESTION", value_name = "NAME")]
     pub congestion: Option<String>,
     /// How long a stopping server waits for calls in flight
-    #[arg(long, env = "PS_DRAIN_TIMEOUT", default_value = "10s")]
+    #[arg(long, env = "PS_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s")]
     pub drain_timeout: String,
     /// As every program.
     #[command(flatten)]

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::data::DataArgs;
 use crate::model::ModelArgs;
 
-/// `ps-worker`: computes gradients on its shard of the data and pushes them to a server.
+/// Computes gradients on its shard of the data and pushes them to a server
 #[derive(Parser, Debug, Clone, Serialize)]
 #[command(name = "ps-worker", version = crate::VERSION, after_help = EXAMPLES)]
 #[serde(rename_all = "kebab-case")]
@@ -35,7 +35,7 @@ pub struct WorkerArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  ps-worker                                             the built-in problem, server on 127.0.0.1:50051
+  ps-worker                                             the built-in problem, a server here
   ps-worker --server http://10.0.0.5:50051 --rank 2     a certain rank of a server elsewhere
   ps-worker --evaluate --eval-every 10                  looks on and measures the loss
 
@@ -77,23 +77,23 @@ pub struct EvaluationArgs {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Worker")]
 pub struct AttachArgs {
-    /// The server
+    /// URL of the server
     #[arg(long, env = "PS_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
     pub server: String,
     /// Take this rank, and the shard that goes with it [default: the lowest vacant one]
     #[arg(long, env = "PS_RANK")]
     pub rank: Option<u32>,
-    /// Insist that the job has K workers
+    /// Join only a job of K workers
     #[arg(long, env = "PS_WORKERS", value_name = "K")]
     pub workers: Option<u32>,
-    /// Insist on the job's element type [default: as the job has it]
+    /// Join only a job with this element type [default: any]
     #[arg(long, env = "PS_DTYPE", value_enum)]
     pub dtype: Option<Dtype>,
     /// How long to try to reach the server, at the start and whenever it is lost
     #[arg(long, env = "PS_CONNECT_TIMEOUT", value_name = "TIME", default_value = "30s")]
     pub connect_timeout: String,
     /// Join as an observer: measure the loss on all rows, push nothing
-    #[arg(long, env = "PS_EVALUATE", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, env = "PS_EVALUATE", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub evaluate: bool,
     /// As every program.
     #[command(flatten)]

@@ -2,11 +2,15 @@
 //!
 //! `data` and `model` are pure and know no network; `net` (feature `net`) drives them.
 
+pub mod args;
 pub mod data;
+pub mod learning;
 pub mod model;
 #[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "net")]
+pub mod run;
 pub mod samples;
 
-/// Program version and build: equal only for equal sources.
+/// Version and build id: equal only between programs built from the same sources.
 pub const VERSION: &str = env!("PS_VERSION");

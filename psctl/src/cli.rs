@@ -32,8 +32,8 @@ Examples:
   source <(psctl completions bash)
 
 Results go to stdout, progress and logs to stderr. PS_LOG=debug shows more, NO_COLOR=1 no colours.
-Exit codes: 0 done, 1 failed, 2 usage, 65 bad data, 69 not reachable, 73 cannot create an output,
-74 I/O, 78 configuration, 130 and 143 interrupted.";
+Exit codes: 0 done, 1 failed, 2 usage, 65 bad data, 69 not reachable, 70 a bug, 73 cannot create an
+output, 74 I/O, 78 configuration, 130 and 143 interrupted.";
 
 /// Runs and watches parameter servers.
 #[derive(Parser, Debug)]
@@ -62,10 +62,10 @@ enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Plays ps-server: all of its options, see `psctl ps-server --help`
+    /// Runs as ps-server; for its options: `psctl ps-server --help`
     #[command(name = SERVER, disable_help_flag = true)]
     Server(RoleArgs),
-    /// Plays ps-worker: all of its options, see `psctl ps-worker --help`
+    /// Runs as ps-worker; for its options: `psctl ps-worker --help`
     #[command(name = WORKER, disable_help_flag = true)]
     Worker(RoleArgs),
 }

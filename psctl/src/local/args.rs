@@ -92,7 +92,7 @@ pub struct ClusterArgs {
     /// Port of the server on 127.0.0.1; 0 takes any free one
     #[arg(long, env = "PS_PORT", default_value_t = 0, value_name = "PORT")]
     pub port: u16,
-    /// Lost workers that are started again, in all
+    /// How often lost workers are started again, all of them together
     #[arg(long, env = "PS_RESTARTS", default_value_t = 3, value_name = "N")]
     pub restarts: u32,
     /// Sleep of every worker before each push: delays for tests

@@ -1,5 +1,6 @@
 //! The summary of a finished run: what was done, how well, where the time went, what happened.
 
+use ps_common::calls::Caller;
 use ps_common::report::{Event, GradientDelay, Report, WorkerReport};
 use ps_common::units::show_bytes;
 
@@ -201,8 +202,8 @@ fn events(events: &[Event], look: &Look) -> String {
     let mut joined = std::collections::HashSet::new();
     let notable: Vec<&Event> = events
         .iter()
-        .filter(|event| match event.kind.as_str() {
-            // Whoever takes a rank again was started again.
+        .filter(|event| match plain_kind(event) {
+            // Whoever takes a rank again was started again; every observer gets a number of its own.
             "joined" => event.rank.is_some_and(|rank| !joined.insert(rank)),
             "left" => false,
             _ => true,
@@ -211,7 +212,7 @@ fn events(events: &[Event], look: &Look) -> String {
     let mut table =
         Table::new([("", Align::Right), ("", Align::Left), ("", Align::Left), ("", Align::Left)]);
     for event in notable.iter().take(EVENTS_MAX) {
-        let (kind, tone) = match event.kind.as_str() {
+        let (kind, tone) = match plain_kind(event) {
             "joined" => ("joined again".to_owned(), Tone::Good),
             "lost" => ("lost".to_owned(), Tone::Bad),
             other => (look.clean(other), Tone::Warn),
@@ -219,7 +220,7 @@ fn events(events: &[Event], look: &Look) -> String {
         table.row([
             number::seconds(event.seconds),
             look.paint(tone, &kind),
-            event.rank.map_or(String::new(), |rank| format!("worker {rank}")),
+            event.rank.map_or(String::new(), member),
             look.clean(&event.detail),
         ]);
     }
@@ -228,6 +229,19 @@ fn events(events: &[Event], look: &Look) -> String {
         out.push_str(&format!("  and {} more events\n", notable.len() - EVENTS_MAX));
     }
     out
+}
+
+/// What happened, without the role, which the member's name says.
+fn plain_kind(event: &Event) -> &str {
+    event.kind.strip_prefix("observer ").unwrap_or(&event.kind)
+}
+
+/// Who a rank of the report is: observers are numbered apart from workers.
+fn member(rank: u32) -> String {
+    match rank.checked_sub(Caller::FIRST_OBSERVER) {
+        Some(number) => format!("observer {number}"),
+        None => format!("worker {rank}"),
+    }
 }
 
 #[cfg(test)]

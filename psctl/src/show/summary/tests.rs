@@ -68,6 +68,8 @@ fn trouble() -> Report {
         event(0.41, "lost", Some(1), "lease ended after 500 ms"),
         event(0.62, "joined", Some(1), "incarnation 2"),
         event(0.7, "rejected", None, "push of 3 elements\u{1b}[2J, expected 7850"),
+        event(0.8, "observer joined", Some((1 << 31) + 1), "from 127.0.0.1:1"),
+        event(0.9, "observer lost", Some((1 << 31) + 1), "lease ended"),
         event(1.2, "left", Some(0), ""),
     ]);
     report.r#final.test_loss = None;
@@ -117,9 +119,10 @@ done | async | softmax | sgd,lr=0.1 | 2 workers | 1 server
      1     100   3.00 M   500 ms  250 ms  250 ms  ######===...  3.0 MiB  3.1 MiB
   share of time: # compute  = wait  . wire
 
-  410 ms  lost          worker 1  lease ended after 500 ms
-  620 ms  joined again  worker 1  incarnation 2
-  700 ms  rejected                push of 3 elements?[2J, expected 7850
+  410 ms  lost          worker 1    lease ended after 500 ms
+  620 ms  joined again  worker 1    incarnation 2
+  700 ms  rejected                  push of 3 elements?[2J, expected 7850
+  900 ms  lost          observer 1  lease ended
 ";
     assert_eq!(summary(&trouble(), &Look::plain(false)), expected);
 }
