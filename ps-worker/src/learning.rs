@@ -11,7 +11,7 @@ use ps_common::tables::Tables;
 
 use crate::args::{EvaluationArgs, LearnArgs};
 use crate::data::{BatchSize, Batches, DataSpec, Preprocessing, Rows, Scale, Survey, load, survey};
-use crate::model::{Batch, Loss, Model, ModelKind, ModelSpec, Real, Scratch, l2_share};
+use crate::model::{Batch, Loss, Model, ModelSpec, Real, Scratch, l2_share};
 use crate::samples::Samples;
 
 /// A model over data that has been looked at, but not loaded.
@@ -60,11 +60,7 @@ impl Problem {
     /// rows their number is its own affair.
     pub fn fingerprint(&self, dtype: Option<Dtype>) -> Fingerprint {
         let data = &self.data;
-        let n_classes = match self.model.kind() {
-            ModelKind::Linear => None,
-            ModelKind::Logistic => Some(2),
-            ModelKind::Softmax { n_classes } => Some(n_classes),
-        };
+        let n_classes = self.model.kind().n_classes();
         let n_samples = (!data.data_is_shard).then_some(self.survey.n_samples);
         let take = data.take.map_or("all".to_owned(), |n| n.to_string());
         [

@@ -198,12 +198,17 @@ class Worker:
         check(next(call, None) is None, "the stream goes on after its last step")
 
 
-def check_health(channel):
+def check_health(channel, service, expected):
+    """Health becomes what is expected: at once, but not before the call that it follows from."""
     stub = health_pb2_grpc.HealthStub(channel)
-    for service in ("", "ps.v1.Parameters"):
+    end = time.monotonic() + 10
+    while True:
         status = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=DEADLINE_S).status
         name = health_pb2.HealthCheckResponse.ServingStatus.Name(status)
-        check(name == "SERVING", f"health of '{service}' is {name}")
+        if name == expected:
+            return
+        check(time.monotonic() < end, f"health of '{service}' is {name}, expected {expected}")
+        time.sleep(0.01)
 
 
 def check_reflection(pb, channel):
@@ -253,12 +258,15 @@ def run(pb, channel, n_elements, n_steps):
     def gradient():
         return random.standard_normal(n_elements, dtype=np.float32)
 
-    with timed("health"):
-        check_health(channel)
+    with timed("health: there is no theta before the first join"):
+        check_health(channel, "", "SERVING")
+        check_health(channel, "ps.v1.Parameters", "NOT_SERVING")
     with timed("reflection"):
         check_reflection(pb, channel)
     with timed(f"join, one table of {n_elements} f32"):
         worker = Worker(pb, channel, n_elements)
+    with timed("health: now there is"):
+        check_health(channel, "ps.v1.Parameters", "SERVING")
     check(worker.place.dim == n_elements, f"dim {worker.place.dim}")
     check(worker.place.mode == pb.types_pb2.MODE_ASYNC, "the server is not --mode async")
 

@@ -5,6 +5,15 @@
 use super::{ModelKind, Real, linear, logistic, softmax};
 
 impl ModelKind {
+    /// Classes told apart; `None` for regression.
+    pub fn n_classes(self) -> Option<usize> {
+        match self {
+            Self::Linear => None,
+            Self::Logistic => Some(2),
+            Self::Softmax { n_classes } => Some(n_classes),
+        }
+    }
+
     /// Columns of `Z`.
     pub(super) fn n_outputs(self) -> usize {
         match self {

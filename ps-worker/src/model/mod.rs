@@ -249,7 +249,7 @@ impl Model {
             n_samples: n as u64,
             loss: if n == 0 { 0.0 } else { loss_sum / n as f64 },
             penalty: self.penalty(theta),
-            n_correct: (self.kind != ModelKind::Linear).then_some(n_correct),
+            n_correct: self.kind.n_classes().map(|_| n_correct),
         }
     }
 
@@ -277,11 +277,7 @@ impl Model {
     /// # Panics
     /// As [`Model::predict`].
     pub fn probabilities<T: Real>(&self, theta: &[T], samples: &Samples<T>) -> Option<Array2<f64>> {
-        let n_classes = match self.kind {
-            ModelKind::Linear => return None,
-            ModelKind::Logistic => 2,
-            ModelKind::Softmax { n_classes } => n_classes,
-        };
+        let n_classes = self.kind.n_classes()?;
         let mut all = Array2::zeros((samples.features.n_rows(), n_classes));
         self.for_each_row(theta, samples, |row, z| {
             let mut of_row = all.row_mut(row);
