@@ -202,7 +202,7 @@ pub enum Answer {
     Refused(Refusal),
 }
 
-/// [`JoinAnswer`] as an effect: comparable and serialisable.
+/// [`ps_common::calls::JoinAnswer`] as an effect: comparable and serialisable.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Welcome {
     /// The caller's name.
