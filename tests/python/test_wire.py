@@ -1,6 +1,6 @@
 """A stock Python client against a running ps-server: the wire as a stranger would use it.
 
-    ps-server --listen 127.0.0.1:50051 --workers 1 --mode async --lr 0.5 --dtype f32
+    ps-server --workers 1 --mode async --lr 0.5 --dtype f32 --rounds 0
     python3 tests/python/test_wire.py 127.0.0.1:50051        (or PS_SERVER in the environment)
 
 Knows nothing but proto/: stubs are generated from it into a temporary folder, channels keep grpcio's
@@ -198,17 +198,24 @@ class Worker:
         check(next(call, None) is None, "the stream goes on after its last step")
 
 
-def check_health(channel, service, expected):
-    """Health becomes what is expected: at once, but not before the call that it follows from."""
+def check_health(channel):
+    """The server as a whole serves; Parameters does not yet, without a theta."""
     stub = health_pb2_grpc.HealthStub(channel)
-    end = time.monotonic() + 10
-    while True:
+    for service, expected in (("", "SERVING"), ("ps.v1.Parameters", "NOT_SERVING")):
         status = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=DEADLINE_S).status
         name = health_pb2.HealthCheckResponse.ServingStatus.Name(status)
-        if name == expected:
+        check(name == expected, f"health of '{service}' is {name}, expected {expected}")
+
+
+def watch_until_serving(channel):
+    """Parameters serves soon after there is a theta; the answer to a join does not wait for that."""
+    request = health_pb2.HealthCheckRequest(service="ps.v1.Parameters")
+    watch = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=DEADLINE_S)
+    for answer in watch:
+        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+            watch.cancel()
             return
-        check(time.monotonic() < end, f"health of '{service}' is {name}, expected {expected}")
-        time.sleep(0.01)
+    raise AssertionError("the watch on health ended before Parameters served")
 
 
 def check_reflection(pb, channel):
@@ -258,15 +265,14 @@ def run(pb, channel, n_elements, n_steps):
     def gradient():
         return random.standard_normal(n_elements, dtype=np.float32)
 
-    with timed("health: there is no theta before the first join"):
-        check_health(channel, "", "SERVING")
-        check_health(channel, "ps.v1.Parameters", "NOT_SERVING")
+    with timed("health, without a theta yet"):
+        check_health(channel)
     with timed("reflection"):
         check_reflection(pb, channel)
     with timed(f"join, one table of {n_elements} f32"):
         worker = Worker(pb, channel, n_elements)
-    with timed("health: now there is"):
-        check_health(channel, "ps.v1.Parameters", "SERVING")
+    with timed("health, watched until it has one"):
+        watch_until_serving(channel)
     check(worker.place.dim == n_elements, f"dim {worker.place.dim}")
     check(worker.place.mode == pb.types_pb2.MODE_ASYNC, "the server is not --mode async")
 
