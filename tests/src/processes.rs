@@ -20,7 +20,10 @@ pub fn binary(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        // With a test among the targets the dev-dependencies' features count, as they do in `cargo
+        // test --workspace`: what that has built is taken, and not all of it built once more.
         cargo.current_dir(project_root()).args(["build", "--quiet", "--workspace", "--bins"]);
+        cargo.args(["--test", "tidy"]);
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }
