@@ -1,4 +1,5 @@
-//! What the report will say: history, delays, events, evaluations. Bounded in memory.
+//! What the report will say: history, delays, events, evaluations. Bounded in memory, but for the
+//! history, which has an entry for each round that was measured.
 
 use std::collections::BTreeMap;
 
