@@ -30,6 +30,24 @@ pub enum Aggregate {
     Sum,
 }
 
+/// What an update makes of its gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Combine {
+    /// One step by their weighted sum.
+    Sum,
+    /// A step by each, one after the other in their order, scaled by its weight.
+    InTurn,
+    /// One step by the median of each element; weights are not looked at.
+    Median,
+    /// One step by the mean of each element without its `k` smallest and `k` largest; weights are
+    /// not looked at.
+    TrimmedMean {
+        /// Dropped at either end.
+        k: u32,
+    },
+}
+
 /// What becomes of a rank whose lease ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -20,6 +20,10 @@ use crate::numeric::Optimizer;
 #[command(name = "ps-server", version = crate::VERSION, after_help = EXAMPLES)]
 #[serde(rename_all = "kebab-case")]
 pub struct ServerArgs {
+    /// Its mode and workers.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub crew: CrewArgs,
     /// The job.
     #[command(flatten)]
     #[serde(flatten)]
@@ -39,17 +43,26 @@ Examples:
 Every option is also a PS_... environment variable and a key of --config FILE.toml.
 Logs go to stderr; PS_LOG=debug shows more.";
 
-/// What is trained, how: shared by `ps-server` and `psctl local`.
+/// In which mode, by how many: apart from the job's other flags because tools that run one job in
+/// several ways have lists in their place.
 #[derive(Args, Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Job")]
-pub struct JobArgs {
+pub struct CrewArgs {
     /// How updates are ordered: a barrier per round, or each gradient when it arrives
     #[arg(long, env = "PS_MODE", value_enum, default_value_t = Mode::Sync)]
     pub mode: Mode,
     /// Number of workers K
     #[arg(long, env = "PS_WORKERS", value_name = "K", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub workers: u32,
+}
+
+/// What is trained, how, whatever the mode and the number of workers: shared by `ps-server` and
+/// psctl.
+#[derive(Args, Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Job")]
+pub struct JobArgs {
     /// How a round's gradients become one (sync only) [default: weighted-mean]
     #[arg(long, env = "PS_AGGREGATE", value_enum)]
     pub aggregate: Option<Aggregate>,
@@ -128,25 +141,25 @@ pub struct JobSpec {
 }
 
 impl JobArgs {
-    /// Checks combinations and gives defaults their values.
+    /// Checks combinations with a crew and gives defaults their values.
     ///
     /// # Errors
     /// A configuration error that names the flag.
-    pub fn check(&self) -> Result<JobSpec, ExitError> {
-        if self.mode != Mode::Sync && self.aggregate.is_some() {
+    pub fn check(&self, crew: &CrewArgs) -> Result<JobSpec, ExitError> {
+        if crew.mode != Mode::Sync && self.aggregate.is_some() {
             return Err(ExitError::config(format!(
                 "--aggregate has no meaning with --mode {}: every gradient is an update of its own",
-                self.mode
+                crew.mode
             )));
         }
-        let on_worker_loss = self.on_worker_loss.unwrap_or(match self.mode {
+        let on_worker_loss = self.on_worker_loss.unwrap_or(match crew.mode {
             Mode::Sync => OnWorkerLoss::Wait,
             Mode::Async => OnWorkerLoss::Continue,
         });
         Ok(JobSpec {
             config: Config {
-                mode: self.mode,
-                n_workers: self.workers,
+                mode: crew.mode,
+                n_workers: crew.workers,
                 aggregate: self.aggregate.unwrap_or(Aggregate::WeightedMean),
                 rounds: (self.rounds > 0).then_some(self.rounds),
                 lease: Duration::from_millis(self.lease_ms.into()),

@@ -1,11 +1,11 @@
-//! Where deciding and applying meet: executes the core's effects on theta. No IO, no clock.
+//! Where deciding and applying meet: steps the core and carries out its effects. No IO, no clock.
 //!
 //! A thread that brings an input carries out what follows from it: it steps the core under a lock
 //! held for microseconds, hands out the answers, and applies the update that the core asked for, if
 //! any, outside that lock. The core has at most one update under way, so theta needs no order of
 //! its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -13,15 +13,12 @@ use ps_common::calls::{Caller, JoinAnswer, PullHeader, PushResult, Status};
 use ps_common::job::JobState;
 use ps_common::report::Report;
 use ps_common::statistics::Statistics;
-use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
+use crate::applier::Applier;
 use crate::core::{Answer, CallId, Config, Core, Effect, Input, Time, Welcome};
 use crate::numeric::Optimizer;
-use crate::table::{Gradient, Snapshot, Store};
-
-/// Spare gradients that are kept for their memory.
-const SPARES_MAX: usize = 8;
+use crate::table::{Gradient, Snapshot};
 
 /// An answer with all that goes with it.
 #[derive(Debug, Clone)]
@@ -49,19 +46,9 @@ pub enum Delivery {
 #[derive(Debug)]
 pub struct Driver {
     program: String,
-    optimizer: Optimizer,
-    chunk_bytes: usize,
     core: Mutex<Core>,
-    gradients: Mutex<Gradients>,
-    store: Mutex<Option<Store>>,
-    current: Mutex<Option<Arc<Snapshot>>>,
+    applier: Applier,
     statistics: Mutex<BTreeMap<u32, Statistics>>,
-}
-
-#[derive(Debug, Default)]
-struct Gradients {
-    held: HashMap<CallId, Gradient>,
-    spares: Vec<Gradient>,
 }
 
 /// What [`Driver::feed`] leaves to its caller.
@@ -84,12 +71,8 @@ impl Driver {
     ) -> Self {
         Self {
             program: program.to_owned(),
-            optimizer,
-            chunk_bytes,
             core: Mutex::new(Core::new(config, dtype)),
-            gradients: Mutex::default(),
-            store: Mutex::default(),
-            current: Mutex::default(),
+            applier: Applier::new(optimizer, chunk_bytes),
             statistics: Mutex::default(),
         }
     }
@@ -111,7 +94,7 @@ impl Driver {
                 // In one stroke with the core's word of it: nobody can pull a version that the
                 // core does not know yet.
                 if let Some(snapshot) = fresh.take() {
-                    *self.current.lock() = Some(snapshot);
+                    self.applier.publish(snapshot);
                 }
                 // Read inside the lock: the core's time never goes back, and an update that took
                 // long does not age the leases that it renews.
@@ -119,7 +102,7 @@ impl Driver {
                 for effect in &effects {
                     // Inside the lock too: nobody may join a job that has no theta yet.
                     if let Effect::Create { tables, dtype } = effect {
-                        self.create(tables, *dtype);
+                        self.applier.create(tables, *dtype);
                     }
                 }
                 effects
@@ -130,12 +113,12 @@ impl Driver {
                     Effect::Reply { call, answer } => deliver(call, self.complete(answer)),
                     Effect::Create { .. } => {}
                     Effect::Update { parts } => update = Some(parts),
-                    Effect::Forget { gradient } => self.forget(gradient),
+                    Effect::Forget { gradient } => self.applier.forget(gradient),
                     Effect::Conclude => aftermath = Aftermath::Conclude,
                 }
             }
             let Some(parts) = update else { return aftermath };
-            let result = self.update(&parts).map(|snapshot| fresh = Some(snapshot));
+            let result = self.applier.update(&parts).map(|snapshot| fresh = Some(snapshot));
             input = Input::Updated { result };
         }
     }
@@ -149,7 +132,7 @@ impl Driver {
         input: Input,
         deliver: &mut dyn FnMut(CallId, Delivery),
     ) -> Aftermath {
-        self.gradients.lock().held.insert(call, gradient);
+        self.applier.hold(call, gradient);
         self.feed(clock, input, deliver)
     }
 
@@ -182,13 +165,12 @@ impl Driver {
 
     /// Memory for the next gradient.
     pub fn empty_gradient(&self, dtype: Dtype) -> Gradient {
-        let spare = self.gradients.lock().spares.pop();
-        Gradient::empty(dtype, spare)
+        self.applier.empty_gradient(dtype)
     }
 
     /// Gives back the memory of a gradient that was refused on its way.
     pub fn recycle(&self, gradient: Gradient) {
-        self.gradients.lock().recycle(gradient);
+        self.applier.recycle(gradient);
     }
 
     /// Elements and type of theta, for a caller that may push.
@@ -215,18 +197,18 @@ impl Driver {
 
     /// For an operator.
     pub fn status(&self, now: Time) -> Status {
-        self.core.lock().status(now, &self.optimizer.to_string(), &self.program)
+        self.core.lock().status(now, &self.applier.optimizer().to_string(), &self.program)
     }
 
     /// The newest theta.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.current.lock().clone()
+        self.applier.snapshot()
     }
 
     /// The report as of now; `None` before the first join.
     pub fn report(&self, now: Time) -> Option<Report> {
         let sha256 = self.snapshot()?.sha256();
-        self.core.lock().report(now, &self.optimizer.to_string(), &self.program, &sha256)
+        self.core.lock().report(now, &self.applier.optimizer().to_string(), &self.program, &sha256)
     }
 
     /// The job as a joiner sees it; `None` before the first join.
@@ -258,36 +240,6 @@ impl Driver {
         self.snapshot().expect("calls about theta are refused before there is one")
     }
 
-    fn create(&self, tables: &Tables, dtype: Dtype) {
-        let store = Store::new(tables, dtype, self.optimizer, self.chunk_bytes);
-        *self.current.lock() = Some(store.snapshot());
-        *self.store.lock() = Some(store);
-    }
-
-    fn update(&self, parts: &[(CallId, f64)]) -> Result<Arc<Snapshot>, u64> {
-        let mut gradients = self.gradients.lock();
-        let parts: Vec<(Gradient, f64)> = parts
-            .iter()
-            .map(|(call, weight)| (gradients.held.remove(call).expect("pushed before"), *weight))
-            .collect();
-        drop(gradients);
-        let mut store = self.store.lock();
-        let store = store.as_mut().expect("created at the first join");
-        let result = store.update(&parts).map(|()| store.snapshot());
-        let mut gradients = self.gradients.lock();
-        for (gradient, _) in parts {
-            gradients.recycle(gradient);
-        }
-        result.map_err(|key| key as u64)
-    }
-
-    fn forget(&self, call: CallId) {
-        let mut gradients = self.gradients.lock();
-        if let Some(gradient) = gradients.held.remove(&call) {
-            gradients.recycle(gradient);
-        }
-    }
-
     fn merged_statistics(&self) -> Statistics {
         let all = self.statistics.lock();
         let mut in_rank_order = all.values();
@@ -296,14 +248,6 @@ impl Driver {
             merged.merge(statistics);
         }
         merged
-    }
-}
-
-impl Gradients {
-    fn recycle(&mut self, gradient: Gradient) {
-        if self.spares.len() < SPARES_MAX {
-            self.spares.push(gradient);
-        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The server: keeps theta, applies workers' gradients.
 //!
-//! `core` decides and is pure; `numeric` and `table` apply; `driver` is where they meet; `net`
-//! (feature `net`) talks; `run` is the program.
+//! `core` decides and is pure; `numeric` and `table` apply; `applier` and `driver` are where they
+//! meet; `net` (feature `net`) talks; `run` is the program.
 
+pub mod applier;
 pub mod args;
 pub mod core;
 pub mod driver;

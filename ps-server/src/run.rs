@@ -34,7 +34,7 @@ fn run_with(arguments: &[OsString]) -> Result<(), ExitError> {
         ExitError::new(Exit::Bug, "the arguments were parsed but cannot be read").because(e)
     })?;
     if args.serve.program.print_config {
-        args.job.check()?;
+        args.job.check(&args.crew)?;
         print(&ps_common::flags::to_toml(&args));
         return Ok(());
     }
@@ -84,11 +84,11 @@ pub async fn run_and_tell(
     args: ServerArgs,
     ready: impl FnOnce(SocketAddr) -> Result<(), ExitError>,
 ) -> Result<(), ExitError> {
-    let mut spec = args.job.check()?;
+    let mut spec = args.job.check(&args.crew)?;
     let drain_timeout = args.serve.check()?;
     outputs::check(&args.serve)?;
     spec.config.observers = args.serve.observers;
-    let connections_max = args.serve.connections_max.unwrap_or(64 + 4 * args.job.workers as usize);
+    let connections_max = args.serve.connections_max.unwrap_or(64 + 4 * args.crew.workers as usize);
     if !args.serve.listen.ip().is_loopback() {
         tracing::warn!(listen = %args.serve.listen, "serving without TLS and tokens (--insecure)");
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ps_common::calls::{Caller, JoinRequest, Outcome, PushHeader};
 use ps_common::dtype::as_le_bytes;
 use ps_common::job::{Aggregate, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role};
-use ps_common::tables::Table;
+use ps_common::tables::{Table, Tables};
 
 use super::*;
 use crate::core::ConnId;

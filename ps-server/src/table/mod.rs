@@ -9,4 +9,4 @@ mod store;
 mod theta;
 
 pub use gradient::{Gradient, GradientError};
-pub use store::{Snapshot, Store};
+pub use store::{Compensation, Snapshot, Store, Update};

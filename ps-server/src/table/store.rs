@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ps_common::job::Combine;
 use ps_common::tables::{Initializer, Tables};
 use ps_common::{Dtype, Element};
 use sha2::{Digest, Sha256};
@@ -51,6 +52,31 @@ impl Snapshot {
     }
 }
 
+/// What theta is to be moved by.
+#[derive(Debug, Clone, Copy)]
+pub struct Update<'a> {
+    /// Gradients with their weights, in the order in which they are combined.
+    pub parts: &'a [(Gradient, f64)],
+    /// How they become one step, or several.
+    pub combine: Combine,
+    /// Multiplies the learning rate of this update.
+    pub rate_factor: f64,
+    /// Corrects the gradient for the updates since it was computed.
+    pub compensation: Option<Compensation<'a>>,
+}
+
+/// Delay compensation: g + lambda * g * g * (theta - theta_pulled), element by element.
+///
+/// Zheng et al. 2017, "Asynchronous Stochastic Gradient Descent with Delay Compensation",
+/// section 4.2, equation 10.
+#[derive(Debug, Clone, Copy)]
+pub struct Compensation<'a> {
+    /// Its strength.
+    pub lambda: f64,
+    /// theta that the gradient was computed at.
+    pub pulled: &'a Snapshot,
+}
+
 #[derive(Debug)]
 enum AnyTheta {
     F32(Theta<f32>),
@@ -93,14 +119,19 @@ impl Store {
         Arc::new(Snapshot { version: self.version, dtype: self.dtype, dim: self.dim, chunks })
     }
 
-    /// One update by the weighted sum of `parts` in their order, whole or not at all.
+    /// One update, whole or not at all.
     ///
     /// # Errors
     /// The first key that would overflow; then nothing has changed.
     ///
     /// # Panics
     /// If a gradient has another length or element type: the assembler has checked them.
-    pub fn update(&mut self, parts: &[(Gradient, f64)]) -> Result<(), usize> {
+    pub fn update(&mut self, update: &Update<'_>) -> Result<(), usize> {
+        let Update { parts, combine, rate_factor, compensation } = *update;
+        assert!(
+            combine == Combine::Sum && rate_factor == 1.0 && compensation.is_none(),
+            "only sums so far"
+        );
         match &mut self.theta {
             AnyTheta::F32(theta) => {
                 theta.update(
@@ -149,7 +180,10 @@ mod tests {
             zero.sha256(),
             "de47c9b27eb8d300dbb5f2c353e632c393262cf06340c4fa7f1b40c4cbd36f90"
         );
-        store.update(&[(Gradient::F32(vec![1.0; 5]), 1.0)]).expect("finite");
+        let parts = [(Gradient::F32(vec![1.0; 5]), 1.0)];
+        let update =
+            Update { parts: &parts, combine: Combine::Sum, rate_factor: 1.0, compensation: None };
+        store.update(&update).expect("finite");
         assert_eq!(store.snapshot().version, 1);
         assert_eq!(store.snapshot().values::<f32>(), [-1.0; 5]);
         assert_eq!(zero.values::<f32>(), [0.0; 5]);

@@ -9,7 +9,7 @@ use clap::Args;
 use ps_common::exit::ExitError;
 use ps_common::export::{Format, check_creatable};
 use ps_common::job::Mode;
-use ps_server::args::JobArgs;
+use ps_server::args::{CrewArgs, JobArgs};
 use ps_worker::args::{EvaluationArgs, LearnArgs};
 use ps_worker::data::BatchSize;
 use serde::Serialize;
@@ -29,6 +29,10 @@ however it ends. Every option is also a PS_... environment variable and a key of
 #[command(after_help = EXAMPLES)]
 #[serde(rename_all = "kebab-case")]
 pub struct LocalArgs {
+    /// Mode and workers.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub crew: CrewArgs,
     /// The job.
     #[command(flatten)]
     #[serde(flatten)]
@@ -129,7 +133,7 @@ impl LocalArgs {
                  files and each takes its share of the rows",
             ));
         }
-        self.job.check()?;
+        self.job.check(&self.crew)?;
         self.learn.data.check()?;
         self.learn.model.check()?;
         self.output.check()
@@ -138,7 +142,7 @@ impl LocalArgs {
     /// Whether the history takes a process of its own: the workers' losses make it up only in full
     /// batches behind a barrier, and they know nothing of test data.
     pub fn needs_evaluator(&self) -> bool {
-        self.job.mode != Mode::Sync
+        self.crew.mode != Mode::Sync
             || self.learn.data.batch != BatchSize::Full
             || !self.evaluation.test_data.is_empty()
     }

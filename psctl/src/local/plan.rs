@@ -44,7 +44,8 @@ impl Who {
 
 /// Arguments of the server. `port_file` and `report` are where it leaves its port and its report.
 pub(super) fn server_arguments(args: &LocalArgs, port_file: &Path, report: &Path) -> Vec<OsString> {
-    let mut arguments = to_arguments(&args.job);
+    let mut arguments = to_arguments(&args.crew);
+    arguments.extend(to_arguments(&args.job));
     arguments.push(format!("--listen=127.0.0.1:{}", args.cluster.port).into());
     arguments.push(path_argument("port-file", port_file));
     arguments.push(path_argument("report", report));
@@ -86,7 +87,7 @@ pub(super) fn worker_arguments(args: &LocalArgs, who: Who, port: u16) -> Vec<OsS
 /// first update waits for it.
 pub(super) fn workers(args: &LocalArgs) -> Vec<Who> {
     let evaluator = args.needs_evaluator().then_some(Who::Evaluator);
-    evaluator.into_iter().chain((0..args.job.workers).map(Who::Worker)).collect()
+    evaluator.into_iter().chain((0..args.crew.workers).map(Who::Worker)).collect()
 }
 
 /// A path need not be UTF-8, which a formatted string would be.
@@ -132,6 +133,7 @@ mod tests {
             "--data=a.csv",
         ]);
         let got = server(&args);
+        assert_eq!(to_arguments(&got.crew), to_arguments(&args.crew));
         assert_eq!(to_arguments(&got.job), to_arguments(&args.job));
         assert_eq!(got.serve.listen.to_string(), "127.0.0.1:4000");
         assert_eq!(got.serve.port_file.as_deref(), Some(Path::new("/t/port")));

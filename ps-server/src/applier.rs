@@ -1,0 +1,128 @@
+//! Theta and the gradients that wait for it: carries out what the core decided. Decides nothing.
+//!
+//! Shared by the driver behind the network and by the simulator in virtual time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use ps_common::Dtype;
+use ps_common::job::Combine;
+use ps_common::tables::Tables;
+
+use crate::core::CallId;
+use crate::numeric::Optimizer;
+use crate::table::{Gradient, Snapshot, Store, Update};
+
+/// Spare gradients that are kept for their memory.
+const SPARES_MAX: usize = 8;
+
+/// theta, the version that pulls get, and the gradients that are in.
+#[derive(Debug)]
+pub struct Applier {
+    optimizer: Optimizer,
+    chunk_bytes: usize,
+    gradients: Mutex<Gradients>,
+    store: Mutex<Option<Store>>,
+    current: Mutex<Option<Arc<Snapshot>>>,
+}
+
+#[derive(Debug, Default)]
+struct Gradients {
+    held: HashMap<CallId, Gradient>,
+    spares: Vec<Gradient>,
+}
+
+impl Applier {
+    /// Without theta.
+    pub fn new(optimizer: Optimizer, chunk_bytes: usize) -> Self {
+        Self {
+            optimizer,
+            chunk_bytes,
+            gradients: Mutex::default(),
+            store: Mutex::default(),
+            current: Mutex::default(),
+        }
+    }
+
+    /// How theta moves.
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
+    /// What pulls get now; `None` before theta is made.
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.current.lock().clone()
+    }
+
+    /// What pulls get from now on.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        *self.current.lock() = Some(snapshot);
+    }
+
+    /// Keeps a gradient under the name of the call that brought it.
+    pub fn hold(&self, call: CallId, gradient: Gradient) {
+        self.gradients.lock().held.insert(call, gradient);
+    }
+
+    /// Memory for the next gradient.
+    pub fn empty_gradient(&self, dtype: Dtype) -> Gradient {
+        let spare = self.gradients.lock().spares.pop();
+        Gradient::empty(dtype, spare)
+    }
+
+    /// Gives back the memory of a gradient that was refused on its way.
+    pub fn recycle(&self, gradient: Gradient) {
+        self.gradients.lock().recycle(gradient);
+    }
+
+    /// Makes theta.
+    pub fn create(&self, tables: &Tables, dtype: Dtype) {
+        let store = Store::new(tables, dtype, self.optimizer, self.chunk_bytes);
+        *self.current.lock() = Some(store.snapshot());
+        *self.store.lock() = Some(store);
+    }
+
+    /// One update by gradients that are held, which are let go. What it gives is to be published
+    /// together with the core's word of it.
+    ///
+    /// # Errors
+    /// The first key that would overflow; then theta is as it was.
+    ///
+    /// # Panics
+    /// If a gradient is not held, or there is no theta.
+    pub fn update(&self, parts: &[(CallId, f64)]) -> Result<Arc<Snapshot>, u64> {
+        let mut gradients = self.gradients.lock();
+        let parts: Vec<(Gradient, f64)> = parts
+            .iter()
+            .map(|(call, weight)| (gradients.held.remove(call).expect("pushed before"), *weight))
+            .collect();
+        drop(gradients);
+        let mut store = self.store.lock();
+        let store = store.as_mut().expect("created at the first join");
+        let update =
+            Update { parts: &parts, combine: Combine::Sum, rate_factor: 1.0, compensation: None };
+        let result = store.update(&update).map(|()| store.snapshot());
+        let mut gradients = self.gradients.lock();
+        for (gradient, _) in parts {
+            gradients.recycle(gradient);
+        }
+        result.map_err(|key| key as u64)
+    }
+
+    /// Lets a gradient go unused.
+    pub fn forget(&self, call: CallId) {
+        let mut gradients = self.gradients.lock();
+        if let Some(gradient) = gradients.held.remove(&call) {
+            gradients.recycle(gradient);
+        }
+    }
+}
+
+impl Gradients {
+    fn recycle(&mut self, gradient: Gradient) {
+        if self.spares.len() < SPARES_MAX {
+            self.spares.push(gradient);
+        }
+    }
+}
