@@ -4,15 +4,17 @@
 
 use ps_common::exit::ExitError;
 
-use super::spec::{BatchSize, DataSpec, Files, Format, IndexBase, REFERENCE, Scale, Target};
+use super::builtin::Builtin;
+use super::spec::{BatchSize, DataSpec, Files, Format, IndexBase, Scale, Target};
 
 /// The flags that describe data: what they say is not checked yet.
 #[derive(clap::Args, serde::Serialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Data")]
 pub struct DataArgs {
-    /// Data files, one set in the order given; gzip is read as it is. `reference`, the default, is
-    /// the built-in linear regression problem of 1000 rows and 10 features.
+    /// Data files, one set in the order given; gzip is read as it is. Built in are `reference`, the
+    /// default (linear regression, 1000 rows of 10 features), and `clusters` (10 classes, 3200 rows
+    /// of 16 features; `clusters-sorted` has them class after class).
     #[arg(long, env = "PS_DATA", value_name = "FILE", value_delimiter = ',')]
     pub data: Vec<String>,
 
@@ -115,9 +117,13 @@ impl DataArgs {
         {
             return Err(ExitError::config(format!("{flag} has an empty file name")));
         }
-        if !self.data.is_empty() && self.data != [REFERENCE] {
-            return Ok(Files::Paths { data: self.data.clone(), labels: self.labels.clone() });
-        }
+        let files = match Files::builtin(&self.data)? {
+            Some(builtin) => builtin,
+            None if self.data.is_empty() => Files::Builtin(Builtin::Reference),
+            None => {
+                return Ok(Files::Paths { data: self.data.clone(), labels: self.labels.clone() });
+            }
+        };
         let inapplicable = [
             ("--labels", !self.labels.is_empty()),
             ("--format", self.format != Format::Auto),
@@ -128,10 +134,9 @@ impl DataArgs {
         ];
         match inapplicable.iter().find(|(_, given)| *given) {
             Some((flag, _)) => Err(ExitError::config(format!(
-                "{flag} does not apply to the built-in reference data: give --data FILE or leave \
-                 it out"
+                "{flag} does not apply to built-in data: give --data FILE or leave it out"
             ))),
-            None => Ok(Files::Reference),
+            None => Ok(files),
         }
     }
 }

@@ -12,6 +12,7 @@
 mod args;
 mod batches;
 mod binary;
+mod builtin;
 mod csv;
 mod dealing;
 mod idx;
@@ -29,8 +30,9 @@ mod tests;
 
 pub use args::DataArgs;
 pub use batches::Batches;
+pub use builtin::Builtin;
 pub use dealing::{Rows, Shard};
 pub use load::load;
 pub use preprocessing::{Preprocessing, Scaling};
-pub use spec::{BatchSize, DataSpec, Files, Format, IndexBase, REFERENCE, Scale, Target};
+pub use spec::{BatchSize, DataSpec, Files, Format, IndexBase, Scale, Target};
 pub use survey::{Survey, TargetFacts, signs_to_classes, survey};

@@ -8,8 +8,7 @@ use std::str::FromStr;
 use ps_common::exit::ExitError;
 use serde::{Serialize, Serializer};
 
-/// The name of the built-in problem as `--data`: linear regression, 1000 rows of 10 features.
-pub const REFERENCE: &str = "reference";
+use super::builtin::Builtin;
 
 /// Layout of data files, found by content where it is not given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, clap::ValueEnum)]
@@ -184,8 +183,8 @@ serialize_as_display!(Target, Scale, BatchSize);
 /// Where rows come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Files {
-    /// The problem built into the program.
-    Reference,
+    /// A data set that the program brings along.
+    Builtin(Builtin),
     /// These files, one data set in this order.
     Paths {
         /// At least one.
@@ -193,6 +192,24 @@ pub enum Files {
         /// Empty if targets stand in the data files.
         labels: Vec<String>,
     },
+}
+
+impl Files {
+    /// The data set that `--data` names, if it names a built-in one.
+    ///
+    /// # Errors
+    /// Configuration, if it names other data as well.
+    pub(super) fn builtin(data: &[String]) -> Result<Option<Self>, ExitError> {
+        let Some(builtin) = data.iter().find_map(|name| Builtin::of_name(name)) else {
+            return Ok(None);
+        };
+        if data.len() > 1 {
+            return Err(ExitError::config(format!(
+                "--data {builtin} is built in and stands alone; a file of that name is ./{builtin}"
+            )));
+        }
+        Ok(Some(Self::Builtin(builtin)))
+    }
 }
 
 /// Checked description of a data set and of its treatment.
@@ -233,8 +250,7 @@ impl DataSpec {
         if data.is_empty() {
             return Err(ExitError::config("no data file is named"));
         }
-        let files =
-            if data == [REFERENCE] { Files::Reference } else { Files::Paths { data, labels } };
+        let files = Files::builtin(&data)?.unwrap_or(Files::Paths { data, labels });
         let spec = Self { files, take: None, shuffle: false, data_is_shard: false, ..self.clone() };
         spec.check_labels()?;
         if spec.format != Format::Auto {

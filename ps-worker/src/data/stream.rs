@@ -12,9 +12,6 @@ use super::libsvm::{Allowed, LibsvmReader};
 use super::spec::{DataSpec, Files, Format, IndexBase, Target};
 use super::{idx, npy};
 
-static REFERENCE_X: &[u8] = include_bytes!("../../data/reference/X.npy");
-static REFERENCE_Y: &[u8] = include_bytes!("../../data/reference/y.npy");
-
 /// A row as it stands in the file.
 #[derive(Debug, Default)]
 pub(super) struct Row {
@@ -80,9 +77,10 @@ impl Stream {
     /// Bad data; configuration, if an option does not apply to the format found.
     pub(super) fn open(spec: &DataSpec, known: Known) -> Result<Self, ExitError> {
         let (data, labels) = match &spec.files {
-            Files::Reference => (Chain::embedded("X.npy", REFERENCE_X)?, {
-                Some(Chain::embedded("y.npy", REFERENCE_Y)?)
-            }),
+            Files::Builtin(builtin) => {
+                let [x, y] = builtin.files();
+                (Chain::embedded("X.npy", x)?, Some(Chain::embedded("y.npy", y)?))
+            }
             Files::Paths { data, labels } => {
                 (Chain::new(data.clone()), (!labels.is_empty()).then(|| Chain::new(labels.clone())))
             }
@@ -92,7 +90,7 @@ impl Stream {
                 Some(path) => Input::open(path)?.format(),
                 None => return Err(ExitError::config("no data file is named")),
             },
-            (Files::Reference, _) => Format::Npy,
+            (Files::Builtin(_), _) => Format::Npy,
             (Files::Paths { .. }, given) => given,
         };
         spec.check_format(format)?;
@@ -194,7 +192,7 @@ impl Stream {
                 match &self.spec.files {
                     Files::Paths { data, labels } =>
                         format!("{}; {}", data.join(", "), labels.join(", ")),
-                    Files::Reference => super::spec::REFERENCE.to_owned(),
+                    Files::Builtin(builtin) => builtin.to_string(),
                 }
             ),
         )

@@ -8,7 +8,7 @@ use ps_common::Element;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::statistics::Statistics;
 
-use super::spec::{DataSpec, Files, IndexBase, REFERENCE, Scale};
+use super::spec::{DataSpec, Files, IndexBase, Scale};
 use super::stream::{Known, Row, Stream};
 
 /// What one pass over a data set finds.
@@ -133,7 +133,7 @@ pub fn survey(spec: &DataSpec) -> Result<Survey, ExitError> {
 
 fn show(files: &Files) -> String {
     match files {
-        Files::Reference => REFERENCE.to_owned(),
+        Files::Builtin(builtin) => builtin.to_string(),
         Files::Paths { data, .. } => data.join(", "),
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn defaults() {
     let spec = Case::new().args("").check().expect("checked");
-    assert_eq!(spec.files, Files::Reference);
+    assert_eq!(spec.files, Files::Builtin(crate::data::Builtin::Reference));
     assert_eq!((spec.format, spec.scale, spec.batch), (Format::Auto, Scale::None, BatchSize::Full));
     assert_eq!((spec.seed, spec.take, spec.shuffle, spec.data_is_shard), (0, None, false, false));
     let by_name = Case::new().args("--data reference").check().expect("checked");

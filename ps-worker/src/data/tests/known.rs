@@ -137,3 +137,22 @@ fn fashion_mnist() {
     let Features::Dense(x) = samples.features else { panic!("dense") };
     assert!(x.iter().all(|&v| (0.0..=1.0).contains(&v)));
 }
+
+#[test]
+fn the_clusters() {
+    let case = Case::new();
+    for (name, classes) in [("clusters", [0.0, 1.0, 2.0]), ("clusters-sorted", [0.0; 3])] {
+        let survey = case.survey(&format!("--data {name}")).expect("ok");
+        assert_eq!((survey.n_samples, survey.n_features), (3200, 16));
+        assert_eq!(survey.targets.n_classes(), Some(10));
+        let whole = case.load(&format!("--data {name} --shuffle false")).expect("ok");
+        assert_eq!(whole.targets[..3], classes);
+        let (rows, targets) = (rows(&whole), &whole.targets);
+        let of_class_0: Vec<_> =
+            rows.iter().zip(targets).filter(|(_, y)| **y == 0.0).map(|(x, _)| x[0]).collect();
+        assert_eq!(of_class_0.len(), 320);
+        // The same rows in either order, and the same bits in every build.
+        let ends = (of_class_0[0], of_class_0[319]);
+        assert_eq!(ends, (-1.3399824604857713, 0.0023036019410938025));
+    }
+}
