@@ -202,7 +202,7 @@ fn only_notable_events_are_listed_and_not_without_end() {
 
 #[test]
 fn dropped_gradients_are_shown_by_reason_and_worker_and_only_if_there_are_some() {
-    let look = Look::plain(100);
+    let look = Look::plain(true);
     assert!(!summary(&report(), &look).contains("dropped"));
     let mut report = report();
     report.dropped = Dropped { late: 3, delay: 0, ended: 1 };
