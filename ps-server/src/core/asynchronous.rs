@@ -5,7 +5,7 @@
 //! scaling: Zhang, Gupta, Lian, Liu 2016, "Staleness-aware Async-SGD for Distributed Deep Learning",
 //! section 3.2; Zheng et al. 2017, "Asynchronous Stochastic Gradient Descent with Delay
 //! Compensation", section 4. Bounded delay: Li et al., OSDI 2014, "Scaling Distributed Machine
-//! Learning with the Parameter Server", section 3.4.
+//! Learning with the Parameter Server", section 3.5.
 //!
 //! Bounded delay by holding back. Call *outstanding* every theta that was given to a live rank and
 //! whose gradient has not counted, and every pending gradient; v_0 <= v_1 <= ... are the versions

@@ -1,7 +1,7 @@
 //! Synchronous rounds (rules S1 to S6): when a round closes, with whose gradients, at what weights.
 //!
-//! Chen, Pan, Monga, Bengio, Jozefowicz 2016, "Revisiting Distributed Synchronous SGD", section 2;
-//! backup workers: section 3.
+//! Chen, Pan, Monga, Bengio, Jozefowicz 2016, "Revisiting Distributed Synchronous SGD", section 3,
+//! with and without backup workers.
 
 use ps_common::calls::{PushHeader, WorkerState};
 use ps_common::job::{Aggregate, Combine};
