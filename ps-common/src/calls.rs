@@ -221,6 +221,8 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Looking on.
     pub observers: u64,
+    /// Gradients that were answered DROPPED_LATE.
+    pub dropped: u64,
     /// Server program and version.
     pub program: String,
     /// Of the job.

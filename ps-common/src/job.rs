@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,13 +15,36 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub enum Mode {
     /// A barrier per round: one update from all workers' gradients.
     Sync,
+    /// Every gradient is an update of its own; nobody is more than a bound of clocks ahead of the
+    /// slowest.
+    Ssp,
     /// Every gradient is an update of its own, applied when it arrives.
     Async,
 }
 
-/// How a synchronous round's gradients become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+impl Mode {
+    /// Updates of theta in one round of K workers (rule R1).
+    pub fn updates_per_round(self, n_workers: u32) -> u64 {
+        match self {
+            Self::Sync => 1,
+            Self::Ssp | Self::Async => u64::from(n_workers),
+        }
+    }
+
+    /// Whether updates are made of a round's gradients together, so that there is something to
+    /// aggregate.
+    pub fn aggregates(self) -> bool {
+        matches!(self, Self::Sync)
+    }
+
+    /// Rounds behind a version of theta.
+    pub fn round_of(self, version: u64, n_workers: u32) -> f64 {
+        version as f64 / self.updates_per_round(n_workers.max(1)) as f64
+    }
+}
+
+/// How a synchronous round's gradients become one step, or several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Aggregate {
     /// Weighted by the samples behind each gradient.
     WeightedMean,
@@ -28,6 +52,61 @@ pub enum Aggregate {
     Mean,
     /// No division.
     Sum,
+    /// Each gradient is kept apart and is a step of its own, in order of rank.
+    Collect,
+    /// The median of each element.
+    Median,
+    /// The mean of each element without its `k` smallest and `k` largest.
+    TrimmedMean {
+        /// Dropped at either end.
+        k: u32,
+    },
+}
+
+impl fmt::Display for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WeightedMean => f.write_str("weighted-mean"),
+            Self::Mean => f.write_str("mean"),
+            Self::Sum => f.write_str("sum"),
+            Self::Collect => f.write_str("collect"),
+            Self::Median => f.write_str("median"),
+            Self::TrimmedMean { k } => write!(f, "trimmed-mean,k={k}"),
+        }
+    }
+}
+
+impl FromStr for Aggregate {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "weighted-mean" => Self::WeightedMean,
+            "mean" => Self::Mean,
+            "sum" => Self::Sum,
+            "collect" => Self::Collect,
+            "median" => Self::Median,
+            _ => {
+                let k = text.strip_prefix("trimmed-mean,k=").and_then(|k| k.parse().ok());
+                let k = k.ok_or_else(|| {
+                    "expected weighted-mean, mean, sum, collect, median or trimmed-mean,k=N"
+                        .to_owned()
+                })?;
+                Self::TrimmedMean { k }
+            }
+        })
+    }
+}
+
+impl Serialize for Aggregate {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Aggregate {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// What an update makes of its gradients.
@@ -95,7 +174,7 @@ macro_rules! display_as_serde {
         }
     )*};
 }
-display_as_serde!(Mode, Aggregate, OnWorkerLoss, Role, JobState);
+display_as_serde!(Mode, OnWorkerLoss, Role, JobState);
 
 /// What must be equal for all workers of a job, by name (rule R12). An absent key is unchecked.
 pub type Fingerprint = BTreeMap<String, String>;
@@ -186,5 +265,24 @@ mod tests {
     fn names_are_those_of_the_flags() {
         assert_eq!(Aggregate::WeightedMean.to_string(), "weighted-mean");
         assert_eq!(Mode::Async.to_string(), "async");
+        assert_eq!(Mode::Ssp.to_string(), "ssp");
+        for name in ["weighted-mean", "mean", "sum", "collect", "median", "trimmed-mean,k=3"] {
+            let aggregate: Aggregate = name.parse().expect(name);
+            assert_eq!(aggregate.to_string(), name);
+            let json = serde_json::to_string(&aggregate).expect("plain data");
+            assert_eq!(json, format!("\"{name}\""));
+            assert_eq!(serde_json::from_str::<Aggregate>(&json).expect("its own"), aggregate);
+        }
+        for wrong in ["", "trimmed-mean", "trimmed-mean,k=", "trimmed-mean,k=-1", "median,k=1"] {
+            assert!(wrong.parse::<Aggregate>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_round_is_one_update_or_one_of_each_worker() {
+        assert_eq!(Mode::Sync.round_of(12, 4), 12.0);
+        assert_eq!(Mode::Async.round_of(10, 4), 2.5);
+        assert_eq!(Mode::Ssp.updates_per_round(4), 4);
+        assert!(Mode::Sync.aggregates() && !Mode::Ssp.aggregates());
     }
 }

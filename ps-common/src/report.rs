@@ -44,6 +44,9 @@ pub struct Report {
     pub workers: Vec<WorkerReport>,
     /// Updates between a gradient's pull and its own.
     pub gradient_delay: GradientDelay,
+    /// Gradients that did not count.
+    #[serde(default)]
+    pub dropped: Dropped,
     /// Joins, losses, rejections, restores.
     pub events: Vec<Event>,
     /// Program and build.
@@ -91,6 +94,28 @@ pub struct WorkerReport {
     /// The worker's own measurements.
     #[serde(flatten)]
     pub stats: WorkerStats,
+    /// Of its gradients, how many did not count.
+    #[serde(default)]
+    pub dropped: u64,
+}
+
+/// Gradients that were answered DROPPED_LATE, by reason; each is counted once, however often it was
+/// sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Their round had closed without them.
+    pub late: u64,
+    /// Their delay was above `--max-gradient-delay`.
+    pub delay: u64,
+    /// theta was final.
+    pub ended: u64,
+}
+
+impl Dropped {
+    /// For whatever reason.
+    pub fn total(&self) -> u64 {
+        self.late + self.delay + self.ended
+    }
 }
 
 /// Distribution of the gradient delay over all counted pushes.

@@ -1,5 +1,7 @@
 //! The server's flags as parsed, and what the program may rely on once they are checked.
 
+mod consistency;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use ps_common::job::{Aggregate, Mode, OnWorkerLoss};
 use ps_common::units::parse_duration;
 use serde::Serialize;
 
+pub use self::consistency::ConsistencyArgs;
 use crate::core::Config;
 use crate::numeric::Optimizer;
 
@@ -38,6 +41,7 @@ const EXAMPLES: &str = "\
 Examples:
   ps-server --workers 4 --rounds 100                    synchronous, on 127.0.0.1:50051
   ps-server --mode async --workers 8 --lr 0.05          every gradient when it arrives
+  ps-server --mode ssp --staleness-bound 2              nobody more than 2 steps ahead
   ps-server --listen 127.0.0.1:0 --port-file port.txt   any free port, written to a file
 
 Every option is also a PS_... environment variable and a key of --config FILE.toml.
@@ -49,7 +53,8 @@ Logs go to stderr; PS_LOG=debug shows more.";
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Job")]
 pub struct CrewArgs {
-    /// How updates are ordered: a barrier per round, or each gradient when it arrives
+    /// How updates are ordered: a barrier per round, each gradient when it arrives, or that with a
+    /// bound on how far ahead of the slowest a worker may get
     #[arg(long, env = "PS_MODE", value_enum, default_value_t = Mode::Sync)]
     pub mode: Mode,
     /// Number of workers K
@@ -63,8 +68,9 @@ pub struct CrewArgs {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Job")]
 pub struct JobArgs {
-    /// How a round's gradients become one (sync only) [default: weighted-mean]
-    #[arg(long, env = "PS_AGGREGATE", value_enum)]
+    /// How a round's gradients become one (sync only): weighted-mean, mean, sum, collect, median or
+    /// trimmed-mean,k=N [default: weighted-mean]
+    #[arg(long, env = "PS_AGGREGATE", value_name = "NAME")]
     pub aggregate: Option<Aggregate>,
     /// The update rule on the server
     #[arg(long, env = "PS_OPTIMIZER", value_name = "NAME", default_value = "sgd")]
@@ -81,13 +87,17 @@ pub struct JobArgs {
     /// A worker that is silent for this many milliseconds is lost
     #[arg(long, env = "PS_LEASE_MS", value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=3_600_000))]
     pub lease_ms: u32,
-    /// What becomes of a lost worker's rank [default: wait in sync mode, continue in async]
+    /// What becomes of a lost worker's rank [default: wait in sync mode, else continue]
     #[arg(long, env = "PS_ON_WORKER_LOSS", value_enum)]
     pub on_worker_loss: Option<OnWorkerLoss>,
     /// How long a rank may be without a worker before the job fails, or with `continue` goes on
     /// without it where others live [default: 10m]
     #[arg(long, env = "PS_REPLACEMENT_TIMEOUT", value_name = "TIME")]
     pub replacement_timeout: Option<String>,
+    /// Who waits for whom.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub consistency: ConsistencyArgs,
 }
 
 /// Where the server listens and what it leaves behind.
@@ -146,19 +156,12 @@ impl JobArgs {
     /// # Errors
     /// A configuration error that names the flag.
     pub fn check(&self, crew: &CrewArgs) -> Result<JobSpec, ExitError> {
-        if crew.mode != Mode::Sync && self.aggregate.is_some() {
-            return Err(ExitError::config(format!(
-                "--aggregate has no meaning with --mode {}: every gradient is an update of its own",
-                crew.mode
-            )));
-        }
-        let on_worker_loss = self.on_worker_loss.unwrap_or(match crew.mode {
-            Mode::Sync => OnWorkerLoss::Wait,
-            Mode::Async => OnWorkerLoss::Continue,
-        });
+        let consistency = self.consistency.check(crew, self.aggregate)?;
+        let on_worker_loss =
+            self.on_worker_loss.unwrap_or_else(|| consistency.default_on_worker_loss());
         Ok(JobSpec {
             config: Config {
-                mode: crew.mode,
+                consistency,
                 n_workers: crew.workers,
                 aggregate: self.aggregate.unwrap_or(Aggregate::WeightedMean),
                 rounds: (self.rounds > 0).then_some(self.rounds),
@@ -170,6 +173,7 @@ impl JobArgs {
                 )?,
                 observers: 0,
                 wait_max: Config::WAIT_MAX,
+                stop: self.consistency.stop_rules()?,
             },
             optimizer: Optimizer::parse(&self.optimizer, self.lr)?,
             dtype: self.dtype,

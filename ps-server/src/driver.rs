@@ -32,7 +32,7 @@ pub enum Delivery {
         /// Of theta.
         version: u64,
     },
-    /// To a push, with the newest theta.
+    /// To a push, with theta as the core has it.
     Pushed(PushResult, Arc<Snapshot>),
     /// To a pull.
     Pulled(PullHeader, Arc<Snapshot>),
@@ -89,7 +89,7 @@ impl Driver {
         let mut aftermath = Aftermath::None;
         let mut fresh = None;
         loop {
-            let effects = {
+            let (effects, theta) = {
                 let mut core = self.core.lock();
                 // In one stroke with the core's word of it: nobody can pull a version that the
                 // core does not know yet.
@@ -105,20 +105,24 @@ impl Driver {
                         self.applier.create(tables, *dtype);
                     }
                 }
-                effects
+                // Inside the lock: what goes out is of the version that the core has.
+                (effects, self.applier.snapshot())
             };
             let mut update = None;
             for effect in effects {
                 match effect {
-                    Effect::Reply { call, answer } => deliver(call, self.complete(answer)),
+                    Effect::Reply { call, answer } => {
+                        deliver(call, self.complete(answer, theta.as_ref()))
+                    }
                     Effect::Create { .. } => {}
-                    Effect::Update { parts } => update = Some(parts),
+                    Effect::Update(order) => update = Some(order),
+                    Effect::Keep { rank } => self.applier.keep(rank, expect_theta(theta.as_ref())),
                     Effect::Forget { gradient } => self.applier.forget(gradient),
                     Effect::Conclude => aftermath = Aftermath::Conclude,
                 }
             }
-            let Some(parts) = update else { return aftermath };
-            let result = self.applier.update(&parts).map(|snapshot| fresh = Some(snapshot));
+            let Some(order) = update else { return aftermath };
+            let result = self.applier.update(&order).map(|snapshot| fresh = Some(snapshot));
             input = Input::Updated { result };
         }
     }
@@ -216,16 +220,12 @@ impl Driver {
         self.core.lock().description(&self.program)
     }
 
-    fn complete(&self, answer: Answer) -> Delivery {
+    fn complete(&self, answer: Answer, theta: Option<&Arc<Snapshot>>) -> Delivery {
         match answer {
             Answer::Joined(welcome) => self.welcome(&welcome),
             Answer::State { state, version } => Delivery::State { state, version },
-            Answer::Pushed(result) => Delivery::Pushed(result, self.theta()),
-            Answer::Pulled(mut header) => {
-                let theta = self.theta();
-                header.version = theta.version;
-                Delivery::Pulled(header, theta)
-            }
+            Answer::Pushed(result) => Delivery::Pushed(result, expect_theta(theta)),
+            Answer::Pulled(header) => Delivery::Pulled(header, expect_theta(theta)),
             Answer::Statistics => Delivery::Statistics(self.merged_statistics()),
             Answer::Refused(refusal) => Delivery::Refused(refusal.0),
         }
@@ -237,7 +237,7 @@ impl Driver {
     }
 
     fn theta(&self) -> Arc<Snapshot> {
-        self.snapshot().expect("calls about theta are refused before there is one")
+        expect_theta(self.snapshot().as_ref())
     }
 
     fn merged_statistics(&self) -> Statistics {
@@ -249,6 +249,10 @@ impl Driver {
         }
         merged
     }
+}
+
+fn expect_theta(theta: Option<&Arc<Snapshot>>) -> Arc<Snapshot> {
+    Arc::clone(theta.expect("calls about theta are refused before there is one"))
 }
 
 #[cfg(test)]

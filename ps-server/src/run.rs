@@ -92,6 +92,9 @@ pub async fn run_and_tell(
     if !args.serve.listen.ip().is_loopback() {
         tracing::warn!(listen = %args.serve.listen, "serving without TLS and tokens (--insecure)");
     }
+    if let Some(warning) = spec.config.consistency.warning(args.crew.workers) {
+        tracing::warn!("{warning}");
+    }
     let listener = bind(&args).await?;
     let address = listener
         .local_addr()

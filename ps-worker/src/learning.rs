@@ -5,13 +5,15 @@
 use ps_common::Dtype;
 use ps_common::calls::JoinAnswer;
 use ps_common::exit::{Exit, ExitError};
-use ps_common::job::{Aggregate, Fingerprint, Metrics, Mode};
+use ps_common::job::{Fingerprint, Metrics, Mode};
 use ps_common::statistics::Statistics;
 use ps_common::tables::Tables;
 
 use crate::args::{EvaluationArgs, LearnArgs};
 use crate::data::{BatchSize, Batches, DataSpec, Preprocessing, Rows, Scale, Survey, load, survey};
-use crate::model::{Batch, Loss, Model, ModelSpec, Real, Scratch, l2_share};
+use crate::model::{
+    Batch, Loss, Model, ModelSpec, Real, Scratch, l2_share, l2_share_depends_on_shards,
+};
 use crate::samples::Samples;
 
 /// A model over data that has been looked at, but not loaded.
@@ -104,10 +106,7 @@ impl Problem {
             BatchSize::Full => 1,
             BatchSize::Rows(size) => rows.div_ceil(u64::from(size)).max(1),
         };
-        match mode {
-            Mode::Sync => rounds,
-            Mode::Async => rounds * u64::from(n_workers),
-        }
+        rounds * mode.updates_per_round(n_workers)
     }
 
     /// Reads the shard that the job has given.
@@ -142,7 +141,7 @@ impl Problem {
             return Ok(n_samples.min(terms.n_shards));
         }
         // Nobody knows how many of the others have rows; all do, or it must not matter.
-        let divided = terms.mode == Mode::Sync && terms.aggregate != Aggregate::WeightedMean;
+        let divided = l2_share_depends_on_shards(terms.mode, terms.aggregate);
         if n_samples == 0 && divided && self.spec.l2 > 0.0 {
             return Err(ExitError::config(format!(
                 "--data-is-shard without any rows: with --l2 and --aggregate {} every shard needs \

@@ -1,7 +1,6 @@
 //! A server's status as what `show` draws. The one place where the two meet.
 
 use ps_common::calls::{self, Status, WorkerStatus};
-use ps_common::job::Mode;
 
 use crate::show::snapshot::{Snapshot, WorkerLine, WorkerState};
 use crate::show::status::JobFacts;
@@ -25,7 +24,7 @@ pub fn facts(status: &Status, address: &str) -> JobFacts {
         address: address.to_owned(),
         program: status.program.clone(),
         reason: status.reason.clone(),
-        aggregate: (status.mode == Mode::Sync).then_some(status.aggregate),
+        aggregate: status.mode.aggregates().then_some(status.aggregate),
         optimizer: status.optimizer.clone(),
         dtype: status.dtype,
         dim: status.dim,

@@ -29,11 +29,16 @@ fn worker(address: &str, arguments: &[&str]) -> Process {
 
 /// Updates committed so far.
 fn version(address: &str) -> u64 {
+    status(address).expect("the server serves").version
+}
+
+/// `None` once the server has gone.
+fn status(address: &str) -> Option<pb::StatusResponse> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let client = OperatorClient::connect(format!("http://{address}")).await;
-        let status = client.expect("the server serves").status(pb::StatusRequest {}).await;
-        status.expect("a status").into_inner().version
+        let status = client.ok()?.status(pb::StatusRequest {}).await;
+        Some(status.ok()?.into_inner())
     })
 }
 
@@ -214,4 +219,94 @@ fn a_server_that_is_told_to_stop_says_so_and_goes() {
     Process::start("psctl", &["stop", "--server", &url, "--reason=enough"]).expect_exit(0);
     worker.expect_exit(0);
     server.expect_exit(0);
+}
+
+#[test]
+fn bounded_staleness_keeps_workers_within_the_bound() {
+    const S: u64 = 1;
+    const ROUNDS: u64 = 40;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bound = S.to_string();
+    let rounds = ROUNDS.to_string();
+    let job = ["--mode=ssp", "--staleness-bound", &bound, "--rounds", &rounds, "--dtype=f64"];
+    let (server, address) = server(folder.path(), &job);
+    let slow = worker(&address, &["--rank=3", "--compute-delay-ms=15"]);
+    let fast = ["0", "1", "2"].map(|rank| worker(&address, &["--rank", rank]));
+    // A gradient that was begun within the bound may count one clock beyond it.
+    let mut ahead = 0;
+    while let Some(status) = status(&address) {
+        let clocks = || status.workers.iter().map(|worker| worker.clock);
+        let (most, least) = (clocks().max().unwrap_or(0), clocks().min().unwrap_or(0));
+        assert!(most <= least + S + 1, "{:?}", clocks().collect::<Vec<_>>());
+        ahead = ahead.max(most - least);
+        if least == ROUNDS {
+            break;
+        }
+    }
+    assert_eq!(ahead, S + 1, "the fast ones use the bound, which is what holds them");
+    for worker in fast {
+        worker.expect_exit(0);
+    }
+    slow.expect_exit(0);
+    server.expect_exit(0);
+    let report = report_in(folder.path());
+    assert_eq!((&report["mode"], &report["version"]), (&"ssp".into(), &(4 * ROUNDS).into()));
+    assert_eq!(report["rounds"], 40.0);
+    let waited = |rank: usize| report["workers"][rank]["wait_seconds"].as_f64().expect("seconds");
+    assert!(waited(0) > 0.1, "the fast ones wait: {}", waited(0));
+    // Between a pull at clock c and its push, another worker gets from c - S to c + S + 1 at most.
+    let delay_max = report["gradient_delay"]["max"].as_u64().expect("a delay");
+    assert!(delay_max <= 3 * (2 * S + 1), "{delay_max}");
+    assert_eq!(report["dropped"]["late"], 0);
+}
+
+#[test]
+fn rounds_with_backup_workers_do_not_wait_for_the_slowest() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let job = ["--backup-workers=1", "--rounds=30", "--on-worker-loss=wait"];
+    let (server, address) = server(folder.path(), &job);
+    let slow = worker(&address, &["--rank=3", "--compute-delay-ms=40"]);
+    let fast =
+        ["0", "1", "2"].map(|rank| worker(&address, &["--rank", rank, "--compute-delay-ms=4"]));
+    for worker in fast {
+        worker.expect_exit(0);
+    }
+    slow.expect_exit(0);
+    server.expect_exit(0);
+    let report = report_in(folder.path());
+    assert_eq!((&report["version"], &report["outcome"]), (&30.into(), &"done".into()));
+    let dropped = |rank: usize| report["workers"][rank]["dropped"].as_u64().expect("a count");
+    let late = report["dropped"]["late"].as_u64().expect("a count");
+    assert!(dropped(3) > 0, "the slow one comes too late: {report}");
+    assert_eq!(late, (0..4).map(dropped).sum::<u64>());
+    let counted = ps_tests::numbers(&report["gradient_delay"]["histogram"]);
+    assert_eq!(counted, [90.0], "three gradients a round");
+}
+
+#[test]
+fn delays_are_held_below_their_bound() {
+    let report = local(&["--mode=async", "--max-gradient-delay=2", "--dtype=f64", "--rounds=50"]);
+    assert_eq!(report["version"], 200);
+    let delay_max = report["gradient_delay"]["max"].as_u64().expect("a delay");
+    assert!(delay_max <= 2, "{delay_max}");
+}
+
+#[test]
+fn a_job_stops_at_its_target_and_in_its_time() {
+    let all = losses(&local(&["--dtype=f64"]));
+    let report = local(&["--dtype=f64", "--target-loss", &all[40].to_string()]);
+    assert_eq!(report["version"], 40, "theta is that of the first loss that is small enough");
+    assert_eq!(losses(&report), all[..=40]);
+    let stopped = |report: &Value| {
+        let events = report["events"].as_array().expect("events");
+        let event = events.iter().find(|event| event["kind"] == "stopped").expect("an event");
+        event["detail"].as_str().expect("text").to_owned()
+    };
+    assert!(stopped(&report).starts_with("--target-loss"), "{}", stopped(&report));
+
+    let job = ["--mode=async", "--rounds=0", "--max-seconds=1", "--compute-delay-ms=1"];
+    let report = local(&job);
+    assert_eq!(stopped(&report), "--max-seconds 1");
+    let seconds = report["wall_seconds"].as_f64().expect("seconds");
+    assert!((1.0..30.0).contains(&seconds), "{seconds}");
 }

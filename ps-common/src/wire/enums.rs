@@ -31,8 +31,7 @@ pub(super) trait Parse<T> {
 }
 
 enums! {
-    Mode, pb::Mode, "mode" { Sync = Sync, Async = Async }
-    Aggregate, pb::Aggregate, "aggregate" { WeightedMean = WeightedMean, Mean = Mean, Sum = Sum }
+    Mode, pb::Mode, "mode" { Sync = Sync, Ssp = Ssp, Async = Async }
     Role, pb::Role, "role" { Worker = Worker, Observer = Observer }
     JobState, pb::JobState, "state" {
         Empty = Empty, Running = Running, Finishing = Finishing, Done = Done, Failed = Failed,
@@ -42,6 +41,34 @@ enums! {
     }
     WorkerState, pb::worker_status::State, "state" {
         Vacant = Vacant, Live = Live, Lost = Lost, Left = Left,
+    }
+}
+
+/// Number and `trimmed` of an aggregate: the second is 0 but for a trimmed mean.
+pub(super) fn aggregate_into(aggregate: Aggregate) -> (i32, u32) {
+    let (number, trimmed) = match aggregate {
+        Aggregate::WeightedMean => (pb::Aggregate::WeightedMean, 0),
+        Aggregate::Mean => (pb::Aggregate::Mean, 0),
+        Aggregate::Sum => (pb::Aggregate::Sum, 0),
+        Aggregate::Collect => (pb::Aggregate::Collect, 0),
+        Aggregate::Median => (pb::Aggregate::Median, 0),
+        Aggregate::TrimmedMean { k } => (pb::Aggregate::TrimmedMean, k),
+    };
+    (number.into(), trimmed)
+}
+
+/// The way back from [`aggregate_into`].
+pub(super) fn aggregate_from((number, trimmed): (i32, u32)) -> Result<Aggregate, Error> {
+    match pb::Aggregate::try_from(number) {
+        Ok(pb::Aggregate::WeightedMean) => Ok(Aggregate::WeightedMean),
+        Ok(pb::Aggregate::Mean) => Ok(Aggregate::Mean),
+        Ok(pb::Aggregate::Sum) => Ok(Aggregate::Sum),
+        Ok(pb::Aggregate::Collect) => Ok(Aggregate::Collect),
+        Ok(pb::Aggregate::Median) => Ok(Aggregate::Median),
+        Ok(pb::Aggregate::TrimmedMean) => Ok(Aggregate::TrimmedMean { k: trimmed }),
+        Ok(pb::Aggregate::Unspecified) | Err(_) => {
+            Err(bad_field("aggregate", format!("has no value number {number} in this version")))
+        }
     }
 }
 

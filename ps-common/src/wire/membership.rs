@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::enums::Parse;
+use super::enums::{Parse, aggregate_from, aggregate_into};
 use super::{bad_field, finite, millis, pb, required, seconds};
 use crate::calls::{Caller, JoinAnswer, JoinRequest, Leave};
 use crate::error::{Error, ErrorCode};
@@ -80,7 +80,7 @@ impl TryFrom<pb::JoinResponse> for JoinAnswer {
             dim: tables.dim(),
             dtype: answer.dtype.parse()?,
             mode: answer.mode.parse()?,
-            aggregate: answer.aggregate.parse()?,
+            aggregate: aggregate_from((answer.aggregate, answer.trimmed))?,
             rounds: (answer.rounds != 0).then_some(answer.rounds),
             version: answer.version,
             state: answer.state.parse()?,
@@ -93,6 +93,7 @@ impl TryFrom<pb::JoinResponse> for JoinAnswer {
 
 impl From<JoinAnswer> for pb::JoinResponse {
     fn from(answer: JoinAnswer) -> Self {
+        let (aggregate, trimmed) = aggregate_into(answer.aggregate);
         Self {
             rank: answer.caller.rank,
             incarnation: answer.caller.incarnation,
@@ -103,7 +104,8 @@ impl From<JoinAnswer> for pb::JoinResponse {
             dim: answer.dim as u64,
             dtype: pb::Dtype::from(answer.dtype).into(),
             mode: pb::Mode::from(answer.mode).into(),
-            aggregate: pb::Aggregate::from(answer.aggregate).into(),
+            aggregate,
+            trimmed,
             rounds: answer.rounds.unwrap_or(0),
             version: answer.version,
             state: pb::JobState::from(answer.state).into(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::enums::Parse;
+use super::enums::{Parse, aggregate_from, aggregate_into};
 use super::membership::stats_from;
 use super::{finite, pb, seconds};
 use crate::calls::{Status, WorkerStatus};
@@ -11,11 +11,13 @@ use crate::report::HistoryEntry;
 
 impl From<Status> for pb::StatusResponse {
     fn from(status: Status) -> Self {
+        let (aggregate, trimmed) = aggregate_into(status.aggregate);
         Self {
             state: pb::JobState::from(status.state).into(),
             reason: status.reason,
             mode: pb::Mode::from(status.mode).into(),
-            aggregate: pb::Aggregate::from(status.aggregate).into(),
+            aggregate,
+            trimmed,
             optimizer: status.optimizer,
             dtype: pb::Dtype::from(status.dtype).into(),
             dim: status.dim,
@@ -33,6 +35,7 @@ impl From<Status> for pb::StatusResponse {
             program: status.program,
             fingerprint: status.fingerprint,
             observers: status.observers,
+            dropped: status.dropped,
         }
     }
 }
@@ -44,7 +47,7 @@ impl TryFrom<pb::StatusResponse> for Status {
             state: status.state.parse()?,
             reason: status.reason,
             mode: status.mode.parse()?,
-            aggregate: status.aggregate.parse()?,
+            aggregate: aggregate_from((status.aggregate, status.trimmed))?,
             optimizer: status.optimizer,
             dtype: status.dtype.parse()?,
             dim: status.dim,
@@ -69,6 +72,7 @@ impl TryFrom<pb::StatusResponse> for Status {
                 .map(WorkerStatus::try_from)
                 .collect::<Result<_, _>>()?,
             observers: status.observers,
+            dropped: status.dropped,
             program: status.program,
             fingerprint: status.fingerprint,
         })

@@ -12,7 +12,7 @@ impl Core {
         Status {
             state: self.state,
             reason: self.reason.clone(),
-            mode: self.config.mode,
+            mode: self.config.consistency.mode(),
             aggregate: self.config.aggregate,
             optimizer: optimizer.to_owned(),
             dtype: self.dtype,
@@ -24,6 +24,7 @@ impl Core {
             last: self.record.last(),
             workers: self.members.status(now),
             observers: self.members.observers.len() as u64,
+            dropped: self.record.dropped.total(),
             program: program.to_owned(),
             fingerprint: self.job.as_ref().map(|job| job.fingerprint.clone()).unwrap_or_default(),
         }
@@ -59,7 +60,7 @@ impl Core {
             |t| t.n_samples,
         );
         Some(Report {
-            mode: self.config.mode,
+            mode: self.config.consistency.mode(),
             n_workers: self.config.n_workers,
             n_servers: 1,
             model: job.fingerprint.get("model").cloned().unwrap_or_else(|| "unknown".to_owned()),
@@ -91,9 +92,11 @@ impl Core {
                     rank,
                     incarnation: seat.holder.as_ref().map_or(0, |h| h.incarnation),
                     stats: seat.all_stats(),
+                    dropped: seat.dropped,
                 })
                 .collect(),
             gradient_delay: self.record.gradient_delay(),
+            dropped: self.record.dropped,
             events: self.record.events(),
             program: program.to_owned(),
         })

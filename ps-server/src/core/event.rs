@@ -5,10 +5,13 @@ use std::time::Duration;
 use ps_common::calls::{
     Caller, Evaluation, JoinRequest, Leave, PullHeader, PullRequest, PushHeader, PushResult,
 };
-use ps_common::job::{Aggregate, JobState, Mode, OnWorkerLoss, WorkerStats};
+use ps_common::job::{Aggregate, JobState, OnWorkerLoss, WorkerStats};
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 use serde::Serialize;
+
+use super::consistency::{Consistency, Order};
+use super::measuring::StopRules;
 
 /// Monotonic time since the server's start.
 pub type Time = Duration;
@@ -24,8 +27,8 @@ pub struct ConnId(pub u64);
 /// What the core decides by; fixed for the life of a server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// How updates are ordered.
-    pub mode: Mode,
+    /// How updates are ordered, and who waits for whom.
+    pub consistency: Consistency,
     /// K.
     pub n_workers: u32,
     /// How a round is summed.
@@ -42,6 +45,8 @@ pub struct Config {
     pub observers: u32,
     /// Longest time that a call is held.
     pub wait_max: Duration,
+    /// When the job ends before its rounds are done.
+    pub stop: StopRules,
 }
 
 impl Config {
@@ -89,6 +94,8 @@ pub enum Input {
         header: PushHeader,
         /// Checksum of the gradient's bytes.
         digest: u32,
+        /// theta goes with the answer: then the answer waits until the caller may have it.
+        theta: bool,
     },
     /// Somebody wants theta.
     Pull {
@@ -165,11 +172,13 @@ pub enum Effect {
         /// Its element type.
         dtype: Dtype,
     },
-    /// Update theta by the weighted sum of these gradients, summed in this order; whole or not at
-    /// all. At most one is under way; [`Input::Updated`] follows.
-    Update {
-        /// Gradients by the call that brought them, with weights.
-        parts: Vec<(CallId, f64)>,
+    /// Update theta, whole or not at all. At most one is under way; [`Input::Updated`] follows.
+    Update(Order),
+    /// Keep theta as it goes out with the next answer: a gradient of this rank will be corrected by
+    /// it. What was kept for the rank before is let go.
+    Keep {
+        /// Whose.
+        rank: u32,
     },
     /// Drop a gradient unused.
     Forget {
@@ -180,7 +189,8 @@ pub enum Effect {
     Conclude,
 }
 
-/// The answer to a call. Where theta goes with it, the driver adds the newest.
+/// The answer to a call. Where theta goes with it, the driver adds it at the
+/// version that the core has.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Answer {
     /// Welcome.

@@ -2,10 +2,11 @@
 //!
 //! Shared by debug builds, the property tests and the simulator.
 
-use ps_common::job::{JobState, Mode};
+use ps_common::calls::WorkerState;
+use ps_common::job::{JobState, OnWorkerLoss};
 
-use super::Core;
 use super::waits::Purpose;
+use super::{Consistency, Core, OnExcess};
 
 /// Checks every invariant; the error is the first that does not hold.
 pub fn check(core: &Core) -> Result<(), String> {
@@ -13,7 +14,10 @@ pub fn check(core: &Core) -> Result<(), String> {
     one_round(core)?;
     nobody_ahead(core)?;
     held_calls_wait_for_something(core)?;
-    final_is_final(core)
+    final_is_final(core)?;
+    reads_are_bounded(core)?;
+    delays_are_bounded(core)?;
+    rounds_have_their_size(core)
 }
 
 /// I1: every committed gradient counted exactly once: the ranks' clocks, without those that rounds
@@ -24,16 +28,16 @@ fn exactly_once(core: &Core) -> Result<(), String> {
     ensure(clocks == counted, || {
         format!("I1: clocks sum to {clocks}, {counted} gradients counted")
     })?;
-    let updates_bound = if core.config.mode == Mode::Async { counted } else { core.version };
-    ensure(core.version == updates_bound, || {
-        format!("I1: version {} of {counted} counted gradients in async mode", core.version)
+    let alone = !core.config.consistency.has_rounds();
+    ensure(!alone || core.version == counted, || {
+        format!("I1: version {} of {counted} counted gradients", core.version)
     })
 }
 
-/// I2: in sync mode all pending gradients are of the clocks that are owed, and none queue; in async
-/// mode each is queued once or being applied.
+/// I2: with rounds all pending gradients are of the clocks that are owed, and none queue; otherwise
+/// each is queued once or being applied.
 fn one_round(core: &Core) -> Result<(), String> {
-    if core.config.mode != Mode::Sync {
+    if !core.config.consistency.has_rounds() {
         let mut turns: Vec<u32> = core.queue.iter().chain(&core.applying).copied().collect();
         turns.sort_unstable();
         return ensure(turns.iter().eq(core.pending.keys()), || {
@@ -48,7 +52,9 @@ fn one_round(core: &Core) -> Result<(), String> {
         })?;
     }
     let most = core.members.ranks.iter().map(|seat| seat.clock).max().unwrap_or(0);
-    ensure(most <= core.version, || {
+    // Who came too late for a round that is closing, or failed while closing, owes the next one.
+    let closing = !core.applying.is_empty() || core.state == JobState::Failed;
+    ensure(most <= core.version + u64::from(closing), || {
         format!("I2: a clock is {most}, theta is at round {}", core.version)
     })
 }
@@ -71,16 +77,17 @@ fn nobody_ahead(core: &Core) -> Result<(), String> {
     Ok(())
 }
 
-/// I4: a held push has its gradient pending and is its rank's only one; a held pull could not be
-/// granted.
+/// I4: a held push has its gradient pending, or waits for theta that it may not have, and is its
+/// rank's only one; a held pull could not be granted.
 fn held_calls_wait_for_something(core: &Core) -> Result<(), String> {
     let mut pushing = std::collections::BTreeSet::new();
+    let limit = core.read_limit();
     for (call, wait) in core.waits.iter() {
-        let alone = wait.purpose != Purpose::Push || pushing.insert(wait.caller.rank);
+        let alone = !wait.purpose.is_push() || pushing.insert(wait.caller.rank);
         ensure(alone, || format!("I4: {call:?} is not its rank's only held push"))?;
         let sound = match &wait.purpose {
-            Purpose::Push => core.pending.contains_key(&wait.caller.rank),
-            Purpose::Pull(request) => !core.is_granted(request),
+            Purpose::Push { .. } => core.pending.contains_key(&wait.caller.rank),
+            Purpose::Pull(_) | Purpose::Theta { .. } => !core.is_due(wait, limit),
             Purpose::Statistics => core.statistics.len() < core.config.n_workers as usize,
         };
         ensure(sound, || format!("I4: {call:?} waits for nothing: {wait:?}"))?;
@@ -98,6 +105,61 @@ fn final_is_final(core: &Core) -> Result<(), String> {
     let idle = core.pending.keys().any(|rank| !core.applying.contains(rank));
     ensure(core.state != JobState::Failed || !idle, || {
         "I5: failed with gradients pending".to_owned()
+    })
+}
+
+/// I6: in ssp mode nobody computes a gradient more than the bound of clocks ahead of an awaited
+/// rank. One whose gradient is being applied may have come back too far behind: it is skipped after.
+fn reads_are_bounded(core: &Core) -> Result<(), String> {
+    for rank in core.given.keys() {
+        let live = core.members.ranks[*rank as usize].state == WorkerState::Live;
+        ensure(live, || format!("I6: rank {rank} is gone and counted on"))?;
+    }
+    let Consistency::Ssp { staleness_bound } = core.config.consistency else { return Ok(()) };
+    let behind = |rank: u32| core.members.ranks[rank as usize].clock;
+    let awaited = (0..core.config.n_workers)
+        .filter(|rank| core.awaited(*rank) && !core.applying.contains(rank));
+    let Some(slowest) = awaited.map(behind).min() else { return Ok(()) };
+    for (rank, given) in &core.given {
+        ensure(given.clock <= slowest.saturating_add(staleness_bound), || {
+            format!(
+                "I6: rank {rank} computes clock {}, the slowest is at {slowest}, S is                  {staleness_bound}",
+                given.clock
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// I7: where pushes are held back no delay exceeds N, and all that is outstanding can be applied so
+/// that none will.
+fn delays_are_bounded(core: &Core) -> Result<(), String> {
+    if let Consistency::Async { max_gradient_delay: Some((n, excess)), .. } =
+        core.config.consistency
+        && excess != OnExcess::Scale
+    {
+        let most = core.record.delay_max();
+        ensure(most <= n, || format!("I7: a delay of {most} has counted, N is {n}"))?;
+    }
+    let Some(n) = core.config.consistency.blocked_delay() else { return Ok(()) };
+    ensure(core.is_feasible(n), || {
+        format!(
+            "I7: {:?} given and {:?} pending cannot all be applied from version {} within {n}",
+            core.given, core.pending, core.version
+        )
+    })
+}
+
+/// I8: a synchronous round is of K - B gradients, or of fewer where fewer are awaited.
+fn rounds_have_their_size(core: &Core) -> Result<(), String> {
+    let Consistency::Sync { backup_workers } = core.config.consistency else { return Ok(()) };
+    let (size, full) = (core.applying.len(), (core.config.n_workers - backup_workers) as usize);
+    let fewer_do = core.config.on_worker_loss == OnWorkerLoss::Continue;
+    ensure(core.pending.len() <= full, || {
+        format!("I8: {} gradients are in a round of {full}", core.pending.len())
+    })?;
+    ensure(size == 0 || size == full || fewer_do, || {
+        format!("I8: a round of {size} gradients, {full} are awaited")
     })
 }
 

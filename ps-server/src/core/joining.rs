@@ -1,7 +1,7 @@
 //! Who is let in, as what, and on which terms (rules C1 to C4).
 
 use ps_common::calls::{Caller, JoinRequest, WorkerState};
-use ps_common::job::{JobState, Mode, Role};
+use ps_common::job::{JobState, Role};
 use ps_common::{Error, ErrorCode};
 
 use super::members::Holder;
@@ -46,11 +46,9 @@ impl Core {
             Some(rank) => {
                 self.members.seat(rank, holder);
                 self.fence_waits_of(rank, out);
-                let seat = &mut self.members.ranks[rank as usize];
-                if self.config.mode == Mode::Sync && !self.pending.contains_key(&rank) {
-                    seat.skip_to(self.version);
-                }
-                (rank, seat.clock)
+                self.take_back(rank);
+                self.skip_clocks(now, out);
+                (rank, self.members.ranks[rank as usize].clock)
             }
         };
         let seconds = self.seconds(now);
@@ -120,6 +118,9 @@ impl Core {
         }
         self.state = JobState::Running;
         self.wake_at(now + self.config.replacement_timeout);
+        if let Some(end) = self.time_limit() {
+            self.wake_at(end);
+        }
         out.push(Effect::Create { tables: tables.clone(), dtype: self.dtype });
         Ok(())
     }

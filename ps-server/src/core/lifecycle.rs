@@ -1,9 +1,10 @@
-//! The course of a job: progress, losses, the end (rules L1 to L6).
+//! The course of a job: progress, losses, the end (rules L1 to L7).
 
 use ps_common::calls::{Leave, Outcome, WorkerState};
-use ps_common::job::{JobState, Mode, OnWorkerLoss};
+use ps_common::job::{JobState, OnWorkerLoss};
 use ps_common::{Error, ErrorCode};
 
+use super::consistency::Reason;
 use super::waits::{Purpose, Wait};
 use super::{Answer, CallId, Core, Effect, Refusal, Time};
 
@@ -14,16 +15,13 @@ impl Core {
             if self.stop.is_some() {
                 self.finish(now, out);
             } else {
-                match self.config.mode {
-                    Mode::Sync => self.close_round(now, out),
-                    Mode::Async => self.apply_next(out),
-                }
-                if self.applying.is_empty() && self.all_clocks_done() {
+                self.start_update(now, out);
+                if self.applying.is_empty() && (self.stop.is_some() || self.all_clocks_done()) {
                     self.finish(now, out);
                 }
             }
         }
-        self.wake_pulls(now, out);
+        self.wake_reads(now, out);
     }
 
     /// The driver has stored an update, or found that it would overflow.
@@ -43,10 +41,10 @@ impl Core {
                     self.members.ranks[*rank as usize].count(pending.header.clock);
                     self.record.delayed(before - pending.header.version_pulled);
                 }
-                self.skip_round();
+                self.skip_clocks(now, out);
                 for (rank, pending) in &counted {
                     let delay = before - pending.header.version_pulled;
-                    self.answer_waiting_push(now, *rank, Outcome::Applied, delay, out);
+                    self.settle_push(now, *rank, (Outcome::Applied, delay), out);
                 }
             }
             Err(key) => {
@@ -58,7 +56,8 @@ impl Core {
                 for (rank, _) in &counted {
                     self.refuse_waiting_push(now, *rank, &error, out);
                 }
-                if self.config.mode == Mode::Sync {
+                self.skip_clocks(now, out);
+                if self.config.consistency.has_rounds() {
                     self.fail(
                         now,
                         format!("DIVERGED: round {}: {}", self.version, error.message),
@@ -73,32 +72,10 @@ impl Core {
         self.proceed(now, out);
     }
 
-    /// A living rank that a synchronous round closed without owes the next round, not this one.
-    fn skip_round(&mut self) {
-        if self.config.mode == Mode::Sync {
-            let version = self.version;
-            for seat in self.members.ranks.iter_mut().filter(|s| s.state == WorkerState::Live) {
-                seat.skip_to(version);
-            }
-        }
-    }
-
-    fn waiting_push(&mut self, rank: u32) -> Option<(CallId, Wait)> {
-        self.waits.take(|w| w.caller.rank == rank && w.purpose == Purpose::Push).pop()
-    }
-
-    fn answer_waiting_push(
-        &mut self,
-        now: Time,
-        rank: u32,
-        outcome: Outcome,
-        delay: u64,
-        out: &mut Vec<Effect>,
-    ) {
-        if let Some((call, wait)) = self.waiting_push(rank) {
-            self.release(wait.caller, now);
-            self.answer_push(call, (wait.since, now), rank, (outcome, delay), out);
-        }
+    /// Takes the held push of `rank` whose gradient is pending.
+    pub(super) fn waiting_push(&mut self, rank: u32) -> Option<(CallId, Wait)> {
+        let waits = |w: &Wait| w.caller.rank == rank && matches!(w.purpose, Purpose::Push { .. });
+        self.waits.take(waits).pop()
     }
 
     fn refuse_waiting_push(&mut self, now: Time, rank: u32, error: &Error, out: &mut Vec<Effect>) {
@@ -106,19 +83,6 @@ impl Core {
             self.release(wait.caller, now);
             self.refuse(now, call, Some(wait.caller), error.clone(), out);
         }
-    }
-
-    /// Whether every rank that the job counts on has done its clocks (rule L4).
-    fn all_clocks_done(&self) -> bool {
-        let Some(rounds) = self.config.rounds else { return false };
-        let mut any = false;
-        let done = self.members.ranks.iter().all(|seat| {
-            any |= seat.clock >= rounds;
-            let given_up = self.config.on_worker_loss == OnWorkerLoss::Continue
-                && matches!(seat.state, WorkerState::Lost | WorkerState::Left);
-            seat.clock >= rounds || given_up
-        });
-        done && any
     }
 
     /// theta is final: gradients that have not counted never will.
@@ -129,27 +93,36 @@ impl Core {
         if let Some(reason) = self.stop.take() {
             self.record.event(seconds, "stopped", None, reason);
         }
-        self.drop_pending(out);
-        for (call, wait) in self.waits.take(|w| w.purpose == Purpose::Push) {
+        for (rank, clock) in self.drop_pending(out) {
+            self.count_dropped(rank, clock, Reason::Ended);
+        }
+        for (call, wait) in self.waits.take(|w| matches!(w.purpose, Purpose::Push { .. })) {
             self.release(wait.caller, now);
-            let rank = wait.caller.rank;
-            self.answer_push(call, (wait.since, now), rank, (Outcome::DroppedLate, 0), out);
+            let answer = (true, Outcome::DroppedLate, 0);
+            self.answer_push(call, (wait.since, now), wait.caller.rank, answer, out);
         }
         let error = self.ended();
         for (call, wait) in self.waits.take(|w| w.purpose == Purpose::Statistics) {
             self.release(wait.caller, now);
             out.push(Effect::Reply { call, answer: Answer::Refused(Refusal(error.clone())) });
         }
-        self.wake_pulls(now, out);
+        self.wake_reads(now, out);
         self.conclude_if_complete(out);
     }
 
-    fn drop_pending(&mut self, out: &mut Vec<Effect>) {
+    /// Lets go of all gradients that are not being applied; gives their ranks and clocks.
+    fn drop_pending(&mut self, out: &mut Vec<Effect>) -> Vec<(u32, u64)> {
         self.queue.clear();
+        self.given.clear();
+        self.askers.clear();
         let applying = &self.applying;
-        for (_, pending) in self.pending.extract_if(.., |rank, _| !applying.contains(rank)) {
-            out.push(Effect::Forget { gradient: pending.gradient });
-        }
+        let dropped = self.pending.extract_if(.., |rank, _| !applying.contains(rank));
+        dropped
+            .map(|(rank, pending)| {
+                out.push(Effect::Forget { gradient: pending.gradient });
+                (rank, pending.header.clock)
+            })
+            .collect()
     }
 
     pub(super) fn fail(&mut self, now: Time, reason: String, out: &mut Vec<Effect>) {
@@ -197,7 +170,7 @@ impl Core {
         if self.state == JobState::Finishing {
             self.state = JobState::Done;
         }
-        self.wake_pulls(now, out);
+        self.wake_reads(now, out);
     }
 
     pub(super) fn stop(&mut self, now: Time, reason: String, out: &mut Vec<Effect>) {
@@ -267,11 +240,11 @@ impl Core {
         for (call, wait) in self.waits.take(|w| w.deadline <= now) {
             self.release(wait.caller, now);
             match wait.purpose {
-                Purpose::Push => {
-                    let rank = wait.caller.rank;
-                    self.answer_push(call, (wait.since, now), rank, (Outcome::Waiting, 0), out);
+                Purpose::Push { .. } | Purpose::Theta { .. } => {
+                    let answer = (false, Outcome::Waiting, 0);
+                    self.answer_push(call, (wait.since, now), wait.caller.rank, answer, out);
                 }
-                Purpose::Pull(_) => self.answer_pull(now, call, wait.since, out),
+                Purpose::Pull(_) => self.end_pull(now, call, &wait, out),
                 Purpose::Statistics => {
                     let error = Error::new(
                         ErrorCode::Deadline,
@@ -288,8 +261,10 @@ impl Core {
         if self.next_vacancy_end().is_some_and(|end| end <= now) {
             self.vacancy_ended(now, out);
         }
+        self.end_in_time(now, out);
         let lease = self.members.next_lease_end(|rank| self.waits.holds(rank));
-        let rest = [self.waits.next_deadline(), lease, self.next_vacancy_end()];
+        let waits = self.waits.next_deadline();
+        let rest = [waits, lease, self.next_vacancy_end(), self.time_limit()];
         if let Some(next) = rest.into_iter().flatten().min() {
             self.wake_at(next);
         }
@@ -297,6 +272,7 @@ impl Core {
 
     fn vacate(&mut self, now: Time, rank: u32, state: WorkerState) {
         self.members.vacate(rank, state, now);
+        self.take_back(rank);
         self.wake_at(now + self.config.replacement_timeout);
     }
 

@@ -36,6 +36,10 @@ pub(super) struct Rank {
     pub(super) counted: Range<u64>,
     /// How many were skipped.
     pub(super) skipped: u64,
+    /// Of its gradients, how many were dropped.
+    pub(super) dropped: u64,
+    /// Dropped gradients of clocks below are in that count.
+    pub(super) dropped_before: u64,
     /// Since when nobody holds it.
     pub(super) vacant_since: Time,
     /// Of earlier lives.
@@ -73,6 +77,8 @@ impl Members {
             clock: 0,
             counted: 0..0,
             skipped: 0,
+            dropped: 0,
+            dropped_before: 0,
             vacant_since: Time::ZERO,
             stats_before: WorkerStats::default(),
             stats: WorkerStats::default(),

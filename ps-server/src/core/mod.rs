@@ -10,12 +10,16 @@
 
 mod account;
 mod asynchronous;
+mod consistency;
 mod event;
 pub mod invariants;
 mod joining;
 mod lifecycle;
+mod measuring;
 mod members;
+mod reads;
 mod record;
+mod ssp;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -29,9 +33,15 @@ use ps_common::job::{Fingerprint, JobState};
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
+pub use asynchronous::{DelayScaling, OnExcess};
+pub use consistency::{Compensate, Consistency, Order};
 pub use event::{Answer, CallId, Config, ConnId, Effect, Input, Refusal, Time, Welcome};
+use measuring::Best;
+pub use measuring::{Plateau, StopRules};
 use members::Members;
+use reads::Given;
 use record::Record;
+use traffic::Push;
 use waits::Waits;
 
 /// What all workers of a job agreed on.
@@ -55,12 +65,17 @@ pub struct Core {
     version: u64,
     members: Members,
     waits: Waits,
-    /// sync: this round's gradients; async: accepted gradients by rank.
+    /// sync: this round's gradients; else: accepted gradients by rank.
     pending: BTreeMap<u32, Pending>,
-    /// async: whose turn is next.
+    /// Not in sync mode: whose turn is next.
     queue: VecDeque<u32>,
     /// Ranks whose gradients are being applied; empty: no update is under way.
     applying: Vec<u32>,
+    /// theta that live ranks compute with, where the mode bounds that.
+    given: BTreeMap<u32, Given>,
+    /// Ranks that wait for theta, in the order in which they began to, where it is given in turns.
+    askers: Vec<u32>,
+    best: Best,
     stop: Option<String>,
     statistics: BTreeSet<u32>,
     record: Record,
@@ -95,6 +110,9 @@ impl Core {
             pending: BTreeMap::new(),
             queue: VecDeque::new(),
             applying: Vec::new(),
+            given: BTreeMap::new(),
+            askers: Vec::new(),
+            best: Best::default(),
             stop: None,
             statistics: BTreeSet::new(),
             record: Record::default(),
@@ -132,9 +150,10 @@ impl Core {
                 self.reply(now, call, Some(caller), answer, &mut out);
             }
             Input::Leave { call, leave } => self.leave(now, call, leave, &mut out),
-            Input::Push { call, conn, header, digest } => {
+            Input::Push { call, conn, header, digest, theta } => {
                 self.members.heard_by(header.caller, conn);
-                if let Err(error) = self.push(now, call, header, digest, &mut out) {
+                let push = Push { header, digest, theta };
+                if let Err(error) = self.push(now, call, push, &mut out) {
                     out.push(Effect::Forget { gradient: call });
                     self.refuse(now, call, Some(header.caller), error, &mut out);
                 }
@@ -210,7 +229,7 @@ impl Core {
             n_shards: self.config.n_workers,
             dim: job.tables.dim(),
             dtype: job.dtype,
-            mode: self.config.mode,
+            mode: self.config.consistency.mode(),
             aggregate: self.config.aggregate,
             rounds: self.config.rounds,
             version: welcome.version,

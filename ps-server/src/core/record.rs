@@ -2,10 +2,11 @@
 //! history, which has an entry for each round that was measured.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use ps_common::ErrorCode;
 use ps_common::job::Metrics;
-use ps_common::report::{Event, GradientDelay, HistoryEntry};
+use ps_common::report::{Dropped, Event, GradientDelay, HistoryEntry};
 
 /// Cells of the delay histogram; larger delays are counted in the last.
 const DELAY_CELLS: usize = 4096;
@@ -19,6 +20,7 @@ pub(super) struct Record {
     delays: BTreeMap<u64, u64>,
     delay_sum: u128,
     delay_max: u64,
+    pub(super) dropped: Dropped,
     events: Vec<Event>,
     events_dropped: u64,
     rejections: BTreeMap<(Option<u32>, ErrorCode), u64>,
@@ -29,9 +31,15 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// The first measurement of a version stands.
-    pub(super) fn measured(&mut self, entry: HistoryEntry) {
-        self.history.entry(entry.version).or_insert(entry);
+    /// The first measurement of a version stands: whether this is the one.
+    pub(super) fn measured(&mut self, entry: HistoryEntry) -> bool {
+        match self.history.entry(entry.version) {
+            Entry::Vacant(place) => {
+                place.insert(entry);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
     }
 
     pub(super) fn last(&self) -> Option<HistoryEntry> {
@@ -106,6 +114,11 @@ impl Record {
             p99: p99.map_or(last, |(&d, _)| d),
             max: self.delay_max,
         }
+    }
+
+    /// The largest delay of a gradient that has counted.
+    pub(super) fn delay_max(&self) -> u64 {
+        self.delay_max
     }
 
     /// Gradients that have counted.

@@ -1,54 +1,114 @@
-//! Synchronous rounds (rules S1 to S4): when a round closes, with whose gradients, at what weights.
+//! Synchronous rounds (rules S1 to S6): when a round closes, with whose gradients, at what weights.
 //!
-//! Chen, Pan, Monga, Bengio, Jozefowicz 2016, "Revisiting Distributed Synchronous SGD", section 2.
+//! Chen, Pan, Monga, Bengio, Jozefowicz 2016, "Revisiting Distributed Synchronous SGD", section 3,
+//! with and without backup workers.
 
-use ps_common::calls::WorkerState;
-use ps_common::job::{Aggregate, OnWorkerLoss};
+use ps_common::calls::{PushHeader, WorkerState};
+use ps_common::job::{Aggregate, Combine};
 use ps_common::report::HistoryEntry;
+use ps_common::{Error, ErrorCode};
 
-use super::{Core, Effect, Time};
+use super::consistency::{Admission, Order, Reason};
+use super::{Core, Time};
 
 impl Core {
-    /// Closes the round if every rank that it waits for is in.
-    pub(super) fn close_round(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let complete = (0u32..self.config.n_workers)
-            .all(|rank| self.pending.contains_key(&rank) || !self.awaited(rank));
+    /// Closes the round if every rank that it waits for is in, or all but the spare ones (S5).
+    pub(super) fn close_round(&mut self, now: Time, backup_workers: u32) -> Option<Order> {
+        let enough = (self.config.n_workers - backup_workers) as usize;
+        let complete = self.pending.len() >= enough
+            || (0u32..self.config.n_workers)
+                .all(|rank| self.pending.contains_key(&rank) || !self.awaited(rank));
         if !complete || self.pending.is_empty() {
-            return;
+            return None;
         }
-        self.record_round_loss(now);
+        if self.config.consistency.rounds_are_whole() {
+            self.record_round_loss(now);
+            if self.stop.is_some() {
+                // theta as it was measured is good enough: it is not moved any more (rule L7).
+                return None;
+            }
+        }
         // BTreeMap: in order of rank, whatever the order of arrival (rule S3).
         let weights = self.weights();
         let parts =
             self.pending.values().zip(weights).map(|(p, weight)| (p.gradient, weight)).collect();
+        let combine = self.combine();
         self.applying = self.pending.keys().copied().collect();
-        out.push(Effect::Update { parts });
-    }
-
-    /// Whether a round waits for this rank (rule S2).
-    fn awaited(&self, rank: u32) -> bool {
-        match self.config.on_worker_loss {
-            OnWorkerLoss::Wait | OnWorkerLoss::Abort => true,
-            OnWorkerLoss::Continue => {
-                let seat = &self.members.ranks[rank as usize];
-                matches!(seat.state, WorkerState::Live | WorkerState::Vacant)
-            }
-        }
+        Some(Order { parts, combine, rate_factor: 1.0, compensation: None })
     }
 
     fn weights(&self) -> Vec<f64> {
         // Counts are peers' words: a wide sum cannot overflow.
         let n_samples: u128 = self.pending.values().map(|p| u128::from(p.header.n_samples)).sum();
-        let n_workers = self.pending.len() as f64;
+        let n_gradients = self.pending.len() as f64;
         self.pending
             .values()
             .map(|p| match self.config.aggregate {
                 Aggregate::WeightedMean if n_samples == 0 => 0.0,
                 Aggregate::WeightedMean => p.header.n_samples as f64 / n_samples as f64,
-                Aggregate::Mean => 1.0 / n_workers,
-                Aggregate::Sum => 1.0,
+                Aggregate::Mean => 1.0 / n_gradients,
+                Aggregate::Sum
+                | Aggregate::Collect
+                | Aggregate::Median
+                | Aggregate::TrimmedMean { .. } => 1.0,
             })
             .collect()
+    }
+
+    /// What the round's gradients are made of together (rule S6).
+    fn combine(&self) -> Combine {
+        match self.config.aggregate {
+            Aggregate::WeightedMean | Aggregate::Mean | Aggregate::Sum => Combine::Sum,
+            Aggregate::Collect => Combine::InTurn,
+            Aggregate::Median => Combine::Median,
+            Aggregate::TrimmedMean { k } => {
+                // A round without its lost ranks may be too small to lose 2 k more.
+                let most = (self.pending.len() as u32 - 1) / 2;
+                Combine::TrimmedMean { k: k.min(most) }
+            }
+        }
+    }
+
+    /// A round takes gradients of its own theta only (rule S1); who comes while it is closing is
+    /// late (rule S5).
+    pub(super) fn admit_to_round(&self, header: &PushHeader) -> Result<Admission, Error> {
+        // Who was late for the closing round owes the next one, which has no theta yet.
+        if header.version_pulled != self.version || header.clock > self.version {
+            return Err(Error::new(
+                ErrorCode::StaleRound,
+                format!(
+                    "round {} takes gradients at version {0} of theta, this one was computed at \
+                     version {}; pull and compute it again",
+                    self.version, header.version_pulled
+                ),
+            )
+            .with("round", self.version));
+        }
+        let closing = !self.applying.is_empty() && !self.applying.contains(&header.caller.rank);
+        Ok(if closing { Admission::Late } else { Admission::Kept })
+    }
+
+    /// Whether the round that theta is at waits for a gradient of `rank`: a late one gets the next
+    /// theta.
+    pub(super) fn owes_this_round(&self, rank: u32) -> bool {
+        self.members.ranks[rank as usize].clock <= self.version
+    }
+
+    /// A late gradient of the round that is closing: its clock is done, the next theta is awaited.
+    pub(super) fn too_late(&mut self, header: &PushHeader) {
+        let rank = header.caller.rank;
+        self.members.ranks[rank as usize].skip_to(header.clock + 1);
+        self.count_dropped(rank, header.clock, Reason::Late);
+    }
+
+    /// A living rank that a round closed without owes the next round, not this one.
+    pub(super) fn skip_rounds(&mut self) {
+        let version = self.version;
+        for (seat, rank) in self.members.ranks.iter_mut().zip(0..) {
+            if seat.state == WorkerState::Live && !self.pending.contains_key(&rank) {
+                seat.skip_to(version);
+            }
+        }
     }
 
     /// The objective at theta before this round's update, if every gradient is over a whole shard.
@@ -66,6 +126,6 @@ impl Core {
         let loss = if n_samples == 0 { 0.0 } else { loss_sum / n_samples as f64 } + penalty;
         let seconds = self.seconds(now);
         let (version, round) = (self.version, self.round_of(self.version));
-        self.record.measured(HistoryEntry { round, version, loss, seconds });
+        self.measured(HistoryEntry { round, version, loss, seconds });
     }
 }

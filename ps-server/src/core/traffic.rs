@@ -1,16 +1,23 @@
-//! Pushes, pulls and statistics: what every mode has in common (rules C5 to C9).
+//! Pushes and statistics: what every mode has in common (rules C5 to C7).
 
 use std::time::Duration;
 
-use ps_common::calls::{
-    Caller, Evaluation, Outcome, PullHeader, PullRequest, PushHeader, PushResult,
-};
-use ps_common::job::{JobState, Mode};
-use ps_common::report::HistoryEntry;
+use ps_common::calls::{Caller, Outcome, PushHeader};
+use ps_common::job::JobState;
 use ps_common::{Error, ErrorCode};
 
+use super::consistency::{Admission, Reason};
 use super::waits::{Purpose, Wait};
 use super::{Answer, CallId, Core, Effect, Pending, Refusal, Time};
+
+/// A push as it came in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Push {
+    pub(super) header: PushHeader,
+    pub(super) digest: u32,
+    /// theta goes with the answer.
+    pub(super) theta: bool,
+}
 
 impl Core {
     /// Takes a whole gradient: counts it, keeps it for its round, or knows it already.
@@ -18,10 +25,10 @@ impl Core {
         &mut self,
         now: Time,
         call: CallId,
-        header: PushHeader,
-        digest: u32,
+        push: Push,
         out: &mut Vec<Effect>,
     ) -> Result<(), Error> {
+        let Push { header, digest, theta } = push;
         self.authenticate(now, header.caller)?;
         let rank = header.caller.rank;
         if header.caller.is_observer() {
@@ -37,17 +44,26 @@ impl Core {
             // It has counted, or its round closed without it: the current theta is the answer to
             // both (rule C6).
             let outcome = self.members.ranks[rank as usize].outcome_of(header.clock)?;
+            if outcome == Outcome::DroppedLate {
+                self.count_dropped(rank, header.clock, Reason::Late);
+            }
             out.push(Effect::Forget { gradient: call });
-            self.answer_push(call, (now, now), rank, (outcome, 0), out);
+            self.answer_in_turn(now, call, &header, (theta, outcome), out);
             return Ok(());
         }
         if self.state != JobState::Running {
+            self.count_dropped(rank, header.clock, Reason::Ended);
             out.push(Effect::Forget { gradient: call });
-            self.answer_push(call, (now, now), rank, (Outcome::DroppedLate, 0), out);
+            self.answer_in_turn(now, call, &header, (theta, Outcome::DroppedLate), out);
             return Ok(());
         }
         self.check_clock(&header, owed)?;
-        self.check_round(&header)?;
+        if self.admission(&header)? == Admission::Late {
+            self.too_late(&header);
+            out.push(Effect::Forget { gradient: call });
+            self.answer_in_turn(now, call, &header, (theta, Outcome::DroppedLate), out);
+            return Ok(());
+        }
         if let Some(pending) = self.pending.get(&rank) {
             let same_life = pending.header.caller == header.caller;
             if same_life && pending.digest != digest {
@@ -63,7 +79,7 @@ impl Core {
             if same_life || self.applying.contains(&rank) {
                 // Sent again while it waits: the newer call waits on.
                 out.push(Effect::Forget { gradient: call });
-                self.hold_push(now, call, &header, out);
+                self.hold_push(now, call, &header, theta, out);
                 return Ok(());
             }
             // A replacement recomputed what its predecessor had pushed: its own word counts.
@@ -71,12 +87,13 @@ impl Core {
             self.queue.retain(|&queued| queued != rank);
         }
         self.pending.insert(rank, Pending { gradient: call, header, digest });
+        self.given.remove(&rank);
         let seat = &mut self.members.ranks[rank as usize];
         seat.n_samples = seat.n_samples.max(header.n_samples);
-        if self.config.mode == Mode::Async {
+        if !self.config.consistency.has_rounds() {
             self.queue.push_back(rank);
         }
-        self.hold_push(now, call, &header, out);
+        self.hold_push(now, call, &header, theta, out);
         self.proceed(now, out);
         Ok(())
     }
@@ -103,43 +120,24 @@ impl Core {
         Ok(())
     }
 
-    /// A synchronous round takes gradients of its own theta only, and while it is open (rule S1).
-    fn check_round(&self, header: &PushHeader) -> Result<(), Error> {
-        if self.config.mode != Mode::Sync {
-            return Ok(());
-        }
-        let rank = header.caller.rank;
-        if header.version_pulled != self.version {
-            return Err(Error::new(
-                ErrorCode::StaleRound,
-                format!(
-                    "round {} takes gradients at version {0} of theta, this one was computed at \
-                     version {}; pull and compute it again",
-                    self.version, header.version_pulled
-                ),
-            )
-            .with("round", self.version));
-        }
-        if !self.applying.is_empty() && !self.applying.contains(&rank) {
-            return Err(Error::new(
-                ErrorCode::StaleRound,
-                format!("round {} has closed without rank {rank}; join again", self.version),
-            )
-            .with("round", self.version));
-        }
-        Ok(())
-    }
-
     /// Holds `call`; an older call of the same push is answered: its sender has given it up.
-    fn hold_push(&mut self, now: Time, call: CallId, header: &PushHeader, out: &mut Vec<Effect>) {
+    fn hold_push(
+        &mut self,
+        now: Time,
+        call: CallId,
+        header: &PushHeader,
+        theta: bool,
+        out: &mut Vec<Effect>,
+    ) {
         self.withdraw_waits_of(header.caller.rank, out);
         let deadline = now + self.patience(header.wait_max);
-        let wait = Wait { caller: header.caller, since: now, deadline, purpose: Purpose::Push };
+        let purpose = Purpose::Push { theta };
+        let wait = Wait { caller: header.caller, since: now, deadline, purpose };
         self.hold(call, wait);
     }
 
     /// Holds a call until it is answered, withdrawn or due.
-    fn hold(&mut self, call: CallId, wait: Wait) {
+    pub(super) fn hold(&mut self, call: CallId, wait: Wait) {
         self.wake_at(wait.deadline);
         self.waits.hold(call, wait);
     }
@@ -159,10 +157,11 @@ impl Core {
     }
 
     /// Answers the held push of a rank that has sent it again.
-    fn withdraw_waits_of(&mut self, rank: u32, out: &mut Vec<Effect>) {
-        let is_push = |w: &Wait| w.caller.rank == rank && w.purpose == Purpose::Push;
+    pub(super) fn withdraw_waits_of(&mut self, rank: u32, out: &mut Vec<Effect>) {
+        let is_push = |w: &Wait| w.caller.rank == rank && w.purpose.is_push();
         for (call, wait) in self.waits.take(is_push) {
-            self.answer_push(call, (wait.since, wait.since), rank, (Outcome::Waiting, 0), out);
+            let answer = (false, Outcome::Waiting, 0);
+            self.answer_push(call, (wait.since, wait.since), rank, answer, out);
         }
     }
 
@@ -174,148 +173,14 @@ impl Core {
             .retry_after(Duration::from_secs(1)))
     }
 
-    fn patience(&self, wish: Option<Duration>) -> Duration {
+    pub(super) fn patience(&self, wish: Option<Duration>) -> Duration {
         wish.map_or(self.config.wait_max, |wish| wish.min(self.config.wait_max))
-    }
-
-    /// Answers a push that was held from `since` to `now`.
-    pub(super) fn answer_push(
-        &self,
-        call: CallId,
-        (since, now): (Time, Time),
-        rank: u32,
-        (outcome, gradient_delay): (Outcome, u64),
-        out: &mut Vec<Effect>,
-    ) {
-        let result = PushResult {
-            outcome,
-            version: self.version,
-            gradient_delay,
-            clock: self.members.ranks[rank as usize].clock,
-            state: self.state,
-            waited: now.saturating_sub(since),
-        };
-        out.push(Effect::Reply { call, answer: Answer::Pushed(result) });
-    }
-
-    /// Gives theta now or holds the call until there is one to its wish.
-    pub(super) fn pull(
-        &mut self,
-        now: Time,
-        call: CallId,
-        request: PullRequest,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), Error> {
-        self.authenticate(now, request.caller)?;
-        if self.state == JobState::Failed {
-            return Err(self.ended());
-        }
-        self.refuse_when_draining()?;
-        if self.is_granted(&request) {
-            self.answer_pull(now, call, now, out);
-        } else {
-            let deadline = now + self.patience(request.wait_max);
-            let purpose = Purpose::Pull(request);
-            self.hold(call, Wait { caller: request.caller, since: now, deadline, purpose });
-        }
-        self.proceed(now, out);
-        Ok(())
-    }
-
-    pub(super) fn is_granted(&self, request: &PullRequest) -> bool {
-        if self.state >= JobState::Finishing {
-            return true;
-        }
-        let started = request.caller.is_observer() || self.observers_are_ready();
-        started && !request.r#final && self.version >= request.version_min
-    }
-
-    /// Whether the observers that the job waits for have seen the first theta (rule C9).
-    fn observers_are_ready(&self) -> bool {
-        let ready = self.members.observers.values().filter(|o| o.evaluated).count();
-        self.version > 0 || ready >= self.config.observers as usize
-    }
-
-    pub(super) fn answer_pull(&self, now: Time, call: CallId, since: Time, out: &mut Vec<Effect>) {
-        let header = PullHeader {
-            version: self.version,
-            state: self.state,
-            seconds: self.record.finished_seconds.unwrap_or_else(|| self.seconds(now)),
-            waited: now.saturating_sub(since),
-        };
-        out.push(Effect::Reply { call, answer: Answer::Pulled(header) });
-    }
-
-    /// Wakes pulls whose wish has come true.
-    pub(super) fn wake_pulls(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let mut granted = Vec::new();
-        for (&call, wait) in self.waits.iter() {
-            if let Purpose::Pull(request) = wait.purpose
-                && self.is_granted(&request)
-            {
-                granted.push(call);
-            }
-        }
-        for call in granted {
-            if let Some(wait) = self.waits.remove(call) {
-                self.release(wait.caller, now);
-                self.answer_pull(now, call, wait.since, out);
-            }
-        }
     }
 
     /// A held call of `caller` is answered: its lease runs from now.
     pub(super) fn release(&mut self, caller: Caller, now: Time) {
         self.members.touch(caller.rank, now + self.config.lease);
         self.wake_at(now + self.config.lease);
-    }
-
-    /// Takes an observer's measurement.
-    pub(super) fn evaluate(&mut self, now: Time, what: Evaluation) -> Result<Answer, Error> {
-        self.authenticate(now, what.caller)?;
-        let Some(observer) = self.members.observers.get_mut(&what.caller.rank) else {
-            return Err(
-                Error::new(ErrorCode::BadField, "only an observer evaluates").with("field", "rank")
-            );
-        };
-        if what.version > self.version {
-            return Err(Error::new(
-                ErrorCode::BadField,
-                format!("version {} is ahead of theta's {}", what.version, self.version),
-            ));
-        }
-        let is_final = what.version == self.version && self.state >= JobState::Finishing;
-        if what.r#final && !is_final {
-            return Err(Error::new(
-                ErrorCode::BadField,
-                format!(
-                    "version {} is not final: theta is at {} and the job {}",
-                    what.version, self.version, self.state
-                ),
-            )
-            .with("field", "final"));
-        }
-        observer.evaluated = true;
-        if what.r#final {
-            observer.evaluated_final = true;
-            self.record.final_train = Some(what.train);
-            self.record.final_test = what.test;
-        }
-        self.record.measured(HistoryEntry {
-            round: self.round_of(what.version),
-            version: what.version,
-            loss: what.train.objective(),
-            seconds: what.seconds,
-        });
-        Ok(self.state_answer())
-    }
-
-    /// Rounds behind a version: itself in sync mode, version / K otherwise.
-    pub(super) fn round_of(&self, version: u64) -> f64 {
-        match self.config.mode {
-            Mode::Sync => version as f64,
-            Mode::Async => version as f64 / f64::from(self.config.n_workers),
-        }
     }
 
     /// Holds the call until every rank's statistics are in.

@@ -2,9 +2,9 @@
 //!
 //! Owns no policy: who may be woken is asked of the caller of [`Waits::take`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ps_common::calls::{Caller, PullRequest};
+use ps_common::calls::{Caller, Outcome, PullRequest};
 
 use super::{CallId, Time};
 
@@ -21,11 +21,33 @@ pub(super) struct Wait {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Purpose {
     /// That the rank's pending gradient counts.
-    Push,
+    Push {
+        /// theta goes with the answer.
+        theta: bool,
+    },
+    /// The rank's gradient is settled, its worker may not have theta yet.
+    Theta {
+        /// What became of the gradient.
+        outcome: Outcome,
+        /// Updates between its pull and its own.
+        gradient_delay: u64,
+    },
     /// A version, the end, or the start.
     Pull(PullRequest),
     /// All ranks' statistics.
     Statistics,
+}
+
+impl Purpose {
+    /// Whether the call is answered by theta and nothing else is missing.
+    fn is_read(&self) -> bool {
+        matches!(self, Self::Pull(_) | Self::Theta { .. })
+    }
+
+    /// Whether the call is a push.
+    pub(super) fn is_push(&self) -> bool {
+        matches!(self, Self::Push { .. } | Self::Theta { .. })
+    }
 }
 
 /// All held calls.
@@ -34,21 +56,37 @@ pub(super) struct Waits {
     by_call: BTreeMap<CallId, Wait>,
     /// Held calls of each rank.
     n_by_rank: BTreeMap<u32, u32>,
+    /// Those that only wait for theta.
+    readers: BTreeSet<CallId>,
 }
 
 impl Waits {
     pub(super) fn hold(&mut self, call: CallId, wait: Wait) {
         *self.n_by_rank.entry(wait.caller.rank).or_default() += 1;
+        if wait.purpose.is_read() {
+            self.readers.insert(call);
+        }
         self.by_call.insert(call, wait);
     }
 
     pub(super) fn remove(&mut self, call: CallId) -> Option<Wait> {
         let wait = self.by_call.remove(&call)?;
-        self.forget(wait.caller.rank);
+        self.forget(call, wait.caller.rank);
         Some(wait)
     }
 
-    fn forget(&mut self, rank: u32) {
+    /// A held call.
+    pub(super) fn get(&self, call: CallId) -> Option<&Wait> {
+        self.by_call.get(&call)
+    }
+
+    /// The calls that only wait for theta, in order.
+    pub(super) fn readers(&self) -> impl Iterator<Item = (CallId, &Wait)> {
+        self.readers.iter().map(|&call| (call, &self.by_call[&call]))
+    }
+
+    fn forget(&mut self, call: CallId, rank: u32) {
+        self.readers.remove(&call);
         if let Some(n) = self.n_by_rank.get_mut(&rank) {
             *n -= 1;
             if *n == 0 {
@@ -60,8 +98,8 @@ impl Waits {
     /// Removes and gives, in order of call, the held calls for which `wanted` holds.
     pub(super) fn take(&mut self, wanted: impl Fn(&Wait) -> bool) -> Vec<(CallId, Wait)> {
         let taken: Vec<_> = self.by_call.extract_if(.., |_, wait| wanted(wait)).collect();
-        for (_, wait) in &taken {
-            self.forget(wait.caller.rank);
+        for (call, wait) in &taken {
+            self.forget(*call, wait.caller.rank);
         }
         taken
     }

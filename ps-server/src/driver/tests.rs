@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use ps_common::calls::{Caller, JoinRequest, Outcome, PushHeader};
 use ps_common::dtype::as_le_bytes;
-use ps_common::job::{Aggregate, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role};
+use ps_common::job::{Aggregate, OnWorkerLoss, PROTOCOL_VERSION, Role};
 use ps_common::tables::{Table, Tables};
 
 use super::*;
-use crate::core::ConnId;
+use crate::core::{ConnId, Consistency, DelayScaling, StopRules};
 
 const DIM: usize = 37;
 
-fn driver(mode: Mode, n_workers: u32, rounds: u64, dtype: Dtype, lr: f64) -> Driver {
+fn driver(consistency: Consistency, n_workers: u32, rounds: u64, dtype: Dtype, lr: f64) -> Driver {
     let config = Config {
-        mode,
+        consistency,
         n_workers,
         aggregate: Aggregate::WeightedMean,
         rounds: Some(rounds),
@@ -24,6 +24,7 @@ fn driver(mode: Mode, n_workers: u32, rounds: u64, dtype: Dtype, lr: f64) -> Dri
         replacement_timeout: Duration::from_secs(600),
         observers: 0,
         wait_max: Config::WAIT_MAX,
+        stop: StopRules::default(),
     };
     Driver::new(config, dtype, Optimizer::Sgd { lr }, 64, "test")
 }
@@ -79,7 +80,7 @@ fn push(
         &|| Time::ZERO,
         call,
         gradient,
-        Input::Push { call, conn, header, digest },
+        Input::Push { call, conn, header, digest, theta: true },
         deliver,
     );
 }
@@ -106,7 +107,7 @@ fn gradient_at(theta: &[f32], rank: u32, clock: u64) -> Vec<f32> {
 fn train_in_some_order(seed: u64) -> String {
     const K: u32 = 4;
     const ROUNDS: u64 = 5;
-    let driver = driver(Mode::Sync, K, ROUNDS, Dtype::F32, 0.3);
+    let driver = driver(Consistency::Sync { backup_workers: 0 }, K, ROUNDS, Dtype::F32, 0.3);
     let callers: Vec<Caller> = (0..K).map(|rank| join(&driver, rank, Dtype::F32)).collect();
     let mut dice = Dice(seed);
     let mut n_calls = 0;
@@ -157,7 +158,9 @@ fn concurrent_gradients_count_exactly_once() {
     const K: u32 = 3;
     const CLOCKS: u64 = 300;
     const LR: f64 = 0.5;
-    let driver = driver(Mode::Async, K, CLOCKS, Dtype::F64, LR);
+    let consistency =
+        Consistency::Async { delay_scaling: DelayScaling::None, max_gradient_delay: None };
+    let driver = driver(consistency, K, CLOCKS, Dtype::F64, LR);
     let callers: Vec<Caller> = (0..K).map(|rank| join(&driver, rank, Dtype::F64)).collect();
     let (answers, inboxes): (Vec<Sender<_>>, Vec<_>) = (0..K).map(|_| channel()).unzip();
     let integers = |rank: u32, clock: u64| -> Vec<f64> {

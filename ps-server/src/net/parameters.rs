@@ -50,7 +50,7 @@ impl Parameters for ParametersService {
             Ok(None) => return Err(to_status(&nothing())),
             Err(failure) => return Err(status_of(failure)),
         };
-        let (result, _) = deliver(&self.shell, conn, push).await?;
+        let (result, _) = deliver(&self.shell, conn, push, false).await?;
         Ok(Response::new(pb::PushResponse { result: Some(result.into()) }))
     }
 
@@ -129,7 +129,7 @@ async fn steps(
     sender: &mpsc::Sender<Result<pb::PushPullResponse, Status>>,
 ) -> Result<(), Status> {
     while let Some(push) = read_push(shell, &mut stream).await.map_err(status_of)? {
-        let (result, theta) = deliver(shell, conn, push).await?;
+        let (result, theta) = deliver(shell, conn, push, true).await?;
         let theta = (result.outcome != Outcome::Waiting).then_some(theta);
         for message in chunks::of_step(result, theta) {
             if sender.send(Ok(message)).await.is_err() {
@@ -144,9 +144,10 @@ async fn deliver(
     shell: &Shell,
     conn: ConnId,
     push: Push,
+    theta: bool,
 ) -> Result<(PushResult, Arc<Snapshot>), Status> {
     let Push { header, gradient, digest } = push;
-    let input = |call| Input::Push { call, conn, header, digest };
+    let input = |call| Input::Push { call, conn, header, digest, theta };
     match shell.call(Some(gradient), input).await.map_err(|e| to_status(&e))? {
         Delivery::Pushed(result, theta) => Ok((result, theta)),
         other => Err(unexpected(&other)),

@@ -154,11 +154,11 @@ fn internal_error(panic: Box<dyn Any + Send + 'static>) -> http::Response<Body> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::Config;
+    use crate::core::{Config, Consistency, DelayScaling, StopRules};
     use crate::driver::Driver;
     use crate::numeric::Optimizer;
     use ps_common::Dtype;
-    use ps_common::job::{Aggregate, Mode, OnWorkerLoss};
+    use ps_common::job::{Aggregate, OnWorkerLoss};
     use ps_common::wire::pb;
     use ps_common::wire::pb::operator_client::OperatorClient;
     use ps_common::wire::pb::operator_server::Operator;
@@ -194,7 +194,10 @@ mod tests {
     #[tokio::test]
     async fn row_48_a_panic_ends_its_call_and_nothing_else() {
         let config = Config {
-            mode: Mode::Async,
+            consistency: Consistency::Async {
+                delay_scaling: DelayScaling::None,
+                max_gradient_delay: None,
+            },
             n_workers: 1,
             aggregate: Aggregate::Mean,
             rounds: None,
@@ -203,6 +206,7 @@ mod tests {
             replacement_timeout: Duration::from_secs(1),
             observers: 0,
             wait_max: Config::WAIT_MAX,
+            stop: StopRules::default(),
         };
         let sgd = Optimizer::Sgd { lr: 1.0 };
         let shell = Shell::new(Driver::new(config, Dtype::F32, sgd, CHUNK_BYTES, "test"));

@@ -40,7 +40,7 @@ use ps_common::tables::{Table, Tables};
 use crate::samples::{Samples, Selection};
 
 pub use args::{ModelArgs, ModelChoice, ModelKind, ModelSpec};
-pub use penalty::l2_share;
+pub use penalty::{l2_share, l2_share_depends_on_shards};
 use rows::{Block, Weights, Which};
 
 /// An [`Element`] that `ndarray` multiplies: `f32` or `f64`.

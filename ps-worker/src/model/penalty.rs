@@ -8,7 +8,9 @@ use super::Real;
 ///
 /// Only workers whose shard has rows add it. With E such shards of K: a weighted mean adds theirs
 /// with weights that sum to 1, hence 1; a plain mean divides E terms by K, hence K / E; a sum has E
-/// terms, hence 1 / E. Asynchronous gradients are updates of their own and carry all of it.
+/// terms, hence 1 / E, and so have the steps of a collected round together. A median or trimmed mean
+/// of elements that all carry the whole term carries it once, hence 1. Gradients that are updates of
+/// their own carry all of it.
 ///
 /// # Panics
 /// If more shards have rows than there are workers.
@@ -16,11 +18,19 @@ pub fn l2_share(mode: Mode, aggregate: Aggregate, n_workers: u32, n_shards_with_
     assert!(n_shards_with_rows <= n_workers, "{n_shards_with_rows} shards of {n_workers} workers");
     // Without any rows nobody adds the term, and its factor does not matter.
     let with_rows = f64::from(n_shards_with_rows.max(1));
-    match (mode, aggregate) {
-        (Mode::Async, _) | (Mode::Sync, Aggregate::WeightedMean) => 1.0,
-        (Mode::Sync, Aggregate::Mean) => f64::from(n_workers) / with_rows,
-        (Mode::Sync, Aggregate::Sum) => 1.0 / with_rows,
+    if !mode.aggregates() {
+        return 1.0;
     }
+    match aggregate {
+        Aggregate::WeightedMean | Aggregate::Median | Aggregate::TrimmedMean { .. } => 1.0,
+        Aggregate::Mean => f64::from(n_workers) / with_rows,
+        Aggregate::Sum | Aggregate::Collect => 1.0 / with_rows,
+    }
+}
+
+/// Whether [`l2_share`] is another one for another number of shards with rows.
+pub fn l2_share_depends_on_shards(mode: Mode, aggregate: Aggregate) -> bool {
+    l2_share(mode, aggregate, 2, 1) != l2_share(mode, aggregate, 2, 2)
 }
 
 /// `(l2 / 2) * |weights|^2` in f64.

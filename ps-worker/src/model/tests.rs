@@ -454,7 +454,8 @@ fn the_aggregate_has_the_l2_term_once() {
     let sizes = [3u64, 0, 5, 4, 0];
     let with_rows = sizes.iter().filter(|n| **n > 0).count() as u32;
     let share = |mode, aggregate| l2_share(mode, aggregate, sizes.len() as u32, with_rows);
-    for aggregate in [Aggregate::WeightedMean, Aggregate::Mean, Aggregate::Sum] {
+    for aggregate in [Aggregate::WeightedMean, Aggregate::Mean, Aggregate::Sum, Aggregate::Collect]
+    {
         let term = |weight: fn(u64) -> f64| -> f64 {
             let of_worker = |&n: &u64| {
                 if n == 0 { 0.0 } else { weight(n) * share(Mode::Sync, aggregate) }
@@ -464,10 +465,19 @@ fn the_aggregate_has_the_l2_term_once() {
         let times = match aggregate {
             Aggregate::WeightedMean => term(|n| n as f64 / 12.0),
             Aggregate::Mean => term(|_| 1.0 / 5.0),
-            Aggregate::Sum => term(|_| 1.0),
+            // The steps of a collected round add up.
+            _ => term(|_| 1.0),
         };
         assert!((times - 1.0).abs() < 1e-15, "{aggregate}: {times}");
         assert_eq!(share(Mode::Async, aggregate), 1.0);
+        assert_eq!(share(Mode::Ssp, aggregate), 1.0);
     }
+    // Of values that all have the whole term, the middle one has it once.
+    for aggregate in [Aggregate::Median, Aggregate::TrimmedMean { k: 1 }] {
+        assert_eq!(share(Mode::Sync, aggregate), 1.0);
+        assert!(!l2_share_depends_on_shards(Mode::Sync, aggregate));
+    }
+    assert!(l2_share_depends_on_shards(Mode::Sync, Aggregate::Mean));
+    assert!(!l2_share_depends_on_shards(Mode::Async, Aggregate::Mean));
     assert!(l2_share(Mode::Sync, Aggregate::Mean, 3, 0).is_finite());
 }

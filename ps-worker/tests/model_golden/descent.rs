@@ -51,6 +51,7 @@ impl<'a, T: Real + Default> Descent<'a, T> {
                 Aggregate::WeightedMean => samples.len() as f64 / n_samples as f64,
                 Aggregate::Mean => 1.0 / f64::from(n_workers),
                 Aggregate::Sum => 1.0,
+                other => panic!("{other} is no weighted sum"),
             };
             for (sum, &g) in sum.iter_mut().zip(&self.gradient) {
                 *sum += T::from_f64(weight) * g;

@@ -130,6 +130,11 @@ impl Args {
         if let Some(path) = &self.plot {
             crate::show::chart::Format::of(path)?;
         }
+        if let Some(mode) = self.modes.iter().find(|mode| **mode == Mode::Ssp) {
+            return Err(ExitError::config(format!(
+                "--mode {mode}: the bench has sync and async, whose work bare sockets do as well"
+            )));
+        }
         if cfg!(debug_assertions) && !self.raw_only {
             return Err(ExitError::config(
                 "a debug build is about thirty times slower and its figures mean nothing: \

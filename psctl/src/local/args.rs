@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use clap::Args;
 use ps_common::exit::ExitError;
 use ps_common::export::{Format, check_creatable};
-use ps_common::job::Mode;
 use ps_server::args::{CrewArgs, JobArgs};
 use ps_worker::args::{EvaluationArgs, LearnArgs};
 use ps_worker::data::BatchSize;
@@ -105,11 +104,12 @@ pub struct ClusterArgs {
 }
 
 impl LocalArgs {
-    /// Checks what can be known before any process runs, so that the error is psctl's own.
+    /// Checks what can be known before any process runs, so that the error is psctl's own. Gives
+    /// what a person should know before the run begins.
     ///
     /// # Errors
     /// A configuration error that names the flag; an output that cannot be created.
-    pub fn check(&self) -> Result<(), ExitError> {
+    pub fn check(&self) -> Result<Option<String>, ExitError> {
         if self.cluster.servers != 1 {
             return Err(ExitError::config(format!(
                 "--servers {}: several servers are not built yet; --servers 1 holds all of theta",
@@ -123,8 +123,8 @@ impl LocalArgs {
         }
         if self.evaluation.eval_every.is_some() && !self.needs_evaluator() {
             return Err(ExitError::config(
-                "--eval-every has no meaning with --mode sync, --batch full and no --test-data: \
-                 the workers' own losses give every round an entry",
+                "--eval-every has no meaning with --mode sync, --batch full, no --backup-workers and \
+                 no --test-data: the workers' own losses give every round an entry",
             ));
         }
         if self.learn.data.data_is_shard {
@@ -133,16 +133,18 @@ impl LocalArgs {
                  files and each takes its share of the rows",
             ));
         }
-        self.job.check(&self.crew)?;
+        let job = self.job.check(&self.crew)?;
         self.learn.data.check()?;
         self.learn.model.check()?;
-        self.output.check()
+        self.output.check()?;
+        Ok(job.config.consistency.warning(self.crew.workers))
     }
 
     /// Whether the history takes a process of its own: the workers' losses make it up only in full
     /// batches behind a barrier, and they know nothing of test data.
     pub fn needs_evaluator(&self) -> bool {
-        self.crew.mode != Mode::Sync
+        !self.crew.mode.aggregates()
+            || self.job.consistency.backup_workers.is_some_and(|spare| spare > 0)
             || self.learn.data.batch != BatchSize::Full
             || !self.evaluation.test_data.is_empty()
     }
@@ -186,6 +188,9 @@ pub(super) mod tests {
         for (arguments, needed) in [
             (&[][..], false),
             (&["--mode=async"], true),
+            (&["--mode=ssp"], true),
+            (&["--backup-workers=1"], true),
+            (&["--backup-workers=0"], false),
             (&["--batch=16"], true),
             (&["--batch=full"], false),
             (&["--test-data=x"], true),
@@ -204,6 +209,7 @@ pub(super) mod tests {
             (&["--theta-out=x.bin"], "--theta-out x.bin"),
             (&["--plot=x.pdf"], "--plot x.pdf"),
             (&["--mode=async", "--aggregate=mean"], "--aggregate"),
+            (&["--staleness-bound=1"], "--staleness-bound"),
             (&["--model=none"], "--model none"),
             (&["--take=0"], "--take 0"),
         ] {
@@ -212,7 +218,10 @@ pub(super) mod tests {
         }
         let error = local(&["--report=/no/such/place/r.json"]).check().expect_err("no directory");
         assert_eq!(error.exit, Exit::CannotCreate);
-        local(&["--quiet", "--eval-every=3", "--mode=async"]).check().expect("fine");
+        let check = |arguments: &[&str]| local(arguments).check().expect("fine");
+        assert_eq!(check(&["--quiet", "--eval-every=3", "--mode=async"]), None);
+        let starving = ["--mode=async", "--max-gradient-delay=1", "--on-excess=drop"];
+        assert!(check(&starving).is_some_and(|warning| warning.contains("K - 1 = 3")));
     }
 
     #[test]

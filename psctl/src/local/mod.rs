@@ -24,7 +24,9 @@ use supervise::{Files, Run};
 /// A configuration error before anything is started; else what ended the run, an interruption
 /// included, with the exit code that it means.
 pub async fn run(args: LocalArgs, verbose: bool) -> Result<(), ExitError> {
-    args.check()?;
+    if let Some(warning) = args.check()? {
+        tracing::warn!("{warning}");
+    }
     let directory = tempfile::Builder::new().prefix("psctl-").tempdir().map_err(|e| {
         ExitError::new(Exit::CannotCreate, "cannot create a temporary directory").because(e)
     })?;

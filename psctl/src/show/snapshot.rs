@@ -85,10 +85,8 @@ pub(super) fn shares(stats: &WorkerStats) -> Option<[f64; 3]> {
 impl Snapshot {
     /// Rounds done: version, divided by K in asynchronous modes (rule R1).
     pub fn round(&self) -> f64 {
-        match self.mode {
-            Mode::Sync => self.version as f64,
-            Mode::Async => self.version as f64 / self.workers.len().max(1) as f64,
-        }
+        let n_workers = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
+        self.mode.round_of(self.version, n_workers)
     }
 
     /// `round 40/100`, or `round 40` where there is no end.

@@ -1,7 +1,7 @@
 //! The text of `psctl status`: the job in a few lines, then its workers.
 
 use ps_common::dtype::Dtype;
-use ps_common::job::{Aggregate, Fingerprint, JobState, Mode};
+use ps_common::job::{Aggregate, Fingerprint, JobState};
 
 use super::look::Tone;
 use super::table::{Align, Table};
@@ -61,7 +61,7 @@ fn job(snapshot: &Snapshot, facts: &JobFacts, look: &Look) -> String {
     if facts.observers > 0 {
         workers.push_str(&format!(", {} watching", number::count(facts.observers)));
     }
-    let mode = match facts.aggregate.filter(|_| snapshot.mode == Mode::Sync) {
+    let mode = match facts.aggregate.filter(|_| snapshot.mode.aggregates()) {
         Some(aggregate) => format!("{}, {aggregate}", snapshot.mode),
         None => snapshot.mode.to_string(),
     };

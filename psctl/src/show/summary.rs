@@ -1,7 +1,7 @@
 //! The summary of a finished run: what was done, how well, where the time went, what happened.
 
 use ps_common::calls::Caller;
-use ps_common::report::{Event, GradientDelay, Report, WorkerReport};
+use ps_common::report::{Dropped, Event, GradientDelay, Report, WorkerReport};
 use ps_common::units::show_bytes;
 
 use super::look::Tone;
@@ -94,7 +94,25 @@ fn results(report: &Report, look: &Look) -> String {
     if report.gradient_delay.histogram.iter().any(|&n| n > 0) {
         row("gradient delay", delay(&report.gradient_delay, look));
     }
+    if report.dropped.total() > 0 {
+        row("dropped", dropped(report));
+    }
     table.render("  ", look.width)
+}
+
+/// `5 gradients: 3 late, 2 by delay (1 of worker 0, 4 of worker 2)`.
+fn dropped(report: &Report) -> String {
+    let Dropped { late, delay, ended } = report.dropped;
+    let reasons = [(late, "late"), (delay, "by delay"), (ended, "at the end")];
+    let reasons = reasons.iter().filter(|(n, _)| *n > 0);
+    let reasons: Vec<String> =
+        reasons.map(|(n, why)| format!("{} {why}", number::count(*n))).collect();
+    let whose = report.workers.iter().filter(|w| w.dropped > 0);
+    let whose: Vec<String> =
+        whose.map(|w| format!("{} of worker {}", number::count(w.dropped), w.rank)).collect();
+    let total = report.dropped.total();
+    let noun = if total == 1 { "gradient" } else { "gradients" };
+    format!("{} {noun}: {} ({})", number::count(total), reasons.join(", "), whose.join(", "))
 }
 
 /// `mean 2.9, p99 5, max 7` and the histogram from 0 up.

@@ -6,10 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ps_common::ErrorCode;
-use ps_common::calls::{Outcome, PullRequest, PushHeader, WorkerState};
-use ps_common::job::{Aggregate, JobState, Mode, OnWorkerLoss};
+use ps_common::calls::{Caller, Outcome, PullRequest, PushHeader, WorkerState};
+use ps_common::job::{Aggregate, Combine, JobState, OnWorkerLoss};
 
-use crate::core::{Answer, CallId, Config, Core, Effect, Input, Time, invariants};
+use crate::core::{
+    Answer, CallId, Compensate, Config, Consistency, Core, DelayScaling, Effect, Input, OnExcess,
+    Order, Time, invariants,
+};
 
 /// A call that has not been answered yet.
 #[derive(Debug, Clone)]
@@ -21,7 +24,8 @@ struct Open {
 
 #[derive(Debug, Clone)]
 enum Kind {
-    Push(PushHeader),
+    /// Whether theta goes with the answer.
+    Push(PushHeader, bool),
     Pull(PullRequest),
     Other,
 }
@@ -117,10 +121,10 @@ impl Ledger {
             Input::Evaluate { call, evaluation } => {
                 (*call, Some(evaluation.caller.rank), Time::ZERO, Kind::Other)
             }
-            Input::Push { call, header, .. } => {
+            Input::Push { call, header, theta, .. } => {
                 self.gradients.insert(*call, *header);
                 let wait = patience(header.wait_max);
-                (*call, Some(header.caller.rank), wait, Kind::Push(*header))
+                (*call, Some(header.caller.rank), wait, Kind::Push(*header, *theta))
             }
             Input::Pull { call, request, .. } => {
                 let wait = patience(request.wait_max);
@@ -182,7 +186,14 @@ impl Ledger {
                 }
                 self.book_answer(now, *call, &open, answer)
             }
-            Effect::Update { parts } => self.book_parts(parts),
+            Effect::Update(order) => self.book_order(order),
+            Effect::Keep { rank } => ensure(
+                matches!(
+                    self.config.consistency,
+                    Consistency::Async { delay_scaling: DelayScaling::DcAsgd { .. }, .. }
+                ) && *rank < self.config.n_workers,
+                || format!("theta is kept for rank {rank} and not needed"),
+            ),
             Effect::Forget { gradient } => {
                 let known = self.gradients.remove(gradient).is_some();
                 ensure(known, || format!("{gradient:?} is forgotten after it was used"))
@@ -206,8 +217,11 @@ impl Ledger {
         answer: &Answer,
     ) -> Result<(), String> {
         match (&open.kind, answer) {
-            (Kind::Push(header), Answer::Pushed(result)) => {
+            (Kind::Push(header, theta), Answer::Pushed(result)) => {
                 let name = (header.caller.rank, header.clock);
+                if *theta && result.outcome != Outcome::Waiting {
+                    self.check_read(header.caller, result.state)?;
+                }
                 match result.outcome {
                     Outcome::Applied => {
                         ensure(self.applied.insert(name), || format!("{name:?} applied twice"))?;
@@ -225,48 +239,119 @@ impl Ledger {
                     Outcome::Waiting => Ok(()),
                 }
             }
-            (Kind::Push(_), Answer::Refused(refusal)) => {
+            (Kind::Push(..), Answer::Refused(refusal)) => {
                 // Kept for whoever sends it again: after a restart, or as the rank's newer life.
                 let kept = self.gradients.contains_key(&call);
                 let may = matches!(refusal.0.code, ErrorCode::Draining | ErrorCode::Fenced);
                 ensure(!kept || may, || format!("{call:?} is refused and its gradient kept"))
             }
-            (Kind::Pull(request), Answer::Pulled(header)) => ensure(
-                header.version >= request.version_min && !request.r#final
-                    || header.state >= JobState::Finishing
-                    || now >= open.deadline,
-                || format!("{request:?} is granted too early: {header:?}"),
-            ),
+            (Kind::Pull(request), Answer::Pulled(header)) => {
+                self.check_read(request.caller, header.state)?;
+                ensure(
+                    header.version >= request.version_min && !request.r#final
+                        || header.state >= JobState::Finishing
+                        || now >= open.deadline,
+                    || format!("{request:?} is granted too early: {header:?}"),
+                )
+            }
             (Kind::Other, Answer::Joined(_) | Answer::State { .. } | Answer::Statistics)
             | (Kind::Pull(_) | Kind::Other, Answer::Refused(_)) => Ok(()),
             (kind, answer) => Err(format!("{kind:?} is answered by {answer:?}")),
         }
     }
 
-    fn book_parts(&mut self, parts: &[(CallId, f64)]) -> Result<(), String> {
+    /// ssp with every rank awaited: theta goes to nobody who is more than S clocks ahead.
+    fn check_read(&self, caller: Caller, state: JobState) -> Result<(), String> {
+        let Consistency::Ssp { staleness_bound } = self.config.consistency else { return Ok(()) };
+        let all_awaited = self.config.on_worker_loss != OnWorkerLoss::Continue;
+        if caller.is_observer() || !all_awaited || state != JobState::Running {
+            return Ok(());
+        }
+        let clock = |rank: u32| self.counted.range((rank, 0)..=(rank, u64::MAX)).count() as u64;
+        // What is in already is not computed again.
+        let known = self.gradients.values().chain(&self.using);
+        let is_in = known
+            .into_iter()
+            .any(|header| header.caller.rank == caller.rank && header.clock == clock(caller.rank));
+        let next = clock(caller.rank) + u64::from(is_in);
+        let done = self.config.rounds.is_some_and(|rounds| next >= rounds);
+        let slowest = (0..self.config.n_workers).map(clock).min().unwrap_or(0);
+        ensure(done || clock(caller.rank) <= slowest + staleness_bound, || {
+            format!(
+                "rank {} reads at clock {}, the slowest is at {slowest}",
+                caller.rank,
+                clock(caller.rank)
+            )
+        })
+    }
+
+    fn book_order(&mut self, order: &Order) -> Result<(), String> {
         ensure(self.using.is_empty(), || "two updates at once".to_owned())?;
-        ensure(!parts.is_empty(), || "an update of nothing".to_owned())?;
-        for (gradient, _) in parts {
+        ensure(!order.parts.is_empty(), || "an update of nothing".to_owned())?;
+        for (gradient, _) in &order.parts {
             let Some(header) = self.gradients.remove(gradient) else {
                 return Err(format!("{gradient:?} is used after it was used or forgotten"));
             };
             self.using.push(header);
         }
-        let weights: Vec<f64> = parts.iter().map(|(_, weight)| *weight).collect();
-        match self.config.mode {
-            Mode::Async => ensure(weights == [1.0], || format!("async weights {weights:?}")),
-            Mode::Sync => self.check_round(&weights),
+        let weights: Vec<f64> = order.parts.iter().map(|(_, weight)| *weight).collect();
+        match self.config.consistency {
+            Consistency::Sync { backup_workers } => {
+                self.check_round(order, &weights, backup_workers)
+            }
+            Consistency::Ssp { .. } => {
+                let alone = Order::alone(order.parts[0].0);
+                ensure(*order == alone, || format!("ssp: {order:?}"))
+            }
+            Consistency::Async { delay_scaling, max_gradient_delay } => {
+                ensure(weights == [1.0], || format!("async weights {weights:?}"))?;
+                self.check_delay(order, delay_scaling, max_gradient_delay)
+            }
         }
     }
 
-    fn check_round(&self, weights: &[f64]) -> Result<(), String> {
+    fn check_delay(
+        &self,
+        order: &Order,
+        scaling: DelayScaling,
+        bound: Option<(u64, OnExcess)>,
+    ) -> Result<(), String> {
+        let header = &self.using[0];
+        let d = self.version - header.version_pulled;
+        let mut rate = match (scaling, d) {
+            (DelayScaling::None | DelayScaling::DcAsgd { .. }, _) => 1.0,
+            (DelayScaling::Inverse | DelayScaling::InverseSqrt, 0) => 1.0,
+            (DelayScaling::Inverse, d) => 1.0 / d as f64,
+            (DelayScaling::InverseSqrt, d) => 1.0 / (d as f64).sqrt(),
+            (DelayScaling::Exponential { alpha }, d) => (-alpha * d as f64).exp(),
+        };
+        match bound {
+            Some((n, OnExcess::Scale)) if d > n => rate *= n.max(1) as f64 / d as f64,
+            Some((_, OnExcess::Scale)) | None => {}
+            Some((n, _)) => ensure(d <= n, || format!("a delay of {d} above {n}: {header:?}"))?,
+        }
+        ensure((order.rate_factor - rate).abs() < 1e-12, || {
+            format!("rate factor {} at delay {d}, expected {rate}", order.rate_factor)
+        })?;
+        let wanted = match scaling {
+            DelayScaling::DcAsgd { lambda } => Some(Compensate {
+                lambda,
+                rank: header.caller.rank,
+                version_pulled: header.version_pulled,
+            }),
+            _ => None,
+        };
+        ensure(order.compensation == wanted, || format!("{order:?} is not corrected as it should"))
+    }
+
+    fn check_round(&self, order: &Order, weights: &[f64], backups: u32) -> Result<(), String> {
         let ranks: Vec<u32> = self.using.iter().map(|header| header.caller.rank).collect();
         ensure(ranks.is_sorted_by(|a, b| a < b), || format!("round of ranks {ranks:?}"))?;
-        ensure(
-            self.config.on_worker_loss == OnWorkerLoss::Continue
-                || ranks.len() == self.config.n_workers as usize,
-            || format!("a round closes with {ranks:?} only"),
-        )?;
+        let full = (self.config.n_workers - backups) as usize;
+        let fewer_do = self.config.on_worker_loss == OnWorkerLoss::Continue;
+        ensure(ranks.len() == full || fewer_do && ranks.len() < full, || {
+            format!("a round closes with {ranks:?}, {full} are enough")
+        })?;
         let clocks: Vec<u64> = self.using.iter().map(|header| header.clock).collect();
         ensure(clocks.iter().all(|&clock| clock == self.version), || {
             format!("round {} of clocks {clocks:?}", self.version)
@@ -278,10 +363,20 @@ impl Ledger {
                 Aggregate::WeightedMean if total == 0.0 => 0.0,
                 Aggregate::WeightedMean => n / total,
                 Aggregate::Mean => 1.0 / ranks.len() as f64,
-                Aggregate::Sum => 1.0,
+                _ => 1.0,
             })
             .collect();
-        ensure(weights == want, || format!("weights {weights:?}, expected {want:?}"))
+        ensure(weights == want, || format!("weights {weights:?}, expected {want:?}"))?;
+        let combined_as_named = match (self.config.aggregate, order.combine) {
+            (Aggregate::Collect, Combine::InTurn) | (Aggregate::Median, Combine::Median) => true,
+            (Aggregate::TrimmedMean { k }, Combine::TrimmedMean { k: used }) => {
+                used <= k && 2 * (used as usize) < ranks.len()
+            }
+            (Aggregate::WeightedMean | Aggregate::Mean | Aggregate::Sum, Combine::Sum) => true,
+            _ => false,
+        };
+        let plain = order.rate_factor == 1.0 && order.compensation.is_none();
+        ensure(combined_as_named && plain, || format!("{order:?} for {}", self.config.aggregate))
     }
 
     /// Versions are as counted here, the state never goes back.

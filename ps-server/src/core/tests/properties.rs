@@ -11,16 +11,21 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use ps_common::job::{Aggregate, Mode, OnWorkerLoss};
 
-use super::world::{self, Case, Event, Life, N_PROCESSES, Plan};
+use super::world::{self, Case, Event, Life, N_PROCESSES, Plan, SCALINGS};
 
 /// The process that most often is an observer.
 const WATCHER: u8 = N_PROCESSES - 1;
-/// Sequences for each mode.
-const CASES: u32 = 5_000;
+/// Sequences of each mode; together more than 10,000.
+const CASES: u32 = 3_500;
 
 #[test]
 fn synchronous_sequences_keep_every_promise() {
     check("sync", Mode::Sync);
+}
+
+#[test]
+fn bounded_sequences_keep_every_promise() {
+    check("ssp", Mode::Ssp);
 }
 
 #[test]
@@ -89,36 +94,72 @@ fn write(name: &str, case: &Case) -> PathBuf {
     path.canonicalize().unwrap_or(path)
 }
 
-fn case(mode: Mode) -> impl Strategy<Value = Case> {
-    let plan = (
-        prop_oneof![Just(Aggregate::WeightedMean), Just(Aggregate::Mean), Just(Aggregate::Sum)],
+fn plan(mode: Mode) -> impl Strategy<Value = Plan> {
+    let crew = (1u32..=5, prop_oneof![4 => (1u64..=6).prop_map(Some), 1 => Just(None)]);
+    let policy = (
+        prop_oneof![
+            Just(Aggregate::WeightedMean),
+            Just(Aggregate::Mean),
+            Just(Aggregate::Sum),
+            Just(Aggregate::Collect),
+            Just(Aggregate::Median),
+            Just(Aggregate::TrimmedMean { k: 1 }),
+        ],
         prop_oneof![
             1 => Just(OnWorkerLoss::Wait),
             2 => Just(OnWorkerLoss::Continue),
             1 => Just(OnWorkerLoss::Abort),
         ],
-        1u32..=5,
-        prop_oneof![4 => (1u64..=6).prop_map(Some), 1 => Just(None)],
+    );
+    let consistency = (
+        prop_oneof![2 => Just(0u32), 1 => 1u32..5],
+        0u64..3,
+        0..SCALINGS.len() as u8,
+        prop::option::weighted(
+            0.7,
+            (0u64..4, prop_oneof![3 => Just(0u8), 1 => Just(1), 1 => Just(2)]),
+        ),
+    );
+    let ends = (
+        prop::option::weighted(0.1, Just(0.5)),
+        prop::option::weighted(0.1, 1u32..4),
+        prop::option::weighted(0.1, 100u64..3_000),
+    );
+    let times = (
         prop_oneof![4 => Just(0u32), 1 => Just(1)],
         prop_oneof![Just(100u64), Just(1_000)],
         prop_oneof![Just(50u64), Just(400), Just(3_000)],
         prop_oneof![Just(500u64), Just(60_000)],
     );
-    let plan = plan.prop_map(
-        move |(aggregate, on_worker_loss, n_workers, rounds, observers, lease_ms, hold_ms, r)| {
-            Plan {
-                mode,
-                aggregate,
-                on_worker_loss,
-                n_workers,
-                rounds,
-                observers,
-                lease_ms,
-                hold_ms,
-                replacement_ms: r,
-            }
-        },
-    );
+    (crew, policy, consistency, ends, times).prop_map(move |(crew, policy, how, ends, times)| {
+        let (n_workers, rounds) = crew;
+        let (aggregate, on_worker_loss) = policy;
+        let (backup_workers, staleness_bound, scaling, max_delay) = how;
+        let (target_loss, plateau, max_ms) = ends;
+        let (observers, lease_ms, hold_ms, replacement_ms) = times;
+        Plan {
+            mode,
+            backup_workers,
+            staleness_bound,
+            scaling,
+            max_delay,
+            target_loss,
+            plateau,
+            max_ms,
+            aggregate,
+            on_worker_loss,
+            n_workers,
+            rounds,
+            observers,
+            lease_ms,
+            hold_ms,
+            replacement_ms,
+        }
+    })
+}
+
+fn case(mode: Mode) -> impl Strategy<Value = Case> {
+    let plan = plan(mode);
     let events = prop::collection::vec(event(), 0..90);
     // Most sequences begin with a job that is under way.
     let start = any::<bool>();
@@ -141,29 +182,35 @@ fn event() -> impl Strategy<Value = Event> {
     let within = || prop::option::weighted(0.3, 0u16..500);
     let life =
         || prop_oneof![8 => Just(Life::Now), 1 => Just(Life::Before), 1 => Just(Life::Stranger)];
-    let good_push = (process(), 0u8..4).prop_map(|(process, n_samples)| Event::Push {
+    let theta = || prop::bool::weighted(0.8);
+    let good_push =
+        (process(), 0u8..4, theta()).prop_map(|(process, n_samples, theta)| Event::Push {
+            process,
+            life: Life::Now,
+            clock: 0,
+            pulled: 0,
+            bytes: 0,
+            n_samples,
+            theta,
+            within: None,
+        });
+    let any_push = (process(), life(), -3i8..=1, -2i8..=1, 0u8..3, 0u8..4, theta(), within());
+    let any_push =
+        any_push.prop_map(|(process, life, clock, pulled, bytes, n_samples, theta, within)| {
+            Event::Push { process, life, clock, pulled, bytes, n_samples, theta, within }
+        });
+    // What a worker does first; without it few would push.
+    let good_pull = process().prop_map(|process| Event::Pull {
         process,
         life: Life::Now,
-        clock: 0,
-        pulled: 0,
-        bytes: 0,
-        n_samples,
+        ahead: 0,
+        r#final: false,
         within: None,
     });
-    let any_push = (process(), life(), -3i8..=1, -2i8..=1, 0u8..3, 0u8..4, within()).prop_map(
-        |(process, life, clock, pulled, bytes, n_samples, within)| Event::Push {
-            process,
-            life,
-            clock,
-            pulled,
-            bytes,
-            n_samples,
-            within,
-        },
-    );
     prop_oneof![
         12 => good_push,
         6 => any_push,
+        6 => good_pull,
         10 => prop::bool::weighted(0.05).prop_map(|overflow| Event::Updated { overflow }),
         4 => (process(), prop::option::of(0u32..6), prop::bool::weighted(0.2), prop::bool::weighted(0.9))
             .prop_map(|(process, rank, observer, alike)| Event::Join { process, rank, observer, alike }),
@@ -172,8 +219,8 @@ fn event() -> impl Strategy<Value = Event> {
         ),
         3 => (process(), life()).prop_map(|(process, life)| Event::Heartbeat { process, life }),
         1 => (process(), life()).prop_map(|(process, life)| Event::Leave { process, life }),
-        2 => (prop_oneof![1 => process(), 2 => Just(WATCHER)], -1i8..3, prop::bool::weighted(0.3))
-            .prop_map(|(process, behind, r#final)| Event::Evaluate { process, behind, r#final }),
+        2 => (prop_oneof![1 => process(), 2 => Just(WATCHER)], -1i8..3, 0u8..5, prop::bool::weighted(0.3))
+            .prop_map(|(process, behind, loss, r#final)| Event::Evaluate { process, behind, loss, r#final }),
         1 => process().prop_map(|process| Event::Statistics { process }),
         2 => process().prop_map(|process| Event::Disconnect { process }),
         3 => (0u8..5, process()).prop_map(|(rank, process)| Event::Replace { rank, process }),

@@ -12,13 +12,18 @@ use clap::ValueEnum;
 use ps_common::calls::{
     Caller, Evaluation, JoinRequest, Leave, PullRequest, PushHeader, WorkerState,
 };
-use ps_common::job::{Aggregate, Metrics, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role, WorkerStats};
+use ps_common::job::{
+    Aggregate, Combine, Metrics, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role, WorkerStats,
+};
 use ps_common::tables::{Table, Tables};
 use ps_common::units::parse_duration;
 use ps_common::{Dtype, ErrorCode};
 
 use super::ledger::Ledger;
-use crate::core::{Answer, CallId, Config, ConnId, Core, Effect, Input, Time};
+use crate::core::{
+    Answer, CallId, Config, ConnId, Consistency, Core, DelayScaling, Effect, Input, OnExcess,
+    Plateau, StopRules, Time,
+};
 
 #[test]
 fn scripts_run_as_written() {
@@ -139,11 +144,11 @@ impl Script {
         let mut words = Words::new(place, words);
         let (mode, dtype) = (words.next("a mode"), words.option("dtype"));
         let config = Config {
-            mode: words.value::<Mode>(mode),
+            consistency: words.consistency(mode),
             n_workers: words.number("workers").unwrap_or(2),
             aggregate: words
                 .option("aggregate")
-                .map_or(Aggregate::WeightedMean, |text| words.value(text)),
+                .map_or(Aggregate::WeightedMean, |text| words.parse(text)),
             rounds: words.number("rounds"),
             lease: words.duration("lease").unwrap_or(Duration::from_secs(10)),
             on_worker_loss: words
@@ -152,6 +157,14 @@ impl Script {
             replacement_timeout: words.duration("replacement").unwrap_or(Duration::from_secs(600)),
             observers: words.number("observers").unwrap_or(0),
             wait_max: words.duration("hold").unwrap_or(Config::WAIT_MAX),
+            stop: StopRules {
+                target_loss: words.number("target"),
+                duration: words.duration("time"),
+                plateau: words.number("plateau").map(|n_measurements| Plateau {
+                    n_measurements,
+                    min_delta: words.number("min-delta").unwrap_or(0.0),
+                }),
+            },
         };
         let dtype = dtype.map_or(Dtype::F32, |text| words.value(text));
         words.end();
@@ -290,7 +303,8 @@ impl Script {
             penalty: words.number("penalty"),
             wait_max: words.duration("within"),
         };
-        Input::Push { call, conn, header, digest: words.number("bytes").unwrap_or(0) }
+        let digest = words.number("bytes").unwrap_or(0);
+        Input::Push { call, conn, header, digest, theta: !words.flag("bare") }
     }
 
     fn join(&mut self, label: &str, words: &mut Words<'_>) -> Input {
@@ -325,13 +339,28 @@ impl Script {
                 format!("{} {}", self.labels[call], answer_text(answer))
             }
             Effect::Create { tables, dtype } => format!("create {} {dtype}", tables.dim()),
-            Effect::Update { parts } => {
-                let parts: Vec<String> = parts
+            Effect::Update(order) => {
+                let parts: Vec<String> = order
+                    .parts
                     .iter()
                     .map(|(call, weight)| format!("{}*{weight}", self.labels[call]))
                     .collect();
-                format!("update {}", parts.join(" "))
+                let how = match order.combine {
+                    Combine::Sum => String::new(),
+                    Combine::InTurn => " in turn".to_owned(),
+                    Combine::Median => " by median".to_owned(),
+                    Combine::TrimmedMean { k } => format!(" by trimmed mean of {k}"),
+                };
+                let rate = match order.rate_factor {
+                    1.0 => String::new(),
+                    factor => format!(" rate {factor:.4}"),
+                };
+                let compensation = order.compensation.map_or(String::new(), |c| {
+                    format!(" lambda {} rank {} from {}", c.lambda, c.rank, c.version_pulled)
+                });
+                format!("update {}{how}{rate}{compensation}", parts.join(" "))
             }
+            Effect::Keep { rank } => format!("keep for {rank}"),
             Effect::Forget { gradient } => format!("forget {}", self.labels[gradient]),
             Effect::Conclude => "conclude".to_owned(),
         }
@@ -354,6 +383,7 @@ impl Script {
                 });
                 each.collect::<Vec<_>>().join(", ")
             }
+            "history" if report.history.is_empty() => "nothing".to_owned(),
             "history" => {
                 let each = report.history.iter();
                 each.map(|e| format!("{}:{}", e.round, e.loss)).collect::<Vec<_>>().join(" ")
@@ -361,6 +391,17 @@ impl Script {
             "delays" => {
                 let delay = &report.gradient_delay;
                 format!("{:?} max {}", delay.histogram, delay.max)
+            }
+            "dropped" => {
+                let dropped = report.dropped;
+                let each: Vec<_> = report.workers.iter().map(|w| w.dropped.to_string()).collect();
+                format!(
+                    "{} late, {} by delay, {} at the end, by rank {}",
+                    dropped.late,
+                    dropped.delay,
+                    dropped.ended,
+                    each.join(" ")
+                )
             }
             "final" => {
                 let end = &report.r#final;
@@ -501,6 +542,32 @@ impl<'a> Words<'a> {
     fn duration(&mut self, key: &str) -> Option<Duration> {
         let text = self.option(key)?;
         Some(parse_duration(text).unwrap_or_else(|error| panic!("{}: {error}", self.place)))
+    }
+
+    fn consistency(&mut self, mode: &str) -> Consistency {
+        match self.value::<Mode>(mode) {
+            Mode::Sync => Consistency::Sync { backup_workers: self.number("backups").unwrap_or(0) },
+            Mode::Ssp => {
+                Consistency::Ssp { staleness_bound: self.number("bound").expect("ssp has bound=S") }
+            }
+            Mode::Async => {
+                let strength = self.number("strength").unwrap_or(0.0);
+                let scaling = match self.option("scaling").unwrap_or("none") {
+                    "none" => DelayScaling::None,
+                    "inverse" => DelayScaling::Inverse,
+                    "inverse-sqrt" => DelayScaling::InverseSqrt,
+                    "exponential" => DelayScaling::Exponential { alpha: strength },
+                    "dc-asgd" => DelayScaling::DcAsgd { lambda: strength },
+                    other => panic!("{}: scaling={other}?", self.place),
+                };
+                let excess = self.option("excess").unwrap_or("block");
+                let excess = self.value::<OnExcess>(excess);
+                Consistency::Async {
+                    delay_scaling: scaling,
+                    max_gradient_delay: self.number("delay").map(|n| (n, excess)),
+                }
+            }
+        }
     }
 
     fn value<T: ValueEnum>(&self, text: &str) -> T {

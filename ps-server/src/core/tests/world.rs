@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ps_common::calls::{Caller, Evaluation, JoinRequest, Leave, PullRequest, PushHeader};
+use ps_common::calls::{Caller, Evaluation, JoinRequest, Leave, Outcome, PullRequest, PushHeader};
 use ps_common::job::{
     Aggregate, JobState, Metrics, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role, WorkerStats,
 };
@@ -14,7 +14,10 @@ use ps_common::{Dtype, ErrorCode};
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
-use crate::core::{Answer, CallId, Config, ConnId, Core, Effect, Input, Time};
+use crate::core::{
+    Answer, CallId, Config, ConnId, Consistency, Core, DelayScaling, Effect, Input, OnExcess,
+    Plateau, StopRules, Time,
+};
 
 /// Processes that events speak of.
 pub(super) const N_PROCESSES: u8 = 7;
@@ -30,6 +33,17 @@ pub(super) struct Case {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub(super) mode: Mode,
+    /// sync; taken modulo K.
+    pub(super) backup_workers: u32,
+    /// ssp.
+    pub(super) staleness_bound: u64,
+    /// async: which of [`SCALINGS`].
+    pub(super) scaling: u8,
+    /// async, and which of [`EXCESSES`].
+    pub(super) max_delay: Option<(u64, u8)>,
+    pub(super) target_loss: Option<f64>,
+    pub(super) plateau: Option<u32>,
+    pub(super) max_ms: Option<u64>,
     pub(super) aggregate: Aggregate,
     pub(super) on_worker_loss: OnWorkerLoss,
     pub(super) n_workers: u32,
@@ -38,6 +52,32 @@ pub(super) struct Plan {
     pub(super) lease_ms: u64,
     pub(super) hold_ms: u64,
     pub(super) replacement_ms: u64,
+}
+
+pub(super) const SCALINGS: [DelayScaling; 5] = [
+    DelayScaling::None,
+    DelayScaling::Inverse,
+    DelayScaling::InverseSqrt,
+    DelayScaling::Exponential { alpha: 0.5 },
+    DelayScaling::DcAsgd { lambda: 0.5 },
+];
+pub(super) const EXCESSES: [OnExcess; 3] = [OnExcess::Block, OnExcess::Scale, OnExcess::Drop];
+
+impl Plan {
+    fn consistency(&self) -> Consistency {
+        match self.mode {
+            Mode::Sync => {
+                Consistency::Sync { backup_workers: self.backup_workers % self.n_workers }
+            }
+            Mode::Ssp => Consistency::Ssp { staleness_bound: self.staleness_bound },
+            Mode::Async => Consistency::Async {
+                delay_scaling: SCALINGS[self.scaling as usize],
+                max_gradient_delay: self
+                    .max_delay
+                    .map(|(n, excess)| (n, EXCESSES[excess as usize])),
+            },
+        }
+    }
 }
 
 /// Something that happens.
@@ -49,7 +89,7 @@ pub(super) enum Event {
         observer: bool,
         alike: bool,
     },
-    /// `clock` and `pulled` are off by so much from what is right.
+    /// `clock` and `pulled` are off by so much from what is right; `theta`: with the next theta.
     Push {
         process: u8,
         life: Life,
@@ -57,6 +97,7 @@ pub(super) enum Event {
         pulled: i8,
         bytes: u8,
         n_samples: u8,
+        theta: bool,
         within: Option<u16>,
     },
     Pull {
@@ -77,6 +118,7 @@ pub(super) enum Event {
     Evaluate {
         process: u8,
         behind: i8,
+        loss: u8,
         r#final: bool,
     },
     Statistics {
@@ -124,6 +166,10 @@ struct Process {
     before: Option<Caller>,
     /// The clock it believes to owe.
     clock: u64,
+    /// Version of the theta that it was given last, by its life of now.
+    theta: Option<u64>,
+    /// Good workers: the push that is sent until it is answered.
+    pushing: Option<PushHeader>,
     n_connections: u64,
 }
 
@@ -154,7 +200,7 @@ pub(super) fn run(case: &Case) -> (Vec<String>, Result<(), String>) {
 impl World {
     fn new(plan: Plan) -> Self {
         let config = Config {
-            mode: plan.mode,
+            consistency: plan.consistency(),
             n_workers: plan.n_workers,
             aggregate: plan.aggregate,
             rounds: plan.rounds,
@@ -163,6 +209,13 @@ impl World {
             replacement_timeout: Duration::from_millis(plan.replacement_ms),
             observers: plan.observers,
             wait_max: Duration::from_millis(plan.hold_ms),
+            stop: StopRules {
+                target_loss: plan.target_loss,
+                duration: plan.max_ms.map(Duration::from_millis),
+                plateau: plan
+                    .plateau
+                    .map(|n_measurements| Plateau { n_measurements, min_delta: 0.0 }),
+            },
         };
         Self {
             core: Core::new(config.clone(), Dtype::F32),
@@ -205,8 +258,18 @@ impl World {
                 Answer::Joined(welcome) => {
                     process.before = process.caller.replace(welcome.caller);
                     process.clock = welcome.clock;
+                    process.theta = None;
+                    process.pushing = None;
                 }
-                Answer::Pushed(result) => process.clock = result.clock,
+                Answer::Pushed(result) => {
+                    process.clock = result.clock;
+                    if result.outcome != Outcome::Waiting {
+                        process.theta = Some(result.version);
+                        process.pushing = None;
+                    }
+                }
+                Answer::Pulled(header) => process.theta = Some(header.version),
+                Answer::Refused(_) => process.pushing = None,
                 _ => {}
             }
         }
@@ -273,18 +336,21 @@ impl World {
             Event::Join { process, rank, observer, alike } => {
                 self.join(process.into(), rank, observer, alike)
             }
-            Event::Push { process, life, clock, pulled, bytes, n_samples, within } => {
+            Event::Push { process, life, clock, pulled, bytes, n_samples, theta, within } => {
                 let process = usize::from(process);
+                // A round takes its own theta only; elsewhere it is the one that was given.
+                let given = self.processes[process].theta.filter(|_| self.plan.mode != Mode::Sync);
+                let version = given.unwrap_or(self.core.version());
                 let header = PushHeader {
                     caller: self.caller(process, life),
                     clock: self.processes[process].clock.saturating_add_signed(clock.into()),
-                    version_pulled: self.core.version().saturating_add_signed(pulled.into()),
+                    version_pulled: version.saturating_add_signed(pulled.into()),
                     n_samples: n_samples.into(),
-                    loss: Some(1.0),
+                    loss: Some(f64::from(n_samples)),
                     penalty: None,
                     wait_max: millis(within),
                 };
-                self.push(process, header, bytes.into())
+                self.push(process, header, bytes.into(), theta)
             }
             Event::Pull { process, life, ahead, r#final, within } => {
                 let process = usize::from(process);
@@ -302,13 +368,13 @@ impl World {
                 Input::Heartbeat { call: self.call(process), caller, stats }
             }
             Event::Leave { process, life } => self.leave(process.into(), life),
-            Event::Evaluate { process, behind, r#final } => {
+            Event::Evaluate { process, behind, loss, r#final } => {
                 let process = usize::from(process);
                 let evaluation = Evaluation {
                     caller: self.caller(process, Life::Now),
                     version: self.core.version().saturating_add_signed(-i64::from(behind)),
                     seconds: 0.0,
-                    train: Metrics::default(),
+                    train: Metrics { loss: f64::from(loss), ..Metrics::default() },
                     test: None,
                     r#final,
                 };
@@ -340,9 +406,9 @@ impl World {
         Input::Join { call: self.call(process), conn, address: String::new(), request }
     }
 
-    fn push(&mut self, process: usize, header: PushHeader, digest: u32) -> Input {
+    fn push(&mut self, process: usize, header: PushHeader, digest: u32, theta: bool) -> Input {
         let conn = self.connection(process);
-        Input::Push { call: self.call(process), conn, header, digest }
+        Input::Push { call: self.call(process), conn, header, digest, theta }
     }
 
     fn leave(&mut self, process: usize, life: Life) -> Input {
@@ -381,12 +447,14 @@ impl World {
             self.step(input)?;
         }
         let running = self.core.state() == JobState::Running;
-        let steps = (self.plan.rounds.unwrap_or(3) + 2) * 4 + 40;
+        // The first theta may wait for observers that never come: one hold is patience enough.
+        let hold = 3 * self.plan.hold_ms / self.plan.lease_ms;
+        let steps = (self.plan.rounds.unwrap_or(3) + 2) * 12 + 40 + 2 * hold;
         for i in 0..steps {
             if self.core.state() >= JobState::Done {
                 break;
             }
-            if self.plan.rounds.is_none() && i == 5 {
+            if self.plan.rounds.is_none() && i == 5 + hold {
                 self.step(Input::Stop { reason: "enough".to_owned() })?;
             }
             for rank in 0..self.plan.n_workers {
@@ -420,20 +488,35 @@ impl World {
             let input = self.leave(process, Life::Before);
             return self.step(input).map(drop);
         }
-        if self.plan.rounds.is_none_or(|rounds| clock < rounds) {
-            let header = PushHeader {
-                caller,
-                clock,
-                version_pulled: self.core.version(),
-                n_samples: 1,
-                loss: None,
-                penalty: None,
-                wait_max: None,
-            };
-            let input = self.push(process, header, 0);
-            self.step(input)?;
+        if self.plan.rounds.is_some_and(|rounds| clock >= rounds) {
+            return Ok(());
         }
-        Ok(())
+        let waits = self.ledger.open().any(|call| self.made_by[call.0 as usize] == process);
+        if waits {
+            return Ok(());
+        }
+        if let Some(header) = self.processes[process].pushing {
+            let input = self.push(process, header, 0, true);
+            return self.step(input).map(drop);
+        }
+        let Some(version_pulled) = self.processes[process].theta else {
+            let request = PullRequest { caller, version_min: 0, r#final: false, wait_max: None };
+            let (call, conn) = (self.call(process), self.connection(process));
+            return self.step(Input::Pull { call, conn, request }).map(drop);
+        };
+        let header = PushHeader {
+            caller,
+            clock,
+            version_pulled,
+            n_samples: 1,
+            loss: None,
+            penalty: None,
+            wait_max: None,
+        };
+        // Before the step, which may answer it: sent again only if it is told to wait.
+        self.processes[process].pushing = Some(header);
+        let input = self.push(process, header, 0, true);
+        self.step(input).map(drop)
     }
 
     /// In time every call is answered, every gradient used or forgotten, and the server may go.

@@ -20,6 +20,7 @@ pub(in crate::show) fn report() -> Report {
             bytes_sent: 3_145_728,
             bytes_received: 3_250_586,
         },
+        dropped: 0,
     };
     let entry =
         |round: f64, loss| HistoryEntry { round, version: round as u64, loss, seconds: 0.0 };
@@ -46,6 +47,7 @@ pub(in crate::show) fn report() -> Report {
             theta_sha256: "3f2a91b0c4d1e5f60718293a4b5c6d7e8f".into(),
         },
         workers: vec![worker(0, 0.75, 0.0), worker(1, 0.5, 0.25)],
+        dropped: Dropped::default(),
         gradient_delay: GradientDelay::default(),
         events: vec![event(0.0, "joined", Some(0), ""), event(0.0, "joined", Some(1), "")],
         program: "ps-server 0.1.0".into(),
@@ -196,4 +198,15 @@ fn only_notable_events_are_listed_and_not_without_end() {
     let text = events(&many, &Look::plain(false));
     assert_eq!(text.lines().count(), EVENTS_MAX + 1);
     assert!(text.ends_with("  and 8 more events\n"), "{text}");
+}
+
+#[test]
+fn dropped_gradients_are_shown_by_reason_and_worker_and_only_if_there_are_some() {
+    let look = Look::plain(true);
+    assert!(!summary(&report(), &look).contains("dropped"));
+    let mut report = report();
+    report.dropped = Dropped { late: 3, delay: 0, ended: 1 };
+    report.workers[1].dropped = 4;
+    let text = summary(&report, &look);
+    assert!(text.contains("4 gradients: 3 late, 1 at the end (4 of worker 1)"), "{text}");
 }
