@@ -15,6 +15,10 @@ use serde::Serialize;
 use crate::core::Config;
 use crate::numeric::Optimizer;
 
+mod update;
+
+pub use update::UpdateArgs;
+
 /// Keeps the global parameters theta and applies workers' gradients
 #[derive(Parser, Debug, Clone, Serialize)]
 #[command(name = "ps-server", version = crate::VERSION, after_help = EXAMPLES)]
@@ -66,12 +70,10 @@ pub struct JobArgs {
     /// How a round's gradients become one (sync only) [default: weighted-mean]
     #[arg(long, env = "PS_AGGREGATE", value_enum)]
     pub aggregate: Option<Aggregate>,
-    /// The update rule on the server
-    #[arg(long, env = "PS_OPTIMIZER", value_name = "NAME", default_value = "sgd")]
-    pub optimizer: String,
-    /// Learning rate
-    #[arg(long, env = "PS_LR", value_name = "F", default_value_t = 0.01)]
-    pub lr: f64,
+    /// How theta moves.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub update: UpdateArgs,
     /// Element type of theta and gradients
     #[arg(long, env = "PS_DTYPE", value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
@@ -171,7 +173,7 @@ impl JobArgs {
                 observers: 0,
                 wait_max: Config::WAIT_MAX,
             },
-            optimizer: Optimizer::parse(&self.optimizer, self.lr)?,
+            optimizer: self.update.check()?,
             dtype: self.dtype,
         })
     }

@@ -25,7 +25,7 @@ fn driver(mode: Mode, n_workers: u32, rounds: u64, dtype: Dtype, lr: f64) -> Dri
         observers: 0,
         wait_max: Config::WAIT_MAX,
     };
-    Driver::new(config, dtype, Optimizer::Sgd { lr }, 64, "test")
+    Driver::new(config, dtype, Optimizer::sgd(lr), 64, "test")
 }
 
 fn join(driver: &Driver, rank: u32, dtype: Dtype) -> Caller {
