@@ -66,6 +66,9 @@ fn results(report: &Report, look: &Look) -> String {
         (None, Some(loss)) => row("loss", strong(number::loss(loss))),
         (_, None) => row("loss", "not measured".to_owned()),
     }
+    if let Some(loss) = report.progressive_loss {
+        row("progressive", format!("{}  mean loss at each push", number::loss(loss)));
+    }
     if let Some(accuracy) = last.train_accuracy {
         row("train accuracy", strong(number::percent(accuracy)));
     }
