@@ -70,10 +70,6 @@ pub struct JobArgs {
     /// How a round's gradients become one (sync only) [default: weighted-mean]
     #[arg(long, env = "PS_AGGREGATE", value_enum)]
     pub aggregate: Option<Aggregate>,
-    /// How theta moves.
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub update: UpdateArgs,
     /// Element type of theta and gradients
     #[arg(long, env = "PS_DTYPE", value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
@@ -90,6 +86,10 @@ pub struct JobArgs {
     /// without it where others live [default: 10m]
     #[arg(long, env = "PS_REPLACEMENT_TIMEOUT", value_name = "TIME")]
     pub replacement_timeout: Option<String>,
+    /// How theta moves.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub update: UpdateArgs,
 }
 
 /// Where the server listens and what it leaves behind.

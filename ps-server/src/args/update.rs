@@ -11,29 +11,37 @@ use crate::numeric::{Optimizer, Wish};
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Update rule")]
 pub struct UpdateArgs {
-    /// The update rule on the server, with options: `sgd`; `momentum,mu=0.9` and
-    /// `nesterov,mu=0.9`; `adagrad,eps=1e-10`; `rmsprop,rho=0.99,eps=1e-8`;
-    /// `adam,beta1=0.9,beta2=0.999,eps=1e-8`, `adamw` likewise;
-    /// `ftrl,alpha=0.01,beta=1,l1=0,l2=0`, where alpha stands for --lr. Epsilon is added outside
-    /// the root; momentum has no dampening
+    /// The update rule on the server, and its options
+    ///
+    ///   sgd
+    ///   momentum,mu=0.9
+    ///   nesterov,mu=0.9
+    ///   adagrad,eps=1e-10
+    ///   rmsprop,rho=0.99,eps=1e-8
+    ///   adam,beta1=0.9,beta2=0.999,eps=1e-8
+    ///   adamw,beta1=0.9,beta2=0.999,eps=1e-8
+    ///   ftrl,alpha=0.01,beta=1,l1=0,l2=0        alpha stands for --lr
+    ///
+    /// Formulas: docs/OPTIMIZERS.md. Epsilon is added outside the root, momentum has no dampening.
     #[arg(long, env = "PS_OPTIMIZER", value_name = "NAME[,OPTION=VALUE]", default_value = "sgd")]
+    #[arg(verbatim_doc_comment)]
     pub optimizer: String,
     /// Learning rate [default: 0.01]
     #[arg(long, env = "PS_LR", value_name = "F")]
     pub lr: Option<f64>,
-    /// The rate at update t, counted from 0: `constant`; `step,every=N,gamma=F`: lr *
-    /// F^floor(t/N); `exponential,gamma=F`: lr * F^t; `exponential,rate=F,decay-steps=N`: lr *
-    /// F^(t/N); `cosine,steps=T,min=F`: half a wave from lr at 0 to F at T, and F after, or with
-    /// `mult=M` again and again, each period M times as long as the one before;
-    /// `warmup-cosine,warmup=W,steps=T,min=F`: lr * (t+1)/W up to t = W-1, then the cosine from lr
-    /// at W to F at T; `inv-sqrt,warmup=W`: lr * min(sqrt(W/(t+1)), (t+1)/W), without warmup lr /
-    /// sqrt(t+1)
-    #[arg(
-        long,
-        env = "PS_LR_SCHEDULE",
-        value_name = "NAME[,OPTION=VALUE]",
-        default_value = "constant"
-    )]
+    /// The course of the learning rate over the updates t = 0, 1, 2, ...
+    ///
+    ///   constant                                lr
+    ///   step,every=N,gamma=F                    lr * F^floor(t/N)
+    ///   exponential,gamma=F                     lr * F^t
+    ///   exponential,rate=F,decay-steps=N        lr * F^(t/N)
+    ///   cosine,steps=T,min=F                    from lr down to F at t = T, and F after
+    ///   cosine,steps=T,min=F,mult=M             the same again and again, M times as long each time
+    ///   warmup-cosine,warmup=W,steps=T,min=F    lr * (t+1)/W while t < W, then cosine from lr at W
+    ///                                           down to F at t = T
+    ///   inv-sqrt,warmup=W                       lr * min(sqrt(W/(t+1)), (t+1)/W); W is 1 if left out
+    #[arg(long, env = "PS_LR_SCHEDULE", value_name = "NAME[,OPTION=VALUE]")]
+    #[arg(default_value = "constant", verbatim_doc_comment)]
     pub lr_schedule: String,
     /// Adds F * theta to the gradient, or with adamw takes lr * F * theta from theta; a bias is
     /// left alone [default: 0.01 with adamw, 0 otherwise]
@@ -84,13 +92,11 @@ mod tests {
             let text = help.split(flag).nth(1).expect(flag);
             assert!(text.contains(&format!("[default: {default}")), "{text}");
         }
-        let bare = "sgd momentum nesterov adagrad rmsprop adam adamw ftrl";
-        let flat = help.split_whitespace().collect::<Vec<_>>().join(" ");
-        for name in bare.split(' ') {
-            // As the help has it, and with the defaults it claims.
-            let after = flat.split(&format!("`{name}")).nth(1).expect(name);
-            let text = format!("{name}{}", after.split('`').next().expect("split"));
-            let as_told = check(&["--optimizer", &text]).expect("as the help says");
+        for name in "sgd momentum nesterov adagrad rmsprop adam adamw ftrl".split(' ') {
+            // As the help has it, with the defaults it claims.
+            let told = |word: &&str| word.split(',').next() == Some(name);
+            let text = help.split_whitespace().find(told).expect(name);
+            let as_told = check(&["--optimizer", text]).expect("as the help says");
             assert_eq!(as_told, check(&["--optimizer", name]).expect("known"), "{text}");
         }
     }

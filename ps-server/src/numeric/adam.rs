@@ -40,17 +40,17 @@ impl AdamStep {
     pub(super) fn scales<T: Element>(&self) -> Scales<T> {
         let t = i32::try_from(self.t).unwrap_or(i32::MAX);
         let (first, second) = (1.0 - self.beta1.powi(t), 1.0 - self.beta2.powi(t));
-        let [beta1, rest1, beta2, rest2, lr, root, eps] = [
+        let [beta1, rest1, beta2, rest2, lr, per_root, eps] = [
             self.beta1,
             1.0 - self.beta1,
             self.beta2,
             1.0 - self.beta2,
             self.lr / first,
-            second.sqrt(),
+            1.0 / second.sqrt(),
             self.eps,
         ]
         .map(T::from_f64);
-        Scales { beta1, rest1, beta2, rest2, lr, root, eps }
+        Scales { beta1, rest1, beta2, rest2, lr, per_root, eps }
     }
 }
 
@@ -63,8 +63,8 @@ pub(super) struct Scales<T> {
     rest2: T,
     /// With the first moment's correction.
     lr: T,
-    /// Of the second moment's correction.
-    root: T,
+    /// One over the root of the second moment's correction.
+    per_root: T,
     eps: T,
 }
 
@@ -74,7 +74,7 @@ impl<T: Element> Scales<T> {
     pub(super) fn advance(self, g: T, m: &mut T, v: &mut T) -> T {
         *m = self.beta1 * *m + self.rest1 * g;
         *v = self.beta2 * *v + self.rest2 * (g * g);
-        self.lr * *m / (v.sqrt() / self.root + self.eps)
+        self.lr * *m / (v.sqrt() * self.per_root + self.eps)
     }
 }
 

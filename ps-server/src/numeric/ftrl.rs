@@ -31,16 +31,16 @@ pub(super) fn ftrl<T: Element>(
     step: FtrlStep,
 ) {
     assert!(theta.len() == gradient.len() && theta.len() == z.len() && theta.len() == n.len());
-    let [alpha, beta, l1, l2, weight] =
-        [step.alpha, step.beta, step.l1, step.l2, step.weight].map(T::from_f64);
+    let [per_alpha, beta, l1, l2, weight] =
+        [1.0 / step.alpha, step.beta, step.l1, step.l2, step.weight].map(T::from_f64);
     for (((theta, &g), z), n) in theta.iter_mut().zip(gradient).zip(z).zip(n) {
         let g = weight * g;
         let root_before = n.sqrt();
         *n += g * g;
         let root = n.sqrt();
-        *z += g - (root - root_before) / alpha * *theta;
+        *z += g - (root - root_before) * per_alpha * *theta;
         let beyond = z.abs() - l1;
-        let size = beyond / ((beta + root) / alpha + l2);
+        let size = beyond / ((beta + root) * per_alpha + l2);
         let signed = if *z > T::ZERO { -size } else { size };
         *theta = if beyond > T::ZERO { signed } else { T::ZERO };
     }

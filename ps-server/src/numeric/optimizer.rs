@@ -1,11 +1,10 @@
 //! How theta moves by a gradient: the rule, its rate over time, clipping, weight decay.
 
-use ps_common::Element;
 use ps_common::exit::ExitError;
 use serde::Serialize;
 
 use super::options::Range;
-use super::rule::{Rule, Slots, Step};
+use super::rule::{Rule, Step};
 use super::schedule::Schedule;
 
 /// The rate where none is given.
@@ -103,20 +102,6 @@ impl Optimizer {
     /// A step at rate `lr * factor`, after `n_before` others.
     pub fn at(&self, lr: f64, factor: f64, n_before: u64) -> Step {
         Step { lr, factor, decay: self.weight_decay, n_before, penalized: true }
-    }
-
-    /// As [`Rule::step`].
-    ///
-    /// # Panics
-    /// If lengths differ.
-    pub fn step<T: Element>(
-        &self,
-        theta: &mut [T],
-        gradient: &[T],
-        slots: Slots<'_, T>,
-        step: &Step,
-    ) {
-        self.rule.step(theta, gradient, slots, step);
     }
 }
 

@@ -17,7 +17,7 @@ use super::momentum::momentum;
 use super::nesterov::nesterov;
 use super::options::{Options, Range};
 use super::rmsprop::rmsprop;
-use super::sgd::sgd;
+use super::sgd::{sgd, sgd_from};
 
 /// Numbers that a rule remembers of an element, at most.
 pub const SLOTS_MAX: usize = 2;
@@ -174,6 +174,25 @@ impl Rule {
         if let Some(step) = self.ftrl_step(step) {
             ftrl_start(theta, z, step);
         }
+    }
+
+    /// As [`Rule::step`], from an `old` theta to a `new` one, whatever that held.
+    ///
+    /// # Panics
+    /// If lengths differ.
+    pub fn step_from<T: Element>(
+        &self,
+        (new, old): (&mut [T], &[T]),
+        gradient: &[T],
+        slots: Slots<'_, T>,
+        step: &Step,
+    ) {
+        if *self == Self::Sgd {
+            // The copy would be half of the work.
+            return sgd_from(new, old, gradient, step.lr * step.factor);
+        }
+        new.copy_from_slice(old);
+        self.step(new, gradient, slots, step);
     }
 
     /// Moves `theta` by the gradient of the same keys.

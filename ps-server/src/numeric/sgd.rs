@@ -14,6 +14,18 @@ pub(super) fn sgd<T: Element>(theta: &mut [T], gradient: &[T], lr: f64) {
     }
 }
 
+/// `new = old - lr * gradient`: the same, from a theta that stays.
+///
+/// # Panics
+/// If lengths differ.
+pub(super) fn sgd_from<T: Element>(new: &mut [T], old: &[T], gradient: &[T], lr: f64) {
+    assert!(new.len() == old.len() && old.len() == gradient.len());
+    let lr = T::from_f64(lr);
+    for ((new, &old), &g) in new.iter_mut().zip(old).zip(gradient) {
+        *new = old - lr * g;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -23,5 +35,8 @@ mod tests {
         let mut theta = [1.0f32, -1.0];
         sgd(&mut theta, &[0.5, 4.0], 0.25);
         assert_eq!(theta, [0.875, -2.0]);
+        let mut new = [f32::NAN; 2];
+        sgd_from(&mut new, &[1.0, -1.0], &[0.5, 4.0], 0.25);
+        assert_eq!(new, theta);
     }
 }

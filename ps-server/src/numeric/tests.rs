@@ -88,11 +88,11 @@ fn agree<T: Element>(rule: &str, penalized: bool, tolerance: f64) {
             };
             let decay = if penalized { DECAY } else { 0.0 };
             naive(rule, (LR, decay), t, g[i].to_f64(), twin);
-            let (x, memory) = &*twin;
+            let (x, memory) = *twin;
             let got = theta[i].to_f64();
-            let near = (got - *x).abs() <= tolerance * x.abs().max(1.0);
+            let near = (got - x).abs() <= tolerance * x.abs().max(1.0);
             assert!(near, "{rule:?}, step {t}, element {i}: {got}, not {x}");
-            for (slot, want) in state.iter().zip(&*memory).take(rule.slots().len()) {
+            for (slot, want) in state.iter().zip(&memory).take(rule.slots().len()) {
                 let got = slot[i].to_f64();
                 let near = (got - want).abs() <= tolerance * want.abs().max(1.0);
                 assert!(near, "{rule:?}, step {t}, element {i}: state {got}, not {want}");

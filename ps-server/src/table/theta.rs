@@ -237,40 +237,48 @@ impl<T: Element> Work<T> {
         motion: &Motion<'_>,
     ) -> Result<(), usize> {
         let Motion { optimizer, lr, factor, penalized } = *motion;
-        let decay = optimizer.gradient_decay().map(T::from_f64);
         let keys = place.key..place.key + place.len;
-        let mut state = self.states.get_mut(place.chunk);
         let block = place.offset..place.offset + place.len;
-        new.copy_from_slice(old);
+        let mut state = self.states.get_mut(place.chunk);
         if let Some(state) = &mut state {
             state.open(block.clone());
         }
-        for step in 0..aggregate.n_steps() {
-            let clip = clips.get(step).copied().flatten();
+        if aggregate.n_steps() == 0 {
+            new.copy_from_slice(old);
+        }
+        for which in 0..aggregate.n_steps() {
+            let decay = optimizer.gradient_decay().map(T::from_f64);
+            let clip = clips.get(which).copied().flatten();
             let untouched = clip.is_none() && decay.is_none();
-            let gradient: &[T] = match aggregate.as_pushed(step, place) {
+            let gradient: &[T] = match aggregate.as_pushed(which, place) {
                 Some(pushed) if untouched => pushed,
                 _ => {
-                    let gradient = aggregate.write(step, place, old, &mut self.scratch);
+                    let gradient = aggregate.write(which, place, old, &mut self.scratch);
                     if let Some(factor) = clip {
                         scale(gradient, factor);
                     }
                     if let Some(decay) = decay {
+                        let theta = if which == 0 { old } else { &*new };
                         for (run, _) in runs_of(penalized, keys.clone()).filter(|(_, yes)| *yes) {
                             let run = run.start - place.key..run.end - place.key;
-                            add_scaled(&mut gradient[run.clone()], &new[run], decay);
+                            add_scaled(&mut gradient[run.clone()], &theta[run], decay);
                         }
                     }
                     gradient
                 }
             };
-            let step = optimizer.at(lr, factor, self.n_steps + step as u64);
+            let step = optimizer.at(lr, factor, self.n_steps + which as u64);
             for (run, penalized) in runs_of(penalized, keys.clone()) {
                 let run = run.start - place.key..run.end - place.key;
                 let (from, to) = (place.offset + run.start, place.offset + run.end);
                 let slots = state.as_mut().map_or_else(Default::default, |s| s.next(from..to));
-                let step = Step { penalized, ..step };
-                optimizer.step(&mut new[run.clone()], &gradient[run], slots, &step);
+                let (new, gradient) = (&mut new[run.clone()], &gradient[run.clone()]);
+                let (rule, step) = (optimizer.rule, Step { penalized, ..step });
+                if which == 0 {
+                    rule.step_from((new, &old[run]), gradient, slots, &step);
+                } else {
+                    rule.step(new, gradient, slots, &step);
+                }
             }
         }
         let in_state = state.and_then(|state| state.first_non_finite(&block));

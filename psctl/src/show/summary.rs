@@ -66,9 +66,6 @@ fn results(report: &Report, look: &Look) -> String {
         (None, Some(loss)) => row("loss", strong(number::loss(loss))),
         (_, None) => row("loss", "not measured".to_owned()),
     }
-    if let Some(loss) = report.progressive_loss {
-        row("progressive", format!("{}  mean loss at each push", number::loss(loss)));
-    }
     if let Some(accuracy) = last.train_accuracy {
         row("train accuracy", strong(number::percent(accuracy)));
     }
@@ -80,6 +77,9 @@ fn results(report: &Report, look: &Look) -> String {
         (Some(accuracy), None) => row("test accuracy", strong(number::percent(accuracy))),
         (None, Some(loss)) => row("test loss", strong(number::loss(loss))),
         (None, None) => {}
+    }
+    if let Some(loss) = report.progressive_loss {
+        row("progressive", format!("{}  mean loss at each push", number::loss(loss)));
     }
     let updates = number::count(report.version);
     row("rounds", format!("{}  {updates} updates", number::rounds(report.rounds)));

@@ -86,9 +86,9 @@ fn a_plain_run() {
 done · sync · softmax · sgd,lr=0.1 · 2 workers · 1 server
 
   loss            2.3026 → 0.4312
-  progressive     0.5  mean loss at each push
   train accuracy  87.1 %
   test accuracy   85.3 %  loss 0.4711
+  progressive     0.5000  mean loss at each push
   rounds          100  100 updates
   time            1.2 s  80.6 updates/s
   traffic         6.0 MiB sent, 6.2 MiB received
@@ -109,8 +109,8 @@ fn an_asynchronous_run_with_trouble_in_ascii() {
 done | async | softmax | sgd,lr=0.1 | 2 workers | 1 server
 
   loss            2.3026 -> 0.4312
-  progressive     0.5  mean loss at each push
   train accuracy  87.1 %
+  progressive     0.5000  mean loss at each push
   rounds          100  200 updates
   time            1.2 s  161 updates/s
   traffic         6.0 MiB sent, 6.2 MiB received
