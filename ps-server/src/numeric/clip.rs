@@ -8,8 +8,8 @@ const LANES: usize = 8;
 /// A scale that keeps squares of the largest numbers of f64 finite: 2^-600.
 const TINY: f64 = f64::from_bits((1023 - 600) << 52);
 
-/// The L2 norm of a gradient that comes in blocks, in f64; the order of the blocks, and nothing
-/// else, fixes its bits.
+/// The L2 norm of a gradient, or of a part of it, that comes in blocks, in f64; the order of blocks
+/// and parts, and nothing else, fixes its bits.
 ///
 /// The squares are summed twice, once scaled down, so that no finite gradient has an infinite norm.
 #[derive(Debug, Clone, Copy, Default)]
@@ -26,6 +26,12 @@ impl Norm {
         // Where the plain sum holds, the scaled one is never asked.
         let scaled = || sum_of_squares(gradient, TINY);
         self.tiny_squares += if squares.is_finite() { squares * TINY * TINY } else { scaled() };
+    }
+
+    /// Takes in a gradient's next part.
+    pub fn append(&mut self, part: &Self) {
+        self.squares += part.squares;
+        self.tiny_squares += part.tiny_squares;
     }
 
     /// What the gradient has to be multiplied by to have a norm of `norm_max`; `None` where it is

@@ -36,13 +36,14 @@ pub(super) struct Place {
 pub(super) struct Scratch<T> {
     gradient: Box<[T]>,
     pulled: Box<[T]>,
-    column: Vec<T>,
+    /// Of medians.
+    sorted: Vec<T>,
 }
 
 impl<T: Element> Scratch<T> {
     pub(super) fn new() -> Self {
         let block = || vec![T::ZERO; BLOCK].into_boxed_slice();
-        Self { gradient: block(), pulled: block(), column: Vec::new() }
+        Self { gradient: block(), pulled: block(), sorted: Vec::new() }
     }
 }
 
@@ -96,12 +97,12 @@ impl<'a, T: Element> Aggregate<'a, T> {
             Combine::Median | Combine::TrimmedMean { .. } => {
                 self.cut_bare.clear();
                 self.cut_bare.extend(self.parts.iter().map(|part| cut(part).0));
-                let column = &mut scratch.column;
+                let sorted = &mut scratch.sorted;
                 match self.combine {
                     Combine::TrimmedMean { k } => {
-                        trimmed_mean(gradient, &self.cut_bare, k as usize, column);
+                        trimmed_mean(gradient, &self.cut_bare, k as usize, sorted);
                     }
-                    _ => median(gradient, &self.cut_bare, column),
+                    _ => median(gradient, &self.cut_bare, sorted),
                 }
             }
         }

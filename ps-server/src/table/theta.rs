@@ -146,6 +146,8 @@ impl<T: Element> Theta<T> {
             for (i, (old, start)) in
                 self.chunks.iter().zip((0..).step_by(self.chunk_len)).enumerate()
             {
+                // Chunk by chunk, so that whoever has only some of them could tell their part.
+                let mut of_chunk = Norm::default();
                 for place in blocks(i, start, old.0.len()) {
                     let theta = &old.0[place.offset..place.offset + place.len];
                     let gradient: &[T] = match aggregate.as_pushed(step, place) {
@@ -155,8 +157,9 @@ impl<T: Element> Theta<T> {
                     if let Some(index) = first_non_finite(gradient) {
                         return Err(place.key + index);
                     }
-                    norm.add(gradient);
+                    of_chunk.add(gradient);
                 }
+                norm.append(&of_chunk);
             }
             factors.push(norm.factor(norm_max));
         }

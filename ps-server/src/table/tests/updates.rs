@@ -8,6 +8,11 @@ fn gradient(step: usize, dim: usize) -> Vec<f64> {
     (0..dim).map(|i| ((step * 7 + i * 3) as f64 * 0.37).sin()).collect()
 }
 
+/// With weight decay, where the rule takes it.
+fn decayed(rule: &str) -> Wish<'_> {
+    Wish { weight_decay: (!rule.starts_with("ftrl")).then_some(0.1), ..wish(rule) }
+}
+
 fn theta(store: &Store) -> Vec<f64> {
     store.snapshot().values()
 }
@@ -18,8 +23,7 @@ fn an_overflow_leaves_theta_and_state_and_step_count() {
     for rule in RULES {
         let narrow = |values: Vec<f64>| Gradient::F32(values.iter().map(|&x| x as f32).collect());
         let train = |bad: bool| {
-            let wish = Wish { weight_decay: None, ..wish(rule) };
-            let mut store = store(&wish, (5, 2), Dtype::F32, 8);
+            let mut store = store(&decayed(rule), (5, 2), Dtype::F32, 8);
             for step in 0..6 {
                 if bad {
                     let version = store.snapshot().version;
@@ -58,7 +62,7 @@ fn chunks_and_blocks_do_not_show() {
     const DIM: usize = 5003;
     for rule in RULES {
         let train = |chunk: usize| {
-            let mut store = store(&wish(rule), (4000, 1003), Dtype::F64, chunk);
+            let mut store = store(&decayed(rule), (4000, 1003), Dtype::F64, chunk);
             for step in 0..3 {
                 let parts: Vec<_> = (0..3)
                     .map(|rank| (Gradient::F64(gradient(step + 5 * rank, DIM)), 0.3))
@@ -79,7 +83,7 @@ fn in_turn_is_one_update_after_the_other() {
     const DIM: usize = 9;
     for rule in RULES {
         for clip_norm in [None, Some(0.5)] {
-            let wish = Wish { clip_norm, ..wish(rule) };
+            let wish = Wish { clip_norm, ..decayed(rule) };
             let new = || store(&wish, (6, 3), Dtype::F64, 32);
             let (mut at_once, mut singly) = (new(), new());
             for round in 0..3 {
