@@ -84,6 +84,10 @@ pub trait Element:
     fn to_f64(self) -> f64;
     /// Neither NaN nor infinite.
     fn is_finite(self) -> bool;
+    /// Without its sign.
+    fn abs(self) -> Self;
+    /// Square root, correctly rounded.
+    fn sqrt(self) -> Self;
 }
 
 macro_rules! element {
@@ -104,6 +108,14 @@ macro_rules! element {
             #[inline(always)]
             fn is_finite(self) -> bool {
                 <$float>::is_finite(self)
+            }
+            #[inline(always)]
+            fn abs(self) -> Self {
+                <$float>::abs(self)
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                <$float>::sqrt(self)
             }
         }
     };

@@ -196,6 +196,10 @@ pub struct WorkerStats {
     pub bytes_sent: u64,
     /// On the wire, messages with their headers.
     pub bytes_received: u64,
+    /// Of every sample behind its acknowledged gradients, the data loss at the theta that the
+    /// gradient was computed at, summed; `None` where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_sum: Option<f64>,
 }
 
 /// Loss and accuracy of some rows at one theta.

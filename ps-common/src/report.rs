@@ -40,6 +40,10 @@ pub struct Report {
     pub history: Vec<HistoryEntry>,
     /// At the final theta.
     pub r#final: FinalResult,
+    /// Mean data loss of all samples behind acknowledged pushes, each at the theta that its gradient
+    /// was computed at; absent if a worker did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progressive_loss: Option<f64>,
     /// By rank.
     pub workers: Vec<WorkerReport>,
     /// Updates between a gradient's pull and its own.

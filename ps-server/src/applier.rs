@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_gradient_is_corrected_by_the_theta_that_its_worker_was_given() {
-        let applier = Applier::new(Optimizer::Sgd { lr: 1.0 }, 64);
+        let applier = Applier::new(Optimizer::sgd(1.0), 64);
         let tables = Tables::new(vec![Table::zeros("w", &[1], true)]).expect("valid");
         applier.create(&tables, Dtype::F64);
         let wanted = |rank, version_pulled| Compensate { lambda: 0.5, rank, version_pulled };

@@ -18,6 +18,10 @@ pub use self::consistency::ConsistencyArgs;
 use crate::core::Config;
 use crate::numeric::Optimizer;
 
+mod update;
+
+pub use update::UpdateArgs;
+
 /// Keeps the global parameters theta and applies workers' gradients
 #[derive(Parser, Debug, Clone, Serialize)]
 #[command(name = "ps-server", version = crate::VERSION, after_help = EXAMPLES)]
@@ -72,12 +76,6 @@ pub struct JobArgs {
     /// trimmed-mean,k=N [default: weighted-mean]
     #[arg(long, env = "PS_AGGREGATE", value_name = "NAME")]
     pub aggregate: Option<Aggregate>,
-    /// The update rule on the server
-    #[arg(long, env = "PS_OPTIMIZER", value_name = "NAME", default_value = "sgd")]
-    pub optimizer: String,
-    /// Learning rate
-    #[arg(long, env = "PS_LR", value_name = "F", default_value_t = 0.01)]
-    pub lr: f64,
     /// Element type of theta and gradients
     #[arg(long, env = "PS_DTYPE", value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
@@ -98,6 +96,10 @@ pub struct JobArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub consistency: ConsistencyArgs,
+    /// How theta moves.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub update: UpdateArgs,
 }
 
 /// Where the server listens and what it leaves behind.
@@ -175,7 +177,7 @@ impl JobArgs {
                 wait_max: Config::WAIT_MAX,
                 stop: self.consistency.stop_rules()?,
             },
-            optimizer: Optimizer::parse(&self.optimizer, self.lr)?,
+            optimizer: self.update.check()?,
             dtype: self.dtype,
         })
     }

@@ -37,6 +37,13 @@ fn reference_csv(folder: &Path) -> (String, String) {
     (write("X.csv", &x_csv), write("y.csv", &y_csv))
 }
 
+/// The elements of a theta that `--theta-out` has left.
+fn theta_csv(path: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(path).expect("written");
+    let value = |line: &str| line.rsplit(',').next().map(|text| text.parse().expect("a number"));
+    text.lines().skip(1).map(|line| value(line).expect("a value")).collect()
+}
+
 #[test]
 fn the_reference_problem_loss_by_loss() {
     let run = golden("sync_k4.json");
@@ -56,6 +63,11 @@ fn the_reference_problem_loss_by_loss() {
     let deviation = run["float32_run_max_abs_loss_dev"].as_f64().expect("a number");
     assert_close(&losses(&single), &want, 10.0 * deviation);
     assert_eq!(single["dtype"], "f32");
+
+    // In full batches every sample's loss is looked at once a round, before its update.
+    let progressive = built_in["progressive_loss"].as_f64().expect("told by every worker");
+    let mean = want[..100].iter().sum::<f64>() / 100.0;
+    assert!((progressive - mean).abs() < 1e-9, "{progressive}, not {mean}");
 }
 
 #[test]
@@ -63,13 +75,11 @@ fn the_final_theta_is_that_of_the_golden_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("theta.csv").to_string_lossy().into_owned();
     local(&["--dtype=f64", "--theta-out", &out]);
-    let text = std::fs::read_to_string(&out).expect("written");
-    let theta: Vec<f64> = text
-        .lines()
-        .skip(1)
-        .map(|line| line.rsplit(',').next().expect("a value").parse().expect("a number"))
-        .collect();
-    assert_close(&theta, &numbers(&golden("sync_k4.json")["theta_final"]), 1e-9);
+    assert_close(
+        &theta_csv(Path::new(&out)),
+        &numbers(&golden("sync_k4.json")["theta_final"]),
+        1e-9,
+    );
 }
 
 #[test]
@@ -96,6 +106,47 @@ fn agaricus_logistic_with_l2() {
     close("train_accuracy", "gd_final_train_accuracy");
     close("test_accuracy", "gd_final_test_accuracy");
     close("test_loss", "gd_final_test_logloss");
+}
+
+#[test]
+fn ftrl_learns_agaricus_in_one_pass() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("theta.csv").to_string_lossy().into_owned();
+    let file = golden("agaricus_ftrl.json");
+    for (run, n_nonzero) in file["runs"].as_array().expect("runs").iter().zip([116, 111]) {
+        let p = &run["params"];
+        let optimizer = format!(
+            "--optimizer=ftrl,alpha={},beta={},l1={},l2={}",
+            p["alpha"], p["beta"], p["l1"], p["l2"]
+        );
+        let report = local(&[
+            "--model=logistic",
+            "--batch=1",
+            "--shuffle=false",
+            "--workers=1",
+            "--rounds=6513",
+            "--dtype=f64",
+            &optimizer,
+            "--data",
+            &data("agaricus/agaricus.txt.train"),
+            "--test-data",
+            &data("agaricus/agaricus.txt.test"),
+            "--theta-out",
+            &out,
+        ]);
+        let figure = |key: &str| run[key].as_f64().expect("a number");
+        let progressive = report["progressive_loss"].as_f64().expect("told by the worker");
+        assert!((progressive - figure("progressive_logloss")).abs() < 1e-9, "{progressive}");
+        let after = &run["test_after_pass"];
+        let accuracy = after["accuracy"].as_f64().expect("a number");
+        assert!((final_of(&report, "test_accuracy") - accuracy).abs() < 1e-12);
+        let theta = theta_csv(Path::new(&out));
+        assert_eq!(theta.len(), 126);
+        assert_eq!(theta.iter().filter(|&&w| w != 0.0).count(), n_nonzero);
+        let want = |i: usize| run["w_nonzero_by_libsvm_index"][i.to_string()].as_f64();
+        let want: Vec<f64> = (1..=126).map(|i| want(i).unwrap_or(0.0)).collect();
+        assert_close(&theta, &want, 1e-9);
+    }
 }
 
 #[test]

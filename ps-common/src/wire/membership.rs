@@ -175,6 +175,7 @@ pub(super) fn stats_from(stats: Option<pb::WorkerStats>) -> Result<WorkerStats, 
         comm_seconds: seconds("stats.comm_seconds", stats.comm_seconds)?,
         bytes_sent: stats.bytes_sent,
         bytes_received: stats.bytes_received,
+        loss_sum: stats.loss_sum.map(|sum| finite("stats.loss_sum", sum)).transpose()?,
     })
 }
 
@@ -188,6 +189,7 @@ impl From<WorkerStats> for pb::WorkerStats {
             comm_seconds: stats.comm_seconds,
             bytes_sent: stats.bytes_sent,
             bytes_received: stats.bytes_received,
+            loss_sum: stats.loss_sum,
         }
     }
 }

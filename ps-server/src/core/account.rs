@@ -85,6 +85,7 @@ impl Core {
                 test_accuracy: test.and_then(|t| t.accuracy()),
                 theta_sha256: theta_sha256.to_owned(),
             },
+            progressive_loss: self.members.progressive_loss(),
             workers: seats
                 .iter()
                 .zip(0u32..)

@@ -189,6 +189,14 @@ impl Members {
         }
     }
 
+    /// The mean loss of all samples that were learned from, before they were.
+    pub(super) fn progressive_loss(&self) -> Option<f64> {
+        let total =
+            self.ranks.iter().map(Rank::all_stats).reduce(|sum, stats| add(&sum, &stats))?;
+        let mean = total.loss_sum? / total.samples as f64;
+        mean.is_finite().then_some(mean)
+    }
+
     pub(super) fn measure(&mut self, caller: Caller, stats: WorkerStats) {
         if let Some(seat) = self.ranks.get_mut(caller.rank as usize) {
             seat.stats = stats;
@@ -305,5 +313,35 @@ fn add(a: &WorkerStats, b: &WorkerStats) -> WorkerStats {
         comm_seconds: a.comm_seconds + b.comm_seconds,
         bytes_sent: a.bytes_sent.saturating_add(b.bytes_sent),
         bytes_received: a.bytes_received.saturating_add(b.bytes_received),
+        // Who has no samples has no loss to tell.
+        loss_sum: match (a.samples, b.samples) {
+            (0, _) => b.loss_sum,
+            (_, 0) => a.loss_sum,
+            _ => a.loss_sum.zip(b.loss_sum).map(|(a, b)| a + b),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_add_up_as_long_as_everybody_with_samples_tells_them() {
+        let of = |samples, loss_sum| WorkerStats { samples, loss_sum, ..WorkerStats::default() };
+        for (a, b, sum) in [
+            (of(2, Some(3.0)), of(1, Some(0.5)), Some(3.5)),
+            (of(2, Some(3.0)), of(0, None), Some(3.0)),
+            (of(0, None), of(2, Some(3.0)), Some(3.0)),
+            (of(2, Some(3.0)), of(1, None), None),
+            (of(0, None), of(0, None), None),
+        ] {
+            assert_eq!(add(&a, &b).loss_sum, sum);
+            let mut members = Members::new(2);
+            members.ranks[0].stats = a;
+            members.ranks[1].stats = b;
+            let mean = sum.map(|sum| sum / (a.samples + b.samples) as f64);
+            assert_eq!(members.progressive_loss(), mean);
+        }
     }
 }

@@ -26,7 +26,7 @@ fn driver(consistency: Consistency, n_workers: u32, rounds: u64, dtype: Dtype, l
         wait_max: Config::WAIT_MAX,
         stop: StopRules::default(),
     };
-    Driver::new(config, dtype, Optimizer::Sgd { lr }, 64, "test")
+    Driver::new(config, dtype, Optimizer::sgd(lr), 64, "test")
 }
 
 fn join(driver: &Driver, rank: u32, dtype: Dtype) -> Caller {

@@ -208,7 +208,7 @@ mod tests {
             wait_max: Config::WAIT_MAX,
             stop: StopRules::default(),
         };
-        let sgd = Optimizer::Sgd { lr: 1.0 };
+        let sgd = Optimizer::sgd(1.0);
         let shell = Shell::new(Driver::new(config, Dtype::F32, sgd, CHUNK_BYTES, "test"));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");

@@ -4,12 +4,32 @@
 
 #![deny(clippy::disallowed_methods)]
 
+mod adagrad;
+mod adam;
+mod adamw;
 mod check;
+mod clip;
+mod compensate;
+mod ftrl;
+mod momentum;
+mod nesterov;
 mod optimizer;
+mod options;
+mod rmsprop;
+mod robust;
+mod rule;
+mod schedule;
 mod sgd;
 mod sum;
 
 pub use check::first_non_finite;
-pub use optimizer::Optimizer;
-pub use sgd::sgd;
-pub use sum::weighted_sum;
+pub use clip::{Norm, scale};
+pub use compensate::compensate;
+pub use optimizer::{ADAMW_DECAY, LR, Optimizer, Wish};
+pub use robust::{median, trimmed_mean};
+pub use rule::{Betas, Rule, SLOTS_MAX, Slots, Step};
+pub use schedule::Schedule;
+pub use sum::{add_scaled, weighted_sum};
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,28 @@
-//! Stochastic gradient descent with a constant rate.
+//! Stochastic gradient descent.
 
 use ps_common::Element;
 
-/// `new = old - lr * gradient`. Robbins and Monro 1951.
+/// `theta -= lr * gradient`. Robbins and Monro 1951.
 ///
 /// # Panics
 /// If lengths differ.
-pub fn sgd<T: Element>(new: &mut [T], old: &[T], gradient: &[T], lr: f64) {
+pub(super) fn sgd<T: Element>(theta: &mut [T], gradient: &[T], lr: f64) {
+    assert_eq!(theta.len(), gradient.len());
+    let lr = T::from_f64(lr);
+    for (theta, &g) in theta.iter_mut().zip(gradient) {
+        *theta -= lr * g;
+    }
+}
+
+/// `new = old - lr * gradient`: the same, from a theta that stays.
+///
+/// # Panics
+/// If lengths differ.
+pub(super) fn sgd_from<T: Element>(new: &mut [T], old: &[T], gradient: &[T], lr: f64) {
     assert!(new.len() == old.len() && old.len() == gradient.len());
     let lr = T::from_f64(lr);
-    for ((new, &old), &gradient) in new.iter_mut().zip(old).zip(gradient) {
-        *new = old - lr * gradient;
+    for ((new, &old), &g) in new.iter_mut().zip(old).zip(gradient) {
+        *new = old - lr * g;
     }
 }
 
@@ -20,8 +32,11 @@ mod tests {
 
     #[test]
     fn one_step() {
-        let mut new = [0.0f32; 2];
-        sgd(&mut new, &[1.0, -1.0], &[0.5, 4.0], 0.25);
-        assert_eq!(new, [0.875, -2.0]);
+        let mut theta = [1.0f32, -1.0];
+        sgd(&mut theta, &[0.5, 4.0], 0.25);
+        assert_eq!(theta, [0.875, -2.0]);
+        let mut new = [f32::NAN; 2];
+        sgd_from(&mut new, &[1.0, -1.0], &[0.5, 4.0], 0.25);
+        assert_eq!(new, theta);
     }
 }

@@ -24,7 +24,11 @@ fn scale<T: Element>(out: &mut [T], x: &[T], factor: T) {
     }
 }
 
-fn add_scaled<T: Element>(out: &mut [T], x: &[T], factor: T) {
+/// `out += factor * x`.
+///
+/// # Panics
+/// If lengths differ.
+pub fn add_scaled<T: Element>(out: &mut [T], x: &[T], factor: T) {
     assert_eq!(out.len(), x.len());
     for (out, &x) in out.iter_mut().zip(x) {
         *out += factor * x;

@@ -4,9 +4,14 @@
 //! not at all, and a pull in flight keeps the version that it began with (rule R9). Knows no
 //! workers, rounds or wire.
 
+mod aggregate;
 mod gradient;
+mod state;
 mod store;
 mod theta;
 
 pub use gradient::{Gradient, GradientError};
 pub use store::{Compensation, Snapshot, Store, Update};
+
+#[cfg(test)]
+mod tests;

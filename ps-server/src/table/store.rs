@@ -1,5 +1,6 @@
 //! theta whatever its element type, with its version: the table that the driver holds.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,8 +9,9 @@ use ps_common::tables::{Initializer, Tables};
 use ps_common::{Dtype, Element};
 use sha2::{Digest, Sha256};
 
+use super::aggregate::Aggregate;
 use super::gradient::Gradient;
-use super::theta::Theta;
+use super::theta::{Motion, Theta};
 use crate::numeric::Optimizer;
 
 /// One version of theta, immutable.
@@ -68,7 +70,9 @@ pub struct Update<'a> {
 /// Delay compensation: g + lambda * g * g * (theta - theta_pulled), element by element.
 ///
 /// Zheng et al. 2017, "Asynchronous Stochastic Gradient Descent with Delay Compensation",
-/// section 4.2, equation 10.
+/// section 4.2, equation 10. Limited per element, because it diverges at high rates: a gradient keeps
+/// its sign and at most doubles ([`crate::numeric::compensate`]). theta is the one before the update,
+/// also where gradients are applied in turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Compensation<'a> {
     /// Its strength.
@@ -91,6 +95,8 @@ pub struct Store {
     version: u64,
     theta: AnyTheta,
     optimizer: Optimizer,
+    /// Keys of penalised tables, in order.
+    penalized: Vec<Range<usize>>,
 }
 
 impl Store {
@@ -107,7 +113,7 @@ impl Store {
             Dtype::F32 => AnyTheta::F32(Theta::zeros(dim, chunk_len)),
             Dtype::F64 => AnyTheta::F64(Theta::zeros(dim, chunk_len)),
         };
-        Self { dim, dtype, version: 0, theta, optimizer }
+        Self { dim, dtype, version: 0, theta, optimizer, penalized: penalized(tables) }
     }
 
     /// The current version, without a copy.
@@ -122,39 +128,72 @@ impl Store {
     /// One update, whole or not at all.
     ///
     /// # Errors
-    /// The first key that would overflow; then nothing has changed.
+    /// The first key where theta or what the update rule remembers would overflow; then nothing has
+    /// changed.
     ///
     /// # Panics
-    /// If a gradient has another length or element type: the assembler has checked them.
+    /// If a gradient or the pulled theta has another length or element type: the assembler has
+    /// checked them.
     pub fn update(&mut self, update: &Update<'_>) -> Result<(), usize> {
         let Update { parts, combine, rate_factor, compensation } = *update;
-        assert!(
-            combine == Combine::Sum && rate_factor == 1.0 && compensation.is_none(),
-            "only sums so far"
-        );
+        let motion = Motion {
+            optimizer: &self.optimizer,
+            lr: self.optimizer.rate(self.version),
+            factor: rate_factor,
+            penalized: &self.penalized,
+        };
         match &mut self.theta {
             AnyTheta::F32(theta) => {
-                theta.update(
-                    &slices(parts, |g| match g {
-                        Gradient::F32(values) => values,
-                        Gradient::F64(_) => unreachable!("checked by the assembler"),
-                    }),
-                    &self.optimizer,
-                )?;
+                let parts = slices(parts, |g| match g {
+                    Gradient::F32(values) => values,
+                    Gradient::F64(_) => unreachable!("checked by the assembler"),
+                });
+                theta.update(&mut Aggregate::new(&parts, combine, compensation), &motion)?;
             }
             AnyTheta::F64(theta) => {
-                theta.update(
-                    &slices(parts, |g| match g {
-                        Gradient::F64(values) => values,
-                        Gradient::F32(_) => unreachable!("checked by the assembler"),
-                    }),
-                    &self.optimizer,
-                )?;
+                let parts = slices(parts, |g| match g {
+                    Gradient::F64(values) => values,
+                    Gradient::F32(_) => unreachable!("checked by the assembler"),
+                });
+                theta.update(&mut Aggregate::new(&parts, combine, compensation), &motion)?;
             }
         }
         self.version += 1;
         Ok(())
     }
+}
+
+/// For tests of what is inside.
+#[cfg(test)]
+impl Store {
+    /// Puts `values` in theta's place, before the first update.
+    pub(super) fn begin_at(&mut self, values: &[f64]) {
+        match &mut self.theta {
+            AnyTheta::F32(theta) => theta.begin_at(values),
+            AnyTheta::F64(theta) => theta.begin_at(values),
+        }
+    }
+
+    /// What the rule remembers, by slot.
+    pub(super) fn state(&self) -> Vec<Vec<f64>> {
+        let slots = 0..self.optimizer.rule.slots().len();
+        match &self.theta {
+            AnyTheta::F32(theta) => slots.map(|slot| theta.slot(slot)).collect(),
+            AnyTheta::F64(theta) => slots.map(|slot| theta.slot(slot)).collect(),
+        }
+    }
+}
+
+/// Neighbours that are both penalised are one range.
+fn penalized(tables: &Tables) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for (_, keys) in tables.ranges().filter(|(table, _)| table.penalized) {
+        match ranges.last_mut() {
+            Some(last) if last.end == keys.start => last.end = keys.end,
+            _ => ranges.push(keys),
+        }
+    }
+    ranges
 }
 
 fn slices<'a, T: Element>(
@@ -172,7 +211,7 @@ mod tests {
     #[test]
     fn snapshots_have_a_version_and_a_hash() {
         let tables = Tables::new(vec![Table::zeros("w", &[5], true)]).expect("valid");
-        let mut store = Store::new(&tables, Dtype::F32, Optimizer::Sgd { lr: 1.0 }, 8);
+        let mut store = Store::new(&tables, Dtype::F32, Optimizer::sgd(1.0), 8);
         let zero = store.snapshot();
         assert_eq!((zero.version, zero.chunks.len()), (0, 3));
         // sha256 of twenty zero bytes.

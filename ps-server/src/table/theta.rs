@@ -1,15 +1,17 @@
 //! theta in one element type: its chunks, and the one way in which they change.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use ps_common::Element;
 
-use crate::numeric::{Optimizer, first_non_finite, weighted_sum};
+use super::aggregate::{Aggregate, Place, Scratch};
+use super::state::State;
+use crate::numeric::{Norm, Optimizer, Step, add_scaled, first_non_finite, scale};
 
-/// Elements that are summed and updated in one go: two buffers of this size stay in the first
-/// cache.
-const BLOCK: usize = 2048;
+/// Elements that are combined and updated in one go: buffers of this size stay in the first caches.
+pub(super) const BLOCK: usize = 2048;
 
 /// Earlier versions of a chunk that are kept for their memory: about as many as are on their way to
 /// readers at once.
@@ -22,7 +24,29 @@ pub(super) struct Theta<T> {
     chunks: Vec<Arc<Chunk<T>>>,
     /// Of each chunk, memory that was theirs before; some of it pulls may still be reading.
     spares: Vec<Vec<Arc<Chunk<T>>>>,
-    sum: Box<[T]>,
+    work: Work<T>,
+}
+
+/// What updates need besides theta.
+#[derive(Debug)]
+struct Work<T> {
+    scratch: Scratch<T>,
+    /// By chunk; none before the first update, or if the rule remembers nothing.
+    states: Vec<State<T>>,
+    /// Steps that the states have seen.
+    n_steps: u64,
+}
+
+/// How an update's gradients move theta.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Motion<'a> {
+    pub(super) optimizer: &'a Optimizer,
+    /// The learning rate, as scheduled.
+    pub(super) lr: f64,
+    /// Multiplies it.
+    pub(super) factor: f64,
+    /// Keys that decay applies to, in order.
+    pub(super) penalized: &'a [Range<usize>],
 }
 
 #[derive(Debug)]
@@ -45,7 +69,7 @@ impl<T: Element> Theta<T> {
             chunk_len,
             spares: vec![Vec::new(); chunks.len()],
             chunks,
-            sum: vec![T::ZERO; BLOCK].into_boxed_slice(),
+            work: Work { scratch: Scratch::new(), states: Vec::new(), n_steps: 0 },
         }
     }
 
@@ -55,31 +79,91 @@ impl<T: Element> Theta<T> {
         self.chunks.iter().map(owner).collect()
     }
 
-    /// Moves theta by the weighted sum of `parts`, or, if that would overflow, not at all: the
-    /// error is the first such key.
+    /// Moves theta by the gradients of `aggregate`, or, if that would overflow theta or what the
+    /// rule remembers, not at all: the error is the first such key.
     ///
     /// # Panics
     /// If a part has another length than theta.
     pub(super) fn update(
         &mut self,
-        parts: &[(&[T], f64)],
-        optimizer: &Optimizer,
+        aggregate: &mut Aggregate<'_, T>,
+        motion: &Motion<'_>,
     ) -> Result<(), usize> {
+        self.start(motion);
+        let clips = self.clips(aggregate, motion.optimizer)?;
         let mut new_chunks = Vec::with_capacity(self.chunks.len());
         for (i, (old, spares)) in self.chunks.iter().zip(&mut self.spares).enumerate() {
-            let start = i * self.chunk_len;
             let mut new = unshared(spares, old.0.len());
             let values = &mut Arc::get_mut(&mut new).expect("unshared").0;
-            let updated = update_chunk(values, &old.0, start, parts, &mut self.sum, optimizer);
+            let start = i * self.chunk_len;
+            let mut result = Ok(());
+            for place in blocks(i, start, old.0.len()) {
+                let range = place.offset..place.offset + place.len;
+                let block = (&mut values[range.clone()], &old.0[range]);
+                result = self.work.update_block(block, place, (aggregate, &clips), motion);
+                if result.is_err() {
+                    break;
+                }
+            }
             new_chunks.push(new);
-            if let Err(key) = updated {
+            if result.is_err() {
                 self.retire(new_chunks);
-                return Err(key);
+                return result;
             }
         }
         let old_chunks = std::mem::replace(&mut self.chunks, new_chunks);
         self.retire(old_chunks);
+        self.work.states.iter_mut().for_each(State::commit);
+        self.work.n_steps += aggregate.n_steps() as u64;
         Ok(())
+    }
+
+    /// Makes the states if there are to be any: at the first update, when theta is what it starts
+    /// from, however it came about.
+    fn start(&mut self, motion: &Motion<'_>) {
+        let Motion { optimizer, lr, penalized, .. } = *motion;
+        if optimizer.rule.slots().is_empty() || !self.work.states.is_empty() {
+            return;
+        }
+        let step = optimizer.at(lr, 1.0, 0);
+        let chunks = self.chunks.iter().zip((0..).step_by(self.chunk_len));
+        let state = |(chunk, key): (&Arc<Chunk<T>>, usize)| {
+            State::start(&optimizer.rule, &step, (&chunk.0, key), penalized)
+        };
+        self.work.states = chunks.map(state).collect();
+    }
+
+    /// What each step's gradient is to be multiplied by; nothing if there is no clipping.
+    fn clips(
+        &mut self,
+        aggregate: &mut Aggregate<'_, T>,
+        optimizer: &Optimizer,
+    ) -> Result<Vec<Option<f64>>, usize> {
+        let Some(norm_max) = optimizer.clip_norm else { return Ok(Vec::new()) };
+        let mut factors = Vec::with_capacity(aggregate.n_steps());
+        for step in 0..aggregate.n_steps() {
+            let mut norm = Norm::default();
+            for (i, (old, start)) in
+                self.chunks.iter().zip((0..).step_by(self.chunk_len)).enumerate()
+            {
+                // Chunk by chunk, so that whoever has only some of them could tell their part.
+                let mut of_chunk = Norm::default();
+                for place in blocks(i, start, old.0.len()) {
+                    let theta = &old.0[place.offset..place.offset + place.len];
+                    let gradient: &[T] = match aggregate.as_pushed(step, place) {
+                        Some(pushed) => pushed,
+                        None => aggregate.write(step, place, theta, &mut self.work.scratch),
+                    };
+                    if let Some(index) = first_non_finite(gradient) {
+                        return Err(place.key + index);
+                    }
+                    of_chunk.add(gradient);
+                }
+                norm.append(&of_chunk);
+            }
+            factors.push(norm.factor(norm_max));
+        }
+        Ok(factors)
     }
 
     /// Keeps the memory of chunks that are no part of theta (any more).
@@ -92,42 +176,120 @@ impl<T: Element> Theta<T> {
     }
 }
 
+#[cfg(test)]
+impl<T: Element> Theta<T> {
+    pub(super) fn begin_at(&mut self, values: &[f64]) {
+        for (chunk, values) in self.chunks.iter_mut().zip(values.chunks(self.chunk_len)) {
+            *chunk = Arc::new(Chunk(values.iter().map(|&x| T::from_f64(x)).collect()));
+        }
+    }
+
+    pub(super) fn slot(&self, slot: usize) -> Vec<f64> {
+        let of_chunk =
+            |state: &State<T>| state.slot(slot).iter().map(|x| x.to_f64()).collect::<Vec<f64>>();
+        self.work.states.iter().flat_map(of_chunk).collect()
+    }
+}
+
 /// Memory that nobody reads any more, the most recently used first, or else new memory.
 fn unshared<T: Element>(spares: &mut Vec<Arc<Chunk<T>>>, len: usize) -> Arc<Chunk<T>> {
     let free = spares.iter_mut().rposition(|spare| Arc::get_mut(spare).is_some());
     free.map_or_else(|| Arc::new(Chunk(vec![T::ZERO; len])), |free| spares.remove(free))
 }
 
-/// Fills `new` block by block, each checked while it is in the first cache; the error is the first
-/// key that is not finite.
-fn update_chunk<T: Element>(
-    new: &mut [T],
-    old: &[T],
-    start: usize,
-    parts: &[(&[T], f64)],
-    sum: &mut [T],
-    optimizer: &Optimizer,
-) -> Result<(), usize> {
-    let mut block_parts: Vec<(&[T], f64)> = Vec::with_capacity(parts.len());
-    for (offset, (new, old)) in
-        (0..).step_by(BLOCK).zip(new.chunks_mut(BLOCK).zip(old.chunks(BLOCK)))
-    {
-        let from = start + offset;
-        let to = from + old.len();
-        if let [(gradient, 1.0)] = parts {
-            optimizer.update(new, old, &gradient[from..to]);
-        } else {
-            block_parts.clear();
-            block_parts.extend(parts.iter().map(|(g, weight)| (&g[from..to], *weight)));
-            let sum = &mut sum[..old.len()];
-            weighted_sum(sum, &block_parts);
-            optimizer.update(new, old, sum);
+/// The blocks of chunk `chunk`, whose first key is `start`.
+fn blocks(chunk: usize, start: usize, len: usize) -> impl Iterator<Item = Place> {
+    let block =
+        move |offset| Place { chunk, offset, key: start + offset, len: BLOCK.min(len - offset) };
+    (0..len).step_by(BLOCK).map(block)
+}
+
+/// `keys` cut where penalised ones begin or end, each piece with whether it is penalised.
+pub(super) fn runs_of(
+    penalized: &[Range<usize>],
+    keys: Range<usize>,
+) -> impl Iterator<Item = (Range<usize>, bool)> {
+    let mut next = penalized.partition_point(|range| range.end <= keys.start);
+    let mut from = keys.start;
+    std::iter::from_fn(move || {
+        if from == keys.end {
+            return None;
         }
-        if let Some(index) = first_non_finite(new) {
-            return Err(from + index);
+        let (end, is_penalized) = match penalized.get(next) {
+            Some(range) if range.start <= from => {
+                next += 1;
+                (range.end, true)
+            }
+            Some(range) => (range.start, false),
+            None => (keys.end, false),
+        };
+        let run = from..end.min(keys.end);
+        from = run.end;
+        Some((run, is_penalized))
+    })
+}
+
+impl<T: Element> Work<T> {
+    /// Writes a block's new theta and next state, both checked while they are in the first caches;
+    /// the error is the first key that is not finite.
+    fn update_block(
+        &mut self,
+        (new, old): (&mut [T], &[T]),
+        place: Place,
+        (aggregate, clips): (&mut Aggregate<'_, T>, &[Option<f64>]),
+        motion: &Motion<'_>,
+    ) -> Result<(), usize> {
+        let Motion { optimizer, lr, factor, penalized } = *motion;
+        let keys = place.key..place.key + place.len;
+        let block = place.offset..place.offset + place.len;
+        let mut state = self.states.get_mut(place.chunk);
+        if let Some(state) = &mut state {
+            state.open(block.clone());
+        }
+        if aggregate.n_steps() == 0 {
+            new.copy_from_slice(old);
+        }
+        for which in 0..aggregate.n_steps() {
+            let decay = optimizer.gradient_decay().map(T::from_f64);
+            let clip = clips.get(which).copied().flatten();
+            let untouched = clip.is_none() && decay.is_none();
+            let gradient: &[T] = match aggregate.as_pushed(which, place) {
+                Some(pushed) if untouched => pushed,
+                _ => {
+                    let gradient = aggregate.write(which, place, old, &mut self.scratch);
+                    if let Some(factor) = clip {
+                        scale(gradient, factor);
+                    }
+                    if let Some(decay) = decay {
+                        let theta = if which == 0 { old } else { &*new };
+                        for (run, _) in runs_of(penalized, keys.clone()).filter(|(_, yes)| *yes) {
+                            let run = run.start - place.key..run.end - place.key;
+                            add_scaled(&mut gradient[run.clone()], &theta[run], decay);
+                        }
+                    }
+                    gradient
+                }
+            };
+            let step = optimizer.at(lr, factor, self.n_steps + which as u64);
+            for (run, penalized) in runs_of(penalized, keys.clone()) {
+                let run = run.start - place.key..run.end - place.key;
+                let (from, to) = (place.offset + run.start, place.offset + run.end);
+                let slots = state.as_mut().map_or_else(Default::default, |s| s.next(from..to));
+                let (new, gradient) = (&mut new[run.clone()], &gradient[run.clone()]);
+                let (rule, step) = (optimizer.rule, Step { penalized, ..step });
+                if which == 0 {
+                    rule.step_from((new, &old[run]), gradient, slots, &step);
+                } else {
+                    rule.step(new, gradient, slots, &step);
+                }
+            }
+        }
+        let in_state = state.and_then(|state| state.first_non_finite(&block));
+        match first_non_finite(new).into_iter().chain(in_state).min() {
+            Some(index) => Err(place.key + index),
+            None => Ok(()),
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -138,7 +300,14 @@ mod tests {
         theta.chunks.iter().flat_map(|chunk| chunk.0.iter().copied()).collect()
     }
 
-    const SGD: Optimizer = Optimizer::Sgd { lr: 0.5 };
+    use ps_common::job::Combine;
+
+    const SGD: Optimizer = Optimizer::sgd(0.5);
+
+    fn update<T: Element>(theta: &mut Theta<T>, parts: &[(&[T], f64)]) -> Result<(), usize> {
+        let motion = Motion { optimizer: &SGD, lr: SGD.lr, factor: 1.0, penalized: &[] };
+        theta.update(&mut Aggregate::new(parts, Combine::Sum, None), &motion)
+    }
 
     #[test]
     fn chunked_updates_equal_plain_ones_at_every_boundary() {
@@ -147,8 +316,8 @@ mod tests {
                 let a: Vec<f64> = (0..dim).map(|i| i as f64).collect();
                 let b: Vec<f64> = (0..dim).map(|i| -0.25 * i as f64 + 1.0).collect();
                 let mut theta = Theta::zeros(dim, chunk_len);
-                theta.update(&[(&a, 1.0)], &SGD).expect("finite");
-                theta.update(&[(&a, 0.25), (&b, 0.75)], &SGD).expect("finite");
+                update(&mut theta, &[(&a, 1.0)]).expect("finite");
+                update(&mut theta, &[(&a, 0.25), (&b, 0.75)]).expect("finite");
                 let plain: Vec<f64> = (0..dim)
                     .map(|i| (0.0 - 0.5 * a[i]) - 0.5 * (0.25 * a[i] + 0.75 * b[i]))
                     .collect();
@@ -160,13 +329,13 @@ mod tests {
     #[test]
     fn an_overflow_anywhere_leaves_every_bit() {
         let mut theta = Theta::<f32>::zeros(10, 3);
-        theta.update(&[(&[1.0; 10], 1.0)], &SGD).expect("finite");
+        update(&mut theta, &[(&[1.0; 10], 1.0)]).expect("finite");
         let before = theta.bytes();
         for key in [0, 4, 9] {
             let mut gradient = [1.0f32; 10];
             gradient[key] = f32::MAX;
             let parts: [(&[f32], f64); 2] = [(&gradient, 1.0), (&gradient, 1.0)];
-            assert_eq!(theta.update(&parts, &SGD), Err(key));
+            assert_eq!(update(&mut theta, &parts), Err(key));
             assert_eq!(theta.bytes(), before);
         }
     }
@@ -176,15 +345,27 @@ mod tests {
         let mut theta = Theta::<f64>::zeros(4, 2);
         let old = theta.bytes();
         for _ in 0..3 {
-            theta.update(&[(&[2.0; 4], 1.0)], &SGD).expect("finite");
+            update(&mut theta, &[(&[2.0; 4], 1.0)]).expect("finite");
         }
         assert!(old.iter().all(|chunk| chunk.iter().all(|&byte| byte == 0)));
         drop(old);
         let mut places = std::collections::BTreeSet::new();
         for _ in 0..10 {
-            theta.update(&[(&[2.0; 4], 1.0)], &SGD).expect("finite");
+            update(&mut theta, &[(&[2.0; 4], 1.0)]).expect("finite");
             places.insert(theta.chunks[0].0.as_ptr() as usize);
         }
         assert_eq!(places.len(), 2, "two buffers take turns");
+    }
+
+    #[test]
+    fn runs_end_where_penalties_do() {
+        let penalized = [2..5, 7..9];
+        let runs = |keys| runs_of(&penalized, keys).collect::<Vec<_>>();
+        let all = [(0..2, false), (2..5, true), (5..7, false), (7..9, true), (9..12, false)];
+        assert_eq!(runs(0..12), all);
+        assert_eq!(runs(3..4), [(3..4, true)]);
+        assert_eq!(runs(5..8), [(5..7, false), (7..8, true)]);
+        assert_eq!(runs(9..10), [(9..10, false)]);
+        assert_eq!(runs(4..4), []);
     }
 }

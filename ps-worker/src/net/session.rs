@@ -183,7 +183,7 @@ impl<T: Real> Session<T> {
             learner: Some(learner),
             theta: vec![T::ZERO; dim],
             gradient: vec![T::ZERO; dim],
-            stats: WorkerStats::default(),
+            stats: WorkerStats { loss_sum: Some(0.0), ..WorkerStats::default() },
             compute: INLINE_MAX,
             delay,
         })
@@ -234,6 +234,9 @@ impl<T: Real> Session<T> {
                 Ok(result) => result,
                 Err(recovery) => return Ok(recovery),
             };
+            // A loss that is not finite cannot be told, and neither can any sum with it.
+            let sum = |sum: f64| sum + loss.loss * loss.n_samples as f64;
+            self.stats.loss_sum = self.stats.loss_sum.map(sum).filter(|sum| sum.is_finite());
             (clock, state, version) = (result.clock, result.state, self.steps.theta_version());
             self.link.acknowledge(clock);
             self.link.report(self.stats);

@@ -382,6 +382,8 @@ async fn a_worker_goes_through_every_fault_to_the_same_theta() {
     assert!(metrics.n_samples > 0 && metrics.loss.is_finite());
     assert_eq!(leave.stats.pushes, ROUNDS);
     assert_eq!(leave.stats.samples, ROUNDS * metrics.n_samples);
+    let loss_sum = leave.stats.loss_sum.expect("every loss was finite");
+    assert!(loss_sum / leave.stats.samples as f64 > metrics.loss, "losses fall: {loss_sum}");
     assert!(leave.stats.bytes_sent > ROUNDS * 8 * job.theta.len() as u64);
     assert!(leave.stats.compute_seconds >= 0.015 * ROUNDS as f64);
 }

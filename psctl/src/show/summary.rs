@@ -78,6 +78,9 @@ fn results(report: &Report, look: &Look) -> String {
         (None, Some(loss)) => row("test loss", strong(number::loss(loss))),
         (None, None) => {}
     }
+    if let Some(loss) = report.progressive_loss {
+        row("progressive", format!("{}  mean loss at each push", number::loss(loss)));
+    }
     let updates = number::count(report.version);
     row("rounds", format!("{}  {updates} updates", number::rounds(report.rounds)));
     let rate = number::rate(report.version as f64 / report.wall_seconds);

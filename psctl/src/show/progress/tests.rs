@@ -27,6 +27,7 @@ pub(in crate::show) fn snapshot() -> Snapshot {
                 comm_seconds: 0.1,
                 bytes_sent: 1 << 20,
                 bytes_received: 1 << 20,
+                loss_sum: None,
             }
         },
         address: String::new(),

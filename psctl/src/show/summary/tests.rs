@@ -19,6 +19,7 @@ pub(in crate::show) fn report() -> Report {
             comm_seconds: 0.25,
             bytes_sent: 3_145_728,
             bytes_received: 3_250_586,
+            loss_sum: Some(1_500_000.0),
         },
         dropped: 0,
     };
@@ -46,6 +47,7 @@ pub(in crate::show) fn report() -> Report {
             test_accuracy: Some(0.8531),
             theta_sha256: "3f2a91b0c4d1e5f60718293a4b5c6d7e8f".into(),
         },
+        progressive_loss: Some(0.5),
         workers: vec![worker(0, 0.75, 0.0), worker(1, 0.5, 0.25)],
         dropped: Dropped::default(),
         gradient_delay: GradientDelay::default(),
@@ -88,6 +90,7 @@ done · sync · softmax · sgd,lr=0.1 · 2 workers · 1 server
   loss            2.3026 → 0.4312
   train accuracy  87.1 %
   test accuracy   85.3 %  loss 0.4711
+  progressive     0.5000  mean loss at each push
   rounds          100  100 updates
   time            1.2 s  80.6 updates/s
   traffic         6.0 MiB sent, 6.2 MiB received
@@ -109,6 +112,7 @@ done | async | softmax | sgd,lr=0.1 | 2 workers | 1 server
 
   loss            2.3026 -> 0.4312
   train accuracy  87.1 %
+  progressive     0.5000  mean loss at each push
   rounds          100  200 updates
   time            1.2 s  161 updates/s
   traffic         6.0 MiB sent, 6.2 MiB received
@@ -135,6 +139,7 @@ fn what_was_not_measured_is_not_made_up() {
     report.history.clear();
     report.workers.clear();
     report.r#final.loss = None;
+    report.progressive_loss = None;
     report.r#final.train_accuracy = None;
     report.r#final.test_accuracy = None;
     report.version = 0;
@@ -145,7 +150,8 @@ fn what_was_not_measured_is_not_made_up() {
     assert!(text.contains("loss       not measured\n"), "{text}");
     assert!(text.contains("time       0 s  ? updates/s\n"), "{text}");
     assert!(text.contains("test loss  0.4711\n"), "{text}");
-    assert!(!text.contains("accuracy") && !text.contains("rank"), "{text}");
+    assert!(!text.contains("accuracy") && !text.contains("progressive"), "{text}");
+    assert!(!text.contains("rank"), "{text}");
 }
 
 #[test]

@@ -1,0 +1,80 @@
+//! What the update rule remembers of each element, chunk by chunk.
+//!
+//! Kept twice, like theta itself: an update writes the next state beside the one in force, and only
+//! if all of theta is finite do they change places. That costs a second state in memory (theta's
+//! size for momentum, twice that for Adam and FTRL), and saves undoing: nothing of a failed update
+//! is left.
+
+use std::ops::Range;
+
+use ps_common::Element;
+
+use super::theta::runs_of;
+use crate::numeric::{Rule, SLOTS_MAX, Slots, Step, first_non_finite};
+
+/// The state of a chunk.
+#[derive(Debug)]
+pub(super) struct State<T> {
+    n_slots: usize,
+    now: [Vec<T>; SLOTS_MAX],
+    next: [Vec<T>; SLOTS_MAX],
+}
+
+impl<T: Element> State<T> {
+    /// Before the first step at the `theta` of a chunk that begins at `key`.
+    pub(super) fn start(
+        rule: &Rule,
+        step: &Step,
+        (theta, key): (&[T], usize),
+        penalized: &[Range<usize>],
+    ) -> Self {
+        let n_slots = rule.slots().len();
+        let zeros = |slot| vec![T::ZERO; if slot < n_slots { theta.len() } else { 0 }];
+        let mut state =
+            Self { n_slots, now: std::array::from_fn(zeros), next: std::array::from_fn(zeros) };
+        for (keys, penalized) in runs_of(penalized, key..key + theta.len()) {
+            let run = keys.start - key..keys.end - key;
+            let slots = slots_of(&mut state.now, n_slots, run.clone());
+            rule.start(&theta[run], slots, &Step { penalized, ..*step });
+        }
+        state
+    }
+
+    /// Begins the next state of some elements with the one in force.
+    pub(super) fn open(&mut self, block: Range<usize>) {
+        for (next, now) in self.next.iter_mut().zip(&self.now).take(self.n_slots) {
+            next[block.clone()].copy_from_slice(&now[block.clone()]);
+        }
+    }
+
+    /// The next state of some elements.
+    pub(super) fn next(&mut self, block: Range<usize>) -> Slots<'_, T> {
+        slots_of(&mut self.next, self.n_slots, block)
+    }
+
+    /// The first of some elements whose next state is not finite, counted from the first of them.
+    pub(super) fn first_non_finite(&self, block: &Range<usize>) -> Option<usize> {
+        let slots = self.next.iter().take(self.n_slots);
+        slots.filter_map(|slot| first_non_finite(&slot[block.clone()])).min()
+    }
+
+    /// What was next is in force.
+    pub(super) fn commit(&mut self) {
+        std::mem::swap(&mut self.now, &mut self.next);
+    }
+
+    /// A slot in force.
+    #[cfg(test)]
+    pub(super) fn slot(&self, slot: usize) -> &[T] {
+        &self.now[slot]
+    }
+}
+
+fn slots_of<T>(
+    slots: &mut [Vec<T>; SLOTS_MAX],
+    n_slots: usize,
+    block: Range<usize>,
+) -> Slots<'_, T> {
+    let mut used = slots.iter_mut().take(n_slots);
+    std::array::from_fn(|_| used.next().map_or(&mut [][..], |slot| &mut slot[block.clone()]))
+}
