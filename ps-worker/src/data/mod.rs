@@ -32,5 +32,6 @@ pub use batches::Batches;
 pub use dealing::{Rows, Shard};
 pub use load::load;
 pub use preprocessing::{Preprocessing, Scaling};
+pub use shuffle::{Purpose, permutation};
 pub use spec::{BatchSize, DataSpec, Files, Format, IndexBase, REFERENCE, Scale, Target};
 pub use survey::{Survey, TargetFacts, signs_to_classes, survey};

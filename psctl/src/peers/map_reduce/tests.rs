@@ -1,0 +1,1 @@
+//! Map-reduce against the golden losses of a synchronous run.
