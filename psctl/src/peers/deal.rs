@@ -3,7 +3,7 @@
 use ps_common::calls::{Caller, JoinAnswer};
 use ps_common::exit::ExitError;
 use ps_common::job::{Aggregate, JobState, Mode};
-use ps_worker::data::Shard;
+use ps_worker::data::{Purpose, Shard, permutation};
 use ps_worker::learning::{Learner, Problem};
 use ps_worker::model::Real;
 use serde::Serialize;
@@ -17,8 +17,8 @@ pub enum Deal {
     /// Contiguous blocks of the file, or with --shuffle of a random order, as every job does it.
     #[default]
     AsRead,
-    /// Contiguous blocks of the rows sorted by class, those of one class in file order: shards that
-    /// differ as much as they can.
+    /// Blocks of the rows sorted by class, given out in random order (--seed): shards that differ as
+    /// much as they can, after McMahan et al. 2017, section 3.
     SortedByClass,
 }
 
@@ -51,16 +51,27 @@ pub(super) fn learners<T: Real>(
                 )));
             }
             let all = problem.load_all::<T>()?;
-            let mut order: Vec<usize> = (0..all.len()).collect();
-            order.sort_by(|&a, &b| all.targets[a].to_f64().total_cmp(&all.targets[b].to_f64()));
-            let n_samples = all.len() as u64;
-            let of = |terms: &JoinAnswer| {
-                let range = Shard { index: terms.shard, of: n, n_samples }.range();
-                all.select(&order[range.start as usize..range.end as usize])
-            };
-            terms.map(|terms| problem.learner(of(&terms), &terms)).collect()
+            let classes: Vec<f64> = all.targets.iter().map(|target| target.to_f64()).collect();
+            let blocks = class_blocks(&classes, n, problem.seed());
+            terms
+                .zip(blocks)
+                .map(|(terms, rows)| problem.learner(all.select(&rows), &terms))
+                .collect()
         }
     }
+}
+
+/// The rows of each rank: all rows sorted by class, cut as evenly as any data are, the blocks given
+/// out in random order. In order of rank neighbours in a ring would have the same classes, and a
+/// graph would be judged by how it numbers its peers.
+fn class_blocks(classes: &[f64], n: u32, seed: u64) -> Vec<Vec<usize>> {
+    let mut rows: Vec<usize> = (0..classes.len()).collect();
+    rows.sort_by(|&a, &b| classes[a].total_cmp(&classes[b]));
+    let block = |index: u32| {
+        let range = Shard { index, of: n, n_samples: rows.len() as u64 }.range();
+        rows[range.start as usize..range.end as usize].to_vec()
+    };
+    permutation(n, seed, Purpose::Deal).into_iter().map(block).collect()
 }
 
 /// What a server would tell the worker of this rank.
@@ -87,5 +98,28 @@ fn terms(
         program: String::new(),
         fingerprint: problem.fingerprint(Some(settings.dtype)),
         tables: problem.tables().clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_have_few_classes_and_all_rows() {
+        let classes: Vec<f64> = (0..31).map(|row| f64::from(row % 3)).collect();
+        let blocks = class_blocks(&classes, 7, 5);
+        for rows in &blocks {
+            let mut of_block: Vec<f64> = rows.iter().map(|&row| classes[row]).collect();
+            assert!(of_block.is_sorted());
+            of_block.dedup();
+            assert!((4..=5).contains(&rows.len()) && of_block.len() <= 2, "{of_block:?}");
+            assert!(rows.is_sorted_by(|&a, &b| classes[a] != classes[b] || a < b), "file order");
+        }
+        let mut rows = blocks.concat();
+        rows.sort_unstable();
+        assert!(rows.into_iter().eq(0..31));
+        assert_ne!(blocks, class_blocks(&classes, 7, 6), "who has which is by the seed");
+        assert_eq!(class_blocks(&[1.0, 0.0], 3, 0).concat().len(), 2, "one has none");
     }
 }
