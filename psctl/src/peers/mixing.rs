@@ -79,7 +79,8 @@ impl Mixing {
     /// `1 - |lambda_2|`, where lambda_2 is the eigenvalue of W largest in magnitude besides the 1 of
     /// the mean: how fast peers agree. 1 for a complete graph, 0 for one in several parts.
     ///
-    /// To 1e-12 up to [`spectrum::STEPS_MAX`] peers; beyond, see there.
+    /// To 1e-12 up to [`spectrum::STEPS_MAX`] peers; beyond, up to
+    /// [`spectrum::TOLERANCE_BEYOND`] too large.
     pub fn spectral_gap(&self) -> f64 {
         let multiply = |x: &[f64], out: &mut [f64]| {
             for (row, out) in self.rows.iter().zip(out) {
@@ -167,13 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn large_graphs_are_close_enough() {
+    fn of_large_graphs_the_gap_is_at_most_a_little_too_large() {
+        // 1000 peers, but only 501 different eigenvalues.
         let ring = mixing(Shape::Ring, 1000).spectral_gap();
         let want = 2.0 / 3.0 * (1.0 - (2.0 * PI / 1000.0).cos());
-        assert!((ring - want).abs() < 1e-10, "{ring} {want}");
-        let path = mixing(Shape::Path, 1500).spectral_gap();
-        let want = (2.0 - 2.0 * (PI / 1500.0).cos()) / 3.0;
-        assert!((path - want).abs() < spectrum::TOLERANCE_BEYOND, "{path} {want}");
+        assert!((ring - want).abs() < 1e-12, "{ring} {want}");
+        let too_large =
+            mixing(Shape::Path, 900).spectral_gap() - (2.0 - 2.0 * (PI / 900.0).cos()) / 3.0;
+        assert!((-1e-12..spectrum::TOLERANCE_BEYOND).contains(&too_large), "{too_large}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Runs of peers and of map-reduce as text and curves.
 
 use super::averaging::{self, Entry};
-use super::map_reduce;
+use super::{map_reduce, spectrum};
 use crate::show::chart::Series;
 use crate::show::table::{Align, Table};
 use crate::show::{Look, number};
@@ -16,7 +16,11 @@ pub fn summary(name: &str, run: &averaging::Outcome, look: &Look) -> String {
         plural(u64::from(run.n_peers), "peer"),
         plural(run.n_edges, "edge"),
         plural(run.n_components as u64, "component"),
-        format!("spectral gap {}", gap(run.spectral_gap)),
+        format!(
+            "spectral gap {}{}",
+            if is_bound(run) { "at most " } else { "" },
+            gap(run.spectral_gap)
+        ),
     ];
     let mut out = parts.join(look.pick(" · ", " | ")) + "\n\n";
     out.push_str(&history(&run.history).render("  ", look.width));
@@ -118,6 +122,12 @@ pub fn map_reduce_curve(name: &str, run: &map_reduce::Outcome, over: Over) -> Se
     Series::line(name, run.history.iter().map(|entry| (x(entry), entry.loss)).collect())
 }
 
+/// Whether the gap is so small that what the method leaves open counts.
+fn is_bound(run: &averaging::Outcome) -> bool {
+    run.n_peers as usize > spectrum::STEPS_MAX
+        && run.spectral_gap < 10.0 * spectrum::TOLERANCE_BEYOND
+}
+
 fn gap(value: f64) -> String {
     if value < 1e-3 && value > 0.0 { format!("{value:.2e}") } else { format!("{value:.4}") }
 }
@@ -165,6 +175,9 @@ mod tests {
         assert_eq!(rows[0].split_whitespace().next(), Some("0"));
         assert_eq!(rows[1].split_whitespace().next(), Some("10"));
         assert!(rows[10].starts_with("    100  50.0 s  1.0000"), "{text}");
+        let large = averaging::Outcome { n_peers: 4000, spectral_gap: 6.4e-6, ..run(1) };
+        let text = summary("path", &large, &Look::plain(false));
+        assert!(text.contains("spectral gap at most 6.40e-6"), "{text}");
         let short = summary("ring", &run(1), &Look::plain(false));
         assert_eq!(short.lines().count(), 4, "{short}");
     }
