@@ -143,6 +143,8 @@ impl PeersArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+
     use clap::Parser;
     use ps_common::exit::Exit;
 
@@ -158,7 +160,7 @@ mod tests {
 
     fn file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), text).expect("written");
+        file.as_file().write_all(text.as_bytes()).expect("written");
         file
     }
 

@@ -1,13 +1,14 @@
 //! Decentralised gradient descent: every peer has its own theta, averages it with its neighbours',
 //! then steps by the gradient of its own shard.
 //!
-//! `theta_i <- sum over j of w_ij theta_j`, then `theta_i <- theta_i - lr * gradient_i(theta_i)`:
-//! Lian et al. 2017, "Can decentralized algorithms outperform centralized algorithms?",
-//! algorithm 1, with the averaging first, so that the gradient is taken at the average (there at the
-//! theta before it, so that both can go on at once; the two orders are Sayed's 2014 "combine then
-//! adapt" and "consensus"). With a complete graph the mean of all thetas then moves exactly as
-//! theta does on a synchronous server with `--aggregate mean`. Each peer counts the same, however
-//! many rows it has.
+//! `theta_i <- sum over j of w_ij theta_j`, then `theta_i <- theta_i - lr * gradient_i(theta_i)`.
+//! It is algorithm 1 of Lian et al. 2017, "Can decentralized algorithms outperform centralized
+//! algorithms?", with the averaging first: the gradient is taken at the average, there at the theta
+//! before it, so that both can go on at once. Sayed 2014, "Adaptation, learning, and optimization
+//! over networks", calls the two orders "combine then adapt" and "consensus".
+//!
+//! In a complete graph, every shard having rows, the mean of all thetas moves as theta does on a
+//! synchronous server with `--aggregate mean`. Each peer counts the same, however many rows it has.
 
 use ps_common::exit::ExitError;
 use ps_common::job::{Aggregate, Metrics, Mode};

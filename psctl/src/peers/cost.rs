@@ -7,9 +7,13 @@
 //! |---|---|
 //! | star | `2 (L + n B / W)`: all pushes over the server's link, then all pulls |
 //! | sharded star | `2 (L + max(n / S, 1) B / W)`: each of S servers has B/S; a worker's link carries B |
-//! | ring | `2 (n - 1) (L + B / (n W))`: reduce-scatter, then all-gather (Patarasuk and Yuan 2009, section 3; Thakur, Rabenseifner and Gropp 2005, section 4) |
-//! | tree | `2 sum over levels of (L + c B / W)`: reduce, then broadcast; c = 2 children share their parent's link, 1 where the last level has one peer (Thakur et al. 2005, section 4.2, whose tree is binomial) |
+//! | ring | `2 (n - 1) (L + B / (n W))`: reduce-scatter, then all-gather (Patarasuk and Yuan 2009; Thakur et al. 2005) |
+//! | tree | `2 sum over levels of (L + c B / W)`: reduce, then broadcast; c = 2 children share their parent's link, 1 where the last level has one peer (Thakur et al. 2005 have a binomial tree, `2 log2(n) (L + B / W)`) |
 //! | gossip | `L + B / W`: one exchange with one other, after which they, not all, agree |
+//!
+//! Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations";
+//! Thakur, Rabenseifner and Gropp 2005, "Optimization of collective communication operations in
+//! MPICH".
 
 use serde::Serialize;
 

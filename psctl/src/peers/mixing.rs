@@ -20,9 +20,10 @@ impl Mixing {
     /// Metropolis-Hastings weights: `w_ij = 1 / (1 + max(d_i, d_j))` on the edges, where d is a
     /// peer's number of neighbours, and the rest of each row on the diagonal.
     ///
-    /// Xiao, Boyd and Kim 2007, "Distributed average consensus with least-mean-square deviation",
-    /// section 5 (after Xiao and Boyd 2004, section 4). Peers need to know their neighbours'
-    /// degrees only. Of a matching they are one half: pairwise averaging.
+    /// Xiao, Boyd and Lall 2006, "Distributed average consensus with time-varying Metropolis
+    /// weights"; Xiao, Boyd and Kim 2007, "Distributed average consensus with least-mean-square
+    /// deviation". Peers need to know their neighbours' degrees only. Of a matching they are one
+    /// half: pairwise averaging.
     pub fn metropolis(graph: &Graph) -> Self {
         let row = |i: u32| {
             let weight = |j: u32| 1.0 / (1 + graph.degree(i).max(graph.degree(j))) as f64;
@@ -119,8 +120,8 @@ mod tests {
                 let column: f64 = dense.iter().map(|row| row[i]).sum();
                 let row: f64 = dense[i].iter().sum();
                 assert!((row - 1.0).abs() < 1e-14 && (column - 1.0).abs() < 1e-14, "{mixing:?}");
-                for j in 0..n {
-                    assert!(dense[i][j] >= -1e-15 && dense[i][j] == dense[j][i], "{mixing:?}");
+                for (j, weight) in dense[i].iter().enumerate() {
+                    assert!(*weight >= -1e-15 && *weight == dense[j][i], "{mixing:?}");
                 }
             }
         }

@@ -89,7 +89,7 @@ impl Network {
     }
 
     /// `1 - |lambda_2|` of the averaging matrix; of gossip, whose matrix is another in every round,
-    /// that of its expectation (Boyd, Ghosh, Prabhakar and Shah 2006, section II).
+    /// that of its expectation (Boyd, Ghosh, Prabhakar and Shah 2006, "Randomized gossip algorithms").
     ///
     /// For gossip with anybody: each pair meets with probability 1/(n-1), n even, or 1/n, n odd, so
     /// that the expectation has the gap n/2 times that. Over a graph it is taken from

@@ -17,8 +17,9 @@ const NOTHING_NEW: f64 = 1e-13;
 /// the constant vector left out; 0 for a single peer. `multiply` writes the matrix times its first
 /// argument into its second.
 ///
-/// Golub and Van Loan 2013, "Matrix Computations", algorithm 10.1.1, every new direction made
-/// orthogonal to all before it, twice; then bisection by Sturm's counts (section 8.4.1).
+/// Golub and Van Loan 2013, "Matrix Computations": Lanczos' tridiagonalisation (section 10.1), every
+/// new direction made orthogonal to all before it, twice; then bisection by Sturm's counts
+/// (section 8.4).
 pub fn magnitude_besides_the_mean(n: usize, multiply: impl Fn(&[f64], &mut [f64])) -> f64 {
     if n < 2 {
         return 0.0;
