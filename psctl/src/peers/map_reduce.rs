@@ -4,6 +4,8 @@
 //! The gradients are combined by the server's own table in order of rank with the weights of a
 //! synchronous round (rule S4), so that theta has the bits that a synchronous server gives it.
 
+use std::fmt;
+
 use ps_common::Dtype;
 use ps_common::exit::ExitError;
 use ps_common::job::{Aggregate, Combine, Metrics, Mode};
@@ -33,6 +35,12 @@ pub enum Reduce {
     /// The gradients are kept apart, in order of rank: a step by each, one after the other, with
     /// the weights of the weighted mean.
     Collect,
+}
+
+impl fmt::Display for Reduce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Serialize::serialize(self, f)
+    }
 }
 
 impl From<Aggregate> for Reduce {

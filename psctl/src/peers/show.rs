@@ -1,5 +1,7 @@
 //! Runs of peers and of map-reduce as text and curves.
 
+use ps_common::units::show_bytes;
+
 use super::averaging::{self, Entry};
 use super::{map_reduce, spectrum};
 use crate::show::chart::Series;
@@ -24,13 +26,42 @@ pub fn summary(name: &str, run: &averaging::Outcome, look: &Look) -> String {
     ];
     let mut out = parts.join(look.pick(" · ", " | ")) + "\n\n";
     out.push_str(&history(&run.history).render("  ", look.width));
-    if let Some(round) = run.diverged_in_round {
-        out.push_str(&format!("\nDiverged in round {round}: theta overflowed; lower --lr.\n"));
-    }
+    out.push_str(&divergence(run.diverged_in_round));
     out
 }
 
+/// One map-reduce job: what it was, then its history in a few rows.
+pub fn map_reduce_summary(run: &map_reduce::Outcome, look: &Look) -> String {
+    let parts = [
+        format!("map-reduce, {}", run.reduce),
+        plural(u64::from(run.n_workers), "worker"),
+        format!("{} sent", show_bytes(run.bytes_sent)),
+    ];
+    let mut out = parts.join(look.pick(" · ", " | ")) + "\n\n";
+    let columns = ["round", "time", "loss"].map(|heading| (heading, Align::Right));
+    let mut table = Table::new(columns);
+    for entry in a_few(&run.history) {
+        let cells = [number::count(entry.round), number::seconds(entry.seconds)];
+        table.row(cells.into_iter().chain([number::loss(entry.loss)]));
+    }
+    out.push_str(&table.render("  ", look.width));
+    out.push_str(&divergence(run.diverged_in_round));
+    out
+}
+
+fn divergence(round: Option<u64>) -> String {
+    round.map_or_else(String::new, |round| {
+        format!("\nDiverged in round {round}: theta overflowed; lower --lr.\n")
+    })
+}
+
 /// The first entry, the last, and what is about evenly between.
+fn a_few<E>(entries: &[E]) -> impl Iterator<Item = &E> {
+    let last = entries.len().saturating_sub(1);
+    let rows = ROWS_MAX.min(entries.len());
+    (0..rows).map(move |row| &entries[row * last / (rows - 1).max(1)])
+}
+
 fn history(entries: &[Entry]) -> Table {
     let mut table = Table::new([
         ("round", Align::Right),
@@ -40,10 +71,7 @@ fn history(entries: &[Entry]) -> Table {
         ("worst", Align::Right),
         ("disagreement", Align::Right),
     ]);
-    let last = entries.len().saturating_sub(1);
-    let rows = ROWS_MAX.min(entries.len());
-    for row in 0..rows {
-        let entry = &entries[row * last / (rows - 1).max(1)];
+    for entry in a_few(entries) {
         table.row([
             number::count(entry.round),
             number::seconds(entry.seconds),
@@ -188,6 +216,35 @@ mod tests {
         assert!(summary("ring", &run, &Look::plain(false)).contains("Diverged in round 7"));
         let row = comparison(&[("ring".to_owned(), run)]).render("", 80);
         assert!(row.lines().nth(1).is_some_and(|row| row.ends_with("diverged")), "{row}");
+    }
+
+    #[test]
+    fn a_map_reduce_job_is_shown_alike() {
+        let entry = |round| map_reduce::Entry { round, seconds: 2.0 * round as f64, loss: 0.5 };
+        let run = map_reduce::Outcome {
+            n_workers: 1,
+            reduce: map_reduce::Reduce::WeightedMean,
+            dim: 10,
+            bytes_sent: 2048,
+            diverged_in_round: Some(2),
+            history: vec![entry(0), entry(1)],
+            accuracy: None,
+            theta_sha256: String::new(),
+        };
+        let text = [
+            "map-reduce, weighted-mean | 1 worker | 2.0 KiB sent",
+            "",
+            "  round   time    loss",
+            "      0    0 s  0.5000",
+            "      1  2.0 s  0.5000",
+            "",
+            "Diverged in round 2: theta overflowed; lower --lr.",
+            "",
+        ]
+        .join("\n");
+        assert_eq!(map_reduce_summary(&run, &Look::plain(false)), text);
+        let curve = map_reduce_curve("one", &run, Over::Seconds);
+        assert_eq!(curve.points, [(0.0, 0.5), (2.0, 0.5)]);
     }
 
     #[test]
