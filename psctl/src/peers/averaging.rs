@@ -85,12 +85,12 @@ pub fn run(
         return Err(ExitError::config(format!("--lr is {lr}; it must be 0 or more, and finite")));
     }
     match settings.dtype {
-        Dtype::F32 => Peers::<f32>::load(problem, network, lr, settings)?.run(),
-        Dtype::F64 => Peers::<f64>::load(problem, network, lr, settings)?.run(),
+        Dtype::F32 => Run::<f32>::load(problem, network, lr, settings)?.run(),
+        Dtype::F64 => Run::<f64>::load(problem, network, lr, settings)?.run(),
     }
 }
 
-struct Peers<'a, T> {
+struct Run<'a, T> {
     problem: &'a Problem,
     network: &'a Network,
     lr: f64,
@@ -103,7 +103,7 @@ struct Peers<'a, T> {
     bytes_sent: u64,
 }
 
-impl<'a, T: Real> Peers<'a, T> {
+impl<'a, T: Real> Run<'a, T> {
     fn load(
         problem: &'a Problem,
         network: &'a Network,
