@@ -117,6 +117,19 @@ impl Problem {
         let rows = Rows::of_worker(&self.data, terms.shard, terms.n_shards, self.survey.n_samples);
         let samples = load::<T>(&self.data, &self.preprocessing, rows)?;
         self.model.check_samples(&samples)?;
+        self.learner(samples, terms)
+    }
+
+    /// A learner over rows that were dealt elsewhere. `terms` say whose they are; as many shards
+    /// must have rows as would have if these were dealt as usual.
+    ///
+    /// # Errors
+    /// Bad data: too many rows.
+    pub fn learner<T: Real>(
+        &self,
+        samples: Samples<T>,
+        terms: &JoinAnswer,
+    ) -> Result<Learner<T>, ExitError> {
         let n_with_rows = self.n_shards_with_rows(terms)?;
         let n_rows = u32::try_from(samples.len()).map_err(|_| {
             let what =

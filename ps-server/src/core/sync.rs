@@ -9,7 +9,41 @@ use ps_common::report::HistoryEntry;
 use ps_common::{Error, ErrorCode};
 
 use super::consistency::{Admission, Order, Reason};
-use super::{Core, Time};
+use super::{CallId, Core, Time};
+
+impl Order {
+    /// A round's update, from its gradients in order of rank with the samples behind each (rules
+    /// S4 and S6).
+    ///
+    /// # Panics
+    /// If there are no gradients.
+    pub fn of_round(aggregate: Aggregate, gradients: &[(CallId, u64)]) -> Self {
+        // Counts are peers' words: a wide sum cannot overflow.
+        let n_samples: u128 = gradients.iter().map(|(_, n)| u128::from(*n)).sum();
+        let n_gradients = gradients.len();
+        let weight = |n: u64| match aggregate {
+            Aggregate::WeightedMean if n_samples == 0 => 0.0,
+            Aggregate::WeightedMean => n as f64 / n_samples as f64,
+            Aggregate::Mean => 1.0 / n_gradients as f64,
+            Aggregate::Sum
+            | Aggregate::Collect
+            | Aggregate::Median
+            | Aggregate::TrimmedMean { .. } => 1.0,
+        };
+        let combine = match aggregate {
+            Aggregate::WeightedMean | Aggregate::Mean | Aggregate::Sum => Combine::Sum,
+            Aggregate::Collect => Combine::InTurn,
+            Aggregate::Median => Combine::Median,
+            Aggregate::TrimmedMean { k } => {
+                // A round without its lost ranks may be too small to lose 2 k more.
+                let most = (n_gradients as u32 - 1) / 2;
+                Combine::TrimmedMean { k: k.min(most) }
+            }
+        };
+        let parts = gradients.iter().map(|&(gradient, n)| (gradient, weight(n))).collect();
+        Self { parts, combine, rate_factor: 1.0, compensation: None }
+    }
+}
 
 impl Core {
     /// Closes the round if every rank that it waits for is in, or all but the spare ones (S5).
@@ -29,44 +63,10 @@ impl Core {
             }
         }
         // BTreeMap: in order of rank, whatever the order of arrival (rule S3).
-        let weights = self.weights();
-        let parts =
-            self.pending.values().zip(weights).map(|(p, weight)| (p.gradient, weight)).collect();
-        let combine = self.combine();
+        let gradients: Vec<_> =
+            self.pending.values().map(|p| (p.gradient, p.header.n_samples)).collect();
         self.applying = self.pending.keys().copied().collect();
-        Some(Order { parts, combine, rate_factor: 1.0, compensation: None })
-    }
-
-    fn weights(&self) -> Vec<f64> {
-        // Counts are peers' words: a wide sum cannot overflow.
-        let n_samples: u128 = self.pending.values().map(|p| u128::from(p.header.n_samples)).sum();
-        let n_gradients = self.pending.len() as f64;
-        self.pending
-            .values()
-            .map(|p| match self.config.aggregate {
-                Aggregate::WeightedMean if n_samples == 0 => 0.0,
-                Aggregate::WeightedMean => p.header.n_samples as f64 / n_samples as f64,
-                Aggregate::Mean => 1.0 / n_gradients,
-                Aggregate::Sum
-                | Aggregate::Collect
-                | Aggregate::Median
-                | Aggregate::TrimmedMean { .. } => 1.0,
-            })
-            .collect()
-    }
-
-    /// What the round's gradients are made of together (rule S6).
-    fn combine(&self) -> Combine {
-        match self.config.aggregate {
-            Aggregate::WeightedMean | Aggregate::Mean | Aggregate::Sum => Combine::Sum,
-            Aggregate::Collect => Combine::InTurn,
-            Aggregate::Median => Combine::Median,
-            Aggregate::TrimmedMean { k } => {
-                // A round without its lost ranks may be too small to lose 2 k more.
-                let most = (self.pending.len() as u32 - 1) / 2;
-                Combine::TrimmedMean { k: k.min(most) }
-            }
-        }
+        Some(Order::of_round(self.config.aggregate, &gradients))
     }
 
     /// A round takes gradients of its own theta only (rule S1); who comes while it is closing is

@@ -18,7 +18,7 @@ pub(super) fn sgd<T: Element>(theta: &mut [T], gradient: &[T], lr: f64) {
 ///
 /// # Panics
 /// If lengths differ.
-pub(super) fn sgd_from<T: Element>(new: &mut [T], old: &[T], gradient: &[T], lr: f64) {
+pub fn sgd_from<T: Element>(new: &mut [T], old: &[T], gradient: &[T], lr: f64) {
     assert!(new.len() == old.len() && old.len() == gradient.len());
     let lr = T::from_f64(lr);
     for ((new, &old), &g) in new.iter_mut().zip(old).zip(gradient) {

@@ -34,5 +34,6 @@ pub use builtin::Builtin;
 pub use dealing::{Rows, Shard};
 pub use load::load;
 pub use preprocessing::{Preprocessing, Scaling};
+pub use shuffle::{Purpose, permutation};
 pub use spec::{BatchSize, DataSpec, Files, Format, IndexBase, Scale, Target};
 pub use survey::{Survey, TargetFacts, signs_to_classes, survey};

@@ -11,20 +11,32 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// What a permutation is for, so that two uses of one seed are unrelated.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Purpose {
+pub enum Purpose {
     /// Dealing all rows to shards.
     Deal,
     /// One pass of one worker over its shard.
-    Pass { rank: u32, pass: u64 },
+    Pass {
+        /// The worker's.
+        rank: u32,
+        /// Passes before it.
+        pass: u64,
+    },
+    /// Who meets whom in one round of gossip.
+    Match {
+        /// Rounds before it.
+        round: u64,
+    },
 }
 
 /// The permutation of `0..n` for `seed` and `purpose`.
 ///
-/// The ChaCha key is seed, purpose (0 deal, 1 pass), rank, pass: four little-endian 64-bit words.
-pub(super) fn permutation(n: u32, seed: u64, purpose: Purpose) -> Vec<u32> {
+/// The ChaCha key is seed, purpose (0 deal, 1 pass, 2 match), rank, pass or round: four
+/// little-endian 64-bit words.
+pub fn permutation(n: u32, seed: u64, purpose: Purpose) -> Vec<u32> {
     let (kind, rank, pass) = match purpose {
         Purpose::Deal => (0, 0, 0),
         Purpose::Pass { rank, pass } => (1, u64::from(rank), pass),
+        Purpose::Match { round } => (2, 0, round),
     };
     let mut key = [0u8; 32];
     for (bytes, word) in key.chunks_exact_mut(8).zip([seed, kind, rank, pass]) {
@@ -84,6 +96,7 @@ mod tests {
             assert_ne!(base, other);
         }
         assert_ne!(permutation(1000, 3, Purpose::Deal), of(1000, 3, 0, 0));
+        assert_ne!(permutation(1000, 3, Purpose::Match { round: 1 }), of(1000, 3, 0, 1));
         assert!(of(0, 1, 0, 0).is_empty());
     }
 
