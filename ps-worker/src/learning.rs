@@ -36,7 +36,7 @@ impl Problem {
         // One shard alone cannot know the classes of all.
         let n_classes = survey.targets.n_classes().filter(|_| !data.data_is_shard);
         let spec = spec.with_classes(n_classes)?;
-        let model = Model::new(&spec, survey.n_features)?;
+        let model = Model::new(&spec, survey.n_features, data.seed)?;
         let preprocessing = Preprocessing::new(data.scale, &survey, None)?;
         Ok(Self { data, survey, preprocessing, spec, model })
     }
@@ -60,7 +60,7 @@ impl Problem {
     /// rows their number is its own affair.
     pub fn fingerprint(&self, dtype: Option<Dtype>) -> Fingerprint {
         let data = &self.data;
-        let n_classes = self.model.kind().n_classes();
+        let n_classes = self.model.kind().loss.n_classes();
         let n_samples = (!data.data_is_shard).then_some(self.survey.n_samples);
         let take = data.take.map_or("all".to_owned(), |n| n.to_string());
         [

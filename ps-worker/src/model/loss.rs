@@ -1,23 +1,38 @@
-//! What one row costs under each model: the one place where models are told apart by row.
+//! What the scores of one row cost, and what they predict: the one place where losses are told
+//! apart.
 //!
-//! Knows a row's scores and target, nothing of theta or of batches.
+//! Knows a row's scores and target, nothing of theta, of batches or of how scores come about.
 
-use super::{ModelKind, Real, linear, logistic, softmax};
+use super::{Real, logistic, softmax, squared};
 
-impl ModelKind {
+/// The loss of a row of scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowLoss {
+    /// Half the squared error of one score: regression.
+    Squared,
+    /// Cross-entropy of one score: two classes.
+    Logistic,
+    /// Cross-entropy of a score for each class.
+    Softmax {
+        /// At least 2.
+        n_classes: usize,
+    },
+}
+
+impl RowLoss {
     /// Classes told apart; `None` for regression.
     pub fn n_classes(self) -> Option<usize> {
         match self {
-            Self::Linear => None,
+            Self::Squared => None,
             Self::Logistic => Some(2),
             Self::Softmax { n_classes } => Some(n_classes),
         }
     }
 
-    /// Columns of `Z`.
+    /// Scores of a row.
     pub(super) fn n_outputs(self) -> usize {
         match self {
-            Self::Linear | Self::Logistic => 1,
+            Self::Squared | Self::Logistic => 1,
             Self::Softmax { n_classes } => n_classes,
         }
     }
@@ -25,7 +40,7 @@ impl ModelKind {
     /// Loss of one row with scores `z`, which become the loss's derivative by them.
     pub(super) fn derive<T: Real>(self, z: &mut [T], y: T, exps: &mut [f64]) -> f64 {
         match self {
-            Self::Linear => linear::derive(&mut z[0], y),
+            Self::Squared => squared::derive(&mut z[0], y),
             Self::Logistic => logistic::derive(&mut z[0], y),
             Self::Softmax { .. } => softmax::derive(z, y, exps),
         }
@@ -34,9 +49,30 @@ impl ModelKind {
     /// Whether the prediction is the target; never for regression.
     pub(super) fn is_correct<T: Real>(self, z: &[T], y: T) -> bool {
         match self {
-            Self::Linear => false,
+            Self::Squared => false,
             Self::Logistic => (z[0] >= T::ZERO) == logistic::is_class_1(y),
             Self::Softmax { .. } => softmax::argmax(z) as f64 == y.to_f64(),
+        }
+    }
+
+    /// The value, the probability of class 1, or the class.
+    pub(super) fn predict<T: Real>(self, z: &[T]) -> T {
+        match self {
+            Self::Squared => z[0],
+            Self::Logistic => T::from_f64(logistic::sigmoid(z[0].to_f64())),
+            Self::Softmax { .. } => T::from_f64(softmax::argmax(z) as f64),
+        }
+    }
+
+    /// The probability of each class; nothing for regression.
+    pub(super) fn write_probabilities<T: Real>(self, z: &[T], probabilities: &mut [f64]) {
+        match self {
+            Self::Squared => {}
+            Self::Logistic => {
+                let z = z[0].to_f64();
+                probabilities.copy_from_slice(&[logistic::sigmoid(-z), logistic::sigmoid(z)]);
+            }
+            Self::Softmax { .. } => softmax::write_probabilities(z, probabilities),
         }
     }
 
@@ -44,7 +80,7 @@ impl ModelKind {
     pub(super) fn find_wrong_target<T: Real>(self, targets: &[T]) -> Option<(usize, f64)> {
         let mut targets = targets.iter().map(|y| y.to_f64()).enumerate();
         match self {
-            Self::Linear => targets.find(|(_, y)| !y.is_finite()),
+            Self::Squared => targets.find(|(_, y)| !y.is_finite()),
             Self::Logistic => logistic::find_wrong_target(targets),
             Self::Softmax { n_classes } => {
                 targets.find(|&(_, y)| softmax::class_of(y, n_classes).is_none())
@@ -55,7 +91,7 @@ impl ModelKind {
     /// What targets are to be, for a message.
     pub(super) fn targets_expected(self) -> String {
         match self {
-            Self::Linear => "a finite number".to_owned(),
+            Self::Squared => "a finite number".to_owned(),
             Self::Logistic => "0 or 1, or else -1 or +1, one pair throughout".to_owned(),
             Self::Softmax { n_classes } => format!("a class from 0 to {}", n_classes - 1),
         }
