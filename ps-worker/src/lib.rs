@@ -5,6 +5,7 @@
 pub mod args;
 pub mod data;
 pub mod learning;
+pub mod local_steps;
 pub mod model;
 #[cfg(feature = "net")]
 pub mod net;

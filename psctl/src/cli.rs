@@ -97,7 +97,10 @@ fn command() -> clap::Command {
 
 fn run(arguments: &[OsString]) -> Result<(), ExitError> {
     let matches = flags::parse(&command(), arguments)?;
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let (Command::Local(args), Some((_, given))) = (&mut cli.command, matches.subcommand()) {
+        args.settle(given);
+    }
     logging::init(["warn", "info", "debug"][usize::from(cli.verbose.min(2))], false);
     let mut out = io::stdout();
     match cli.command {

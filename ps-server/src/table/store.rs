@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ps_common::import::Imported;
 use ps_common::job::Combine;
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Element};
@@ -105,6 +106,17 @@ impl Store {
         Self { dim, dtype, version: 0, theta, optimizer }
     }
 
+    /// Lets theta start at `start` and not as the initialisers say.
+    ///
+    /// # Panics
+    /// If it has another length or element type, or somebody reads theta already.
+    pub fn start_from(&mut self, start: &Imported) {
+        match &mut self.theta {
+            AnyTheta::F32(theta) => copy(theta, &start.values()),
+            AnyTheta::F64(theta) => copy(theta, &start.values()),
+        }
+    }
+
     /// The current version, without a copy.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         let chunks = match &self.theta {
@@ -166,6 +178,12 @@ fn first_theta<T: Element>(tables: &Tables, chunk_len: usize) -> Theta<T> {
         }
     });
     theta
+}
+
+fn copy<T: Element>(theta: &mut Theta<T>, values: &[T]) {
+    theta.fill(|first_key, chunk| {
+        chunk.copy_from_slice(&values[first_key..first_key + chunk.len()]);
+    });
 }
 
 fn slices<'a, T: Element>(

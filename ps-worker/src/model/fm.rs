@@ -29,8 +29,7 @@ impl Fm {
     pub(super) fn tables(&self, seed: u64) -> Vec<Table> {
         let (d, k) = (self.n_features as u64, self.n_factors as u64);
         let start = Initializer::Normal { std: self.init_std, seed };
-        let mut tables =
-            vec![Table::zeros("w", &[d], true), Table::new("V", &[d, k], start, true)];
+        let mut tables = vec![Table::zeros("w", &[d], true), Table::new("V", &[d, k], start, true)];
         if self.bias {
             tables.push(Table::zeros("w0", &[1], false));
         }
@@ -68,11 +67,8 @@ impl Fm {
                 }
             });
             // In f64: the two sums may be close to each other.
-            let twice: f64 = sums
-                .iter()
-                .zip(squares)
-                .map(|(s, q)| s.to_f64() * s.to_f64() - q.to_f64())
-                .sum();
+            let twice: f64 =
+                sums.iter().zip(squares).map(|(s, q)| s.to_f64() * s.to_f64() - q.to_f64()).sum();
             *z = T::from_f64(z.to_f64() + 0.5 * twice);
         }
     }

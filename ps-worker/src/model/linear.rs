@@ -36,12 +36,7 @@ impl Linear {
         self.n_features * self.n_outputs
     }
 
-    pub(super) fn prepare<T: Real>(
-        &self,
-        theta: &[T],
-        features: &Features<T>,
-        work: &mut Work<T>,
-    ) {
+    pub(super) fn prepare<T: Real>(&self, theta: &[T], features: &Features<T>, work: &mut Work<T>) {
         let is_dense = matches!(features, Features::Dense(_));
         work.turned.resize_with(1, Vec::new);
         turn(&theta[..self.n_weights()], self.n_outputs, is_dense, &mut work.turned[0]);

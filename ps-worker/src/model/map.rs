@@ -64,12 +64,7 @@ impl Map {
     }
 
     /// Before the first block of rows of `features`.
-    pub(super) fn prepare<T: Real>(
-        &self,
-        theta: &[T],
-        features: &Features<T>,
-        work: &mut Work<T>,
-    ) {
+    pub(super) fn prepare<T: Real>(&self, theta: &[T], features: &Features<T>, work: &mut Work<T>) {
         match self {
             Self::Linear(map) => map.prepare(theta, features, work),
             Self::Mlp(map) => map.prepare(theta, features, work),

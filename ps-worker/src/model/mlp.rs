@@ -98,12 +98,7 @@ impl Mlp {
         tables
     }
 
-    pub(super) fn prepare<T: Real>(
-        &self,
-        theta: &[T],
-        features: &Features<T>,
-        work: &mut Work<T>,
-    ) {
+    pub(super) fn prepare<T: Real>(&self, theta: &[T], features: &Features<T>, work: &mut Work<T>) {
         work.turned.resize_with(self.layers.len(), Vec::new);
         work.layers.resize_with(self.layers.len() - 1, Vec::new);
         for (number, (layer, turned)) in self.layers.iter().zip(&mut work.turned).enumerate() {

@@ -171,7 +171,9 @@ impl Model {
                 self.n_features
             ));
         }
-        let Some((row, y)) = self.kind.loss.find_wrong_target(&samples.targets) else { return Ok(()) };
+        let Some((row, y)) = self.kind.loss.find_wrong_target(&samples.targets) else {
+            return Ok(());
+        };
         bad(format!(
             "row {}: target {y}, where --model {} expects {}",
             row + 1,
@@ -228,14 +230,7 @@ impl Model {
     }
 
     /// Makes means of sums over `m` rows, and adds the L2 term's gradient.
-    fn finish<T: Real>(
-        &self,
-        theta: &[T],
-        m: f64,
-        l2: f64,
-        bias_sums: &[f64],
-        gradient: &mut [T],
-    ) {
+    fn finish<T: Real>(&self, theta: &[T], m: f64, l2: f64, bias_sums: &[f64], gradient: &mut [T]) {
         let divisor = T::from_f64(m);
         let mut bias_sums = bias_sums.iter();
         for (table, keys) in self.tables.ranges() {

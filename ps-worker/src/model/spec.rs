@@ -196,9 +196,7 @@ impl FromStr for ModelChoice {
         let mut parts = text.split(',').map(str::trim);
         let name = parts.next().unwrap_or_default();
         let (map, loss, options, known) = match name {
-            "linear" => {
-                (MapKind::Linear, Some(RowLoss::Squared), Options::parse(parts)?, "")
-            }
+            "linear" => (MapKind::Linear, Some(RowLoss::Squared), Options::parse(parts)?, ""),
             "logistic" => (MapKind::Linear, Some(RowLoss::Logistic), Options::parse(parts)?, ""),
             "softmax" => {
                 let mut options = Options::parse(parts)?;

@@ -5,11 +5,13 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 use ps_common::exit::ExitError;
 use ps_common::export::{Format, check_creatable};
 use ps_common::job::Mode;
 use ps_server::args::{CrewArgs, JobArgs};
+use ps_server::run::read_start;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
 use ps_worker::data::BatchSize;
 use serde::Serialize;
@@ -41,6 +43,10 @@ pub struct LocalArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub learn: LearnArgs,
+    /// File to start theta from, as --theta-out writes it (.npy, .csv or .safetensors) [default: as
+    /// the model says]
+    #[arg(long, env = "PS_THETA_IN", value_name = "FILE", help_heading = "Job")]
+    pub theta_in: Option<PathBuf>,
     /// What is looked at on the way.
     #[command(flatten)]
     #[serde(flatten)]
@@ -105,6 +111,15 @@ pub struct ClusterArgs {
 }
 
 impl LocalArgs {
+    /// Gives defaults that depend on other flags their values: with local steps a server that is
+    /// plain `sgd` has rate 1 (rule R13), unless `given` says what --lr is.
+    pub fn settle(&mut self, given: &ArgMatches) {
+        let is_default = given.value_source("lr") == Some(ValueSource::DefaultValue);
+        if self.learn.local.local_lr.is_some() && is_default && self.job.optimizer == "sgd" {
+            self.job.lr = 1.0;
+        }
+    }
+
     /// Checks what can be known before any process runs, so that the error is psctl's own.
     ///
     /// # Errors
@@ -133,7 +148,13 @@ impl LocalArgs {
                  files and each takes its share of the rows",
             ));
         }
-        self.job.check(&self.crew)?;
+        let job = self.job.check(&self.crew)?;
+        if let Some(local) = self.learn.local.check()? {
+            local.check_aggregate(job.config.mode, job.config.aggregate)?;
+        }
+        if let Some(path) = &self.theta_in {
+            read_start(path, job.dtype)?;
+        }
         self.learn.data.check()?;
         self.learn.model.check()?;
         self.output.check()
@@ -178,7 +199,21 @@ pub(super) mod tests {
     /// As parsed from a command line.
     pub(in crate::local) fn local(arguments: &[&str]) -> LocalArgs {
         let all = std::iter::once("local").chain(arguments.iter().copied());
-        Demo::try_parse_from(all).expect("accepted").args
+        let given = <Demo as clap::CommandFactory>::command().get_matches_from(all);
+        let mut args =
+            <Demo as clap::FromArgMatches>::from_arg_matches(&given).expect("accepted").args;
+        args.settle(&given);
+        args
+    }
+
+    #[test]
+    fn with_local_steps_the_server_moves_at_rate_1_unless_told() {
+        let lr = |arguments: &[&str]| local(arguments).job.lr;
+        let without = lr(&[]);
+        assert!(without < 1.0);
+        assert_eq!(lr(&["--local-steps=5", "--local-lr=0.1"]), 1.0);
+        assert_eq!(lr(&["--local-lr=0.1", "--lr=0.5"]), 0.5);
+        assert_eq!(lr(&["--local-lr=0.1", "--optimizer=adam"]), without);
     }
 
     #[test]
@@ -206,6 +241,9 @@ pub(super) mod tests {
             (&["--mode=async", "--aggregate=mean"], "--aggregate"),
             (&["--model=none"], "--model none"),
             (&["--take=0"], "--take 0"),
+            (&["--theta-in=x.bin"], "--theta-in: x.bin"),
+            (&["--local-steps=4"], "--local-steps 4 needs --local-lr"),
+            (&["--local-lr=1", "--aggregate=sum"], "--local-lr and --aggregate sum"),
         ] {
             let error = local(arguments).check().expect_err(says);
             assert!(error.exit == Exit::Config && error.message.contains(says), "{error}");

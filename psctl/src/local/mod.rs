@@ -25,6 +25,13 @@ use supervise::{Files, Run};
 /// included, with the exit code that it means.
 pub async fn run(args: LocalArgs, verbose: bool) -> Result<(), ExitError> {
     args.check()?;
+    if args.learn.local.local_lr.is_some() && args.job.lr != 1.0 {
+        tracing::warn!(
+            "--lr {}: the server scales the mean of the workers' local steps by it; federated \
+             averaging is --optimizer sgd with --lr 1",
+            args.job.lr
+        );
+    }
     let directory = tempfile::Builder::new().prefix("psctl-").tempdir().map_err(|e| {
         ExitError::new(Exit::CannotCreate, "cannot create a temporary directory").because(e)
     })?;

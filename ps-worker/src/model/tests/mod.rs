@@ -170,9 +170,7 @@ fn naive(
             let r = match model.kind.loss {
                 RowLoss::Squared => z[0] - y,
                 RowLoss::Logistic => 1.0 / (1.0 + (-z[0]).exp()) - y,
-                RowLoss::Softmax { .. } => {
-                    z[k].exp() / sum - f64::from(u8::from(k == y as usize))
-                }
+                RowLoss::Softmax { .. } => z[k].exp() / sum - f64::from(u8::from(k == y as usize)),
             };
             for j in 0..d {
                 gradient[j * c + k] += r * x[[i, j]] / m;

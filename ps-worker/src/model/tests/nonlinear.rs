@@ -222,10 +222,7 @@ fn tables_and_their_start() {
     );
     assert_eq!(
         tables("mlp,hidden=5,activation=tanh,loss=squared", false),
-        [
-            named("W1", &[7, 5], uniform((6.0f64 / 12.0).sqrt())),
-            named("W2", &[5, 1], uniform(1.0)),
-        ]
+        [named("W1", &[7, 5], uniform((6.0f64 / 12.0).sqrt())), named("W2", &[5, 1], uniform(1.0)),]
     );
     assert_eq!(
         tables("fm,factors=4,init-std=0.5", true),
