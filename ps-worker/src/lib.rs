@@ -9,6 +9,7 @@ pub mod local_steps;
 pub mod model;
 #[cfg(feature = "net")]
 pub mod net;
+pub mod prediction;
 #[cfg(feature = "net")]
 pub mod run;
 pub mod samples;

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod local;
 pub mod observe;
 pub mod operator;
+mod predict;
 pub mod show;
 
 pub use cli::main_with;

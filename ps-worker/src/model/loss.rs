@@ -64,6 +64,20 @@ impl RowLoss {
         }
     }
 
+    /// The value or the class, of two classes 0 or 1.
+    pub(super) fn predict_target<T: Real>(self, z: &[T]) -> T {
+        match self {
+            Self::Squared | Self::Softmax { .. } => self.predict(z),
+            Self::Logistic => {
+                if z[0] >= T::ZERO {
+                    T::ONE
+                } else {
+                    T::ZERO
+                }
+            }
+        }
+    }
+
     /// The probability of each class; nothing for regression.
     pub(super) fn write_probabilities<T: Real>(self, z: &[T], probabilities: &mut [f64]) {
         match self {

@@ -284,6 +284,19 @@ impl Model {
         predicted
     }
 
+    /// One number a row, of the kind that targets are: by squared loss the value, else the class, by
+    /// logistic loss 0 or 1. The rules of [`Model::predict`] hold.
+    ///
+    /// # Panics
+    /// As [`Model::predict`].
+    pub fn predict_targets<T: Real>(&self, theta: &[T], samples: &Samples<T>) -> Vec<T> {
+        let mut predicted = Vec::with_capacity(samples.features.n_rows());
+        self.for_each_row(theta, samples, |_, z| {
+            predicted.push(self.kind.loss.predict_target(z));
+        });
+        predicted
+    }
+
     /// Probability of each class, rows by classes (logistic has 2); `None` for regression.
     ///
     /// # Panics

@@ -370,6 +370,8 @@ fn ties_go_to_the_lowest_class_and_one_half_to_class_1() {
     let rows = one_feature::<f64>(&[(1.0, 0.0), (1.0, 1.0), (1.0, -1.0)]);
     let logistic = model(RowLoss::Logistic, false, 0.0, 1);
     assert_eq!(logistic.metrics(&[0.0], &rows).n_correct, Some(1));
+    assert_eq!(logistic.predict_targets(&[0.0], &rows), [1.0; 3]);
+    assert_eq!(logistic.predict_targets(&[-0.1], &rows), [0.0; 3]);
     assert_eq!(logistic.metrics(&[-1.0], &rows).n_correct, Some(2));
 }
 
