@@ -259,7 +259,7 @@ fn parse_npy(bytes: &[u8]) -> Result<Parsed, String> {
 fn parse_csv(bytes: &[u8]) -> Result<Parsed, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "is no text".to_owned())?;
     let mut lines = (1..).zip(text.lines());
-    if !lines.next().is_some_and(|(_, line)| line == "table,key,value") {
+    if lines.next().is_none_or(|(_, line)| line != "table,key,value") {
         return Err("line 1: expected `table,key,value`".to_owned());
     }
     let (mut double, mut single) = (Vec::new(), Vec::new());
@@ -377,7 +377,7 @@ mod tests {
                 write_theta(&path, &tables, theta, &metadata).expect("written");
                 let read = read_theta(&path).expect("its own");
                 assert_eq!(read.dim(), 8);
-                assert_eq!(read.metadata.get("model").is_some(), ending == "safetensors");
+                assert_eq!(read.metadata.contains_key("model"), ending == "safetensors");
                 let back: Vec<T> = read.into_theta(&tables).expect("the same tables");
                 assert_eq!(back, theta, "{ending}");
             }

@@ -51,7 +51,7 @@ fn predictions_are_as_good_as_the_report_says() {
     let classes = table(&said, "prediction");
     assert_eq!(classes.len(), 150, "{said}");
 
-    // Without targets, in another order of columns' meaning: every column is a feature.
+    // Without targets: every column is a feature.
     let (rows, targets) = iris();
     let path = folder.path().join("rows.csv").to_string_lossy().into_owned();
     std::fs::write(&path, rows).expect("written");
