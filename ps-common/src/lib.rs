@@ -12,6 +12,7 @@ pub mod error;
 pub mod exit;
 pub mod export;
 pub mod flags;
+pub mod import;
 pub mod job;
 pub mod logging;
 pub mod report;

@@ -7,12 +7,40 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-/// How a table starts.
+/// How a table starts. A drawn element depends on the seed and on its key in theta (rule R11), so
+/// neither on the number of servers nor on chunks, and no two tables share their draws.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Initializer {
     /// All elements 0.
     Zeros,
+    /// Each element uniform over \[-bound, bound).
+    Uniform {
+        /// From 0 to [`Initializer::SCALE_MAX`].
+        bound: f64,
+        /// Of the draws.
+        seed: u64,
+    },
+    /// Each element normal with mean 0.
+    Normal {
+        /// Standard deviation, from 0 to [`Initializer::SCALE_MAX`].
+        std: f64,
+        /// Of the draws.
+        seed: u64,
+    },
+}
+
+impl Initializer {
+    /// Largest bound or standard deviation: whatever is drawn is finite in either dtype.
+    pub const SCALE_MAX: f64 = 1e30;
+
+    /// Bound or standard deviation.
+    pub fn scale(self) -> f64 {
+        match self {
+            Self::Zeros => 0.0,
+            Self::Uniform { bound: scale, .. } | Self::Normal { std: scale, .. } => scale,
+        }
+    }
 }
 
 /// One named tensor of theta.
@@ -31,12 +59,12 @@ pub struct Table {
 impl Table {
     /// A table that starts at zero.
     pub fn zeros(name: &str, shape: &[u64], penalized: bool) -> Self {
-        Self {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-            initializer: Initializer::Zeros,
-            penalized,
-        }
+        Self::new(name, shape, Initializer::Zeros, penalized)
+    }
+
+    /// A table that starts as `initializer` says.
+    pub fn new(name: &str, shape: &[u64], initializer: Initializer, penalized: bool) -> Self {
+        Self { name: name.to_owned(), shape: shape.to_vec(), initializer, penalized }
     }
 
     /// Number of elements, or `None` where the product overflows.
@@ -46,7 +74,7 @@ impl Table {
 }
 
 /// Why a list of tables cannot be theta.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum TablesError {
     /// There is nothing to train.
     #[error("the job declares no tables")]
@@ -72,9 +100,19 @@ pub enum TablesError {
         /// Limit of theta.
         max: u64,
     },
+    /// An initialiser whose draws would not be finite.
+    #[error("table `{name}`: its bound or standard deviation is {scale}, not from 0 to {max:e}")]
+    Initializer {
+        /// Of the table.
+        name: String,
+        /// As declared.
+        scale: f64,
+        /// [`Initializer::SCALE_MAX`].
+        max: f64,
+    },
 }
 
-/// A checked list of tables: at least one, names unique, sizes sane.
+/// A checked list of tables: at least one, names unique, sizes and initialisers sane.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Tables(Vec<Table>);
@@ -85,7 +123,7 @@ impl Tables {
     /// Tables that a job may have.
     pub const COUNT_MAX: usize = 1024;
 
-    /// Checks names and sizes.
+    /// Checks names, sizes and initialisers.
     pub fn new(tables: Vec<Table>) -> Result<Self, TablesError> {
         if tables.is_empty() {
             return Err(TablesError::None);
@@ -98,6 +136,11 @@ impl Tables {
         for table in &tables {
             if table.name.is_empty() || table.name.len() > 255 || !names.insert(&table.name) {
                 return Err(TablesError::Name(table.name.clone()));
+            }
+            let scale = table.initializer.scale();
+            if !(0.0..=Initializer::SCALE_MAX).contains(&scale) {
+                let (name, max) = (table.name.clone(), Initializer::SCALE_MAX);
+                return Err(TablesError::Initializer { name, scale, max });
             }
             dim = match table.n_elements() {
                 Some(len) if len > 0 && len <= Self::DIM_MAX => dim + len,
@@ -166,6 +209,23 @@ mod tests {
         ));
         for shape in [&[0u64][..], &[1 << 40], &[1 << 33, 1 << 33]] {
             assert!(matches!(Tables::new(vec![zeros("a", shape)]), Err(TablesError::Size { .. })));
+        }
+    }
+
+    #[test]
+    fn an_initializer_that_could_overflow_is_refused() {
+        let of = |initializer| Tables::new(vec![Table::new("v", &[2], initializer, true)]);
+        let scales = [-1e-9, f64::NAN, f64::INFINITY, 2.0 * Initializer::SCALE_MAX];
+        for scale in scales {
+            for bad in [
+                Initializer::Uniform { bound: scale, seed: 1 },
+                Initializer::Normal { std: scale, seed: 1 },
+            ] {
+                assert!(matches!(of(bad), Err(TablesError::Initializer { .. })), "{bad:?}");
+            }
+        }
+        for good in [0.0, 1e-300, Initializer::SCALE_MAX] {
+            assert!(of(Initializer::Normal { std: good, seed: u64::MAX }).is_ok());
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use ps_common::Dtype;
+use ps_common::import::Imported;
 use ps_common::tables::Tables;
 
 use crate::core::{CallId, Compensate, Order};
@@ -21,6 +22,7 @@ const SPARES_MAX: usize = 8;
 pub struct Applier {
     optimizer: Optimizer,
     chunk_bytes: usize,
+    start: Option<Imported>,
     gradients: Mutex<Gradients>,
     store: Mutex<Option<Store>>,
     current: Mutex<Option<Arc<Snapshot>>>,
@@ -40,11 +42,24 @@ impl Applier {
         Self {
             optimizer,
             chunk_bytes,
+            start: None,
             gradients: Mutex::default(),
             store: Mutex::default(),
             current: Mutex::default(),
             kept: Mutex::default(),
         }
+    }
+
+    /// Lets theta start at `start` and not as the tables' initialisers say.
+    #[must_use]
+    pub fn starting_from(mut self, start: Imported) -> Self {
+        self.start = Some(start);
+        self
+    }
+
+    /// What theta is to start from.
+    pub fn start(&self) -> Option<&Imported> {
+        self.start.as_ref()
     }
 
     /// How theta moves.
@@ -79,8 +94,14 @@ impl Applier {
     }
 
     /// Makes theta.
+    ///
+    /// # Panics
+    /// If what it starts from has other tables or another type.
     pub fn create(&self, tables: &Tables, dtype: Dtype) {
-        let store = Store::new(tables, dtype, self.optimizer, self.chunk_bytes);
+        let mut store = Store::new(tables, dtype, self.optimizer, self.chunk_bytes);
+        if let Some(start) = &self.start {
+            store.start_from(start);
+        }
         *self.current.lock() = Some(store.snapshot());
         *self.store.lock() = Some(store);
     }

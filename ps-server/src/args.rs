@@ -122,6 +122,10 @@ pub struct ServeArgs {
     /// File that gets the final theta (.npy, .csv or .safetensors)
     #[arg(long, env = "PS_THETA_OUT", value_name = "FILE")]
     pub theta_out: Option<PathBuf>,
+    /// File to start theta from, as --theta-out writes it (.npy, .csv or .safetensors) [default: as
+    /// the model says]
+    #[arg(long, env = "PS_THETA_IN", value_name = "FILE")]
+    pub theta_in: Option<PathBuf>,
     /// Evaluators that must have measured the first theta before the first update
     #[arg(long, env = "PS_OBSERVERS", value_name = "N", default_value_t = 0)]
     pub observers: u32,

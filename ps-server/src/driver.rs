@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use ps_common::calls::{Caller, JoinAnswer, PullHeader, PushResult, Status};
+use ps_common::import::Imported;
 use ps_common::job::JobState;
 use ps_common::report::Report;
 use ps_common::statistics::Statistics;
+use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
 use crate::applier::Applier;
@@ -75,6 +77,29 @@ impl Driver {
             applier: Applier::new(optimizer, chunk_bytes),
             statistics: Mutex::default(),
         }
+    }
+
+    /// Lets theta start at `start`, which is of the job's element type, and not as the tables'
+    /// initialisers say.
+    #[must_use]
+    pub fn starting_from(mut self, start: Imported) -> Self {
+        self.applier = self.applier.starting_from(start);
+        self
+    }
+
+    /// Whether theta of these tables could start as it is to. To be asked before a join, which the
+    /// core makes theta by.
+    ///
+    /// # Errors
+    /// CONFIG_MISMATCH, if it is to start from a file of other tables.
+    pub fn check_start(&self, tables: &Tables) -> Result<(), Error> {
+        let Some(start) = self.applier.start() else { return Ok(()) };
+        start.check_tables(tables).map_err(|differs| {
+            Error::new(ErrorCode::ConfigMismatch, format!("the server's --theta-in {differs}"))
+                .with("field", "tables")
+                .with("want", start.dim())
+                .with("got", tables.dim())
+        })
     }
 
     /// Gives one input to the core at the time that `clock` tells, and does what follows, answers

@@ -2,13 +2,17 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
+use ps_common::Dtype;
+use ps_common::calls::JoinAnswer;
 use ps_common::congestion;
 use ps_common::exit::{Exit, ExitError, conclude};
+use ps_common::import::{Imported, read_theta};
 use ps_common::job::JobState;
 use ps_common::wire::CHUNK_BYTES;
 use tokio::net::TcpListener;
@@ -16,7 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::args::ServerArgs;
+use crate::args::{ServerArgs, UpdateArgs};
 use crate::core::Input;
 use crate::driver::Driver;
 use crate::net::{Connections, Health, Shell, serve};
@@ -99,7 +103,12 @@ pub async fn run_and_tell(
     let address = listener
         .local_addr()
         .map_err(|e| ExitError::new(Exit::Io, "the listener has no address").because(e))?;
-    let driver = Driver::new(spec.config, spec.dtype, spec.optimizer, CHUNK_BYTES, &program());
+    let start = args.serve.theta_in.as_deref().map(|path| read_start(path, spec.dtype));
+    let start = start.transpose()?;
+    let mut driver = Driver::new(spec.config, spec.dtype, spec.optimizer, CHUNK_BYTES, &program());
+    if let Some(start) = start {
+        driver = driver.starting_from(start);
+    }
     let shell = Shell::new(driver);
     let connections = Connections::new(listener, Arc::clone(&shell), connections_max);
     let mut signals = Signals::new()?;
@@ -146,6 +155,18 @@ pub async fn run_and_tell(
     }
 }
 
+/// Reads `--theta-in` for a job of this element type.
+///
+/// # Errors
+/// As [`read_theta`] and [`Imported::check_dtype`], with the flag before the file.
+pub fn read_start(path: &Path, dtype: Dtype) -> Result<Imported, ExitError> {
+    let read = read_theta(path).and_then(|start| start.check_dtype(dtype).map(|()| start));
+    read.map_err(|mut error| {
+        error.message = format!("--theta-in: {}", error.message);
+        error
+    })
+}
+
 /// Waits for the end of the job, or for SIGTERM; the inner result is that of writing its outputs.
 async fn serve_job(
     args: &ServerArgs,
@@ -156,7 +177,10 @@ async fn serve_job(
     let mut written = Ok(());
     loop {
         tokio::select! {
-            () = shell.initialized() => health.initialized().await,
+            () = shell.initialized() => {
+                explain_rate(args, shell);
+                health.initialized().await;
+            }
             () = shell.conclusion() => {
                 written = write_results(args, shell);
                 shell.tell(Input::Concluded);
@@ -175,6 +199,21 @@ async fn serve_job(
                 return Ok(written);
             }
         }
+    }
+}
+
+/// Workers that take local steps push how far these led (rule R13), which is no gradient.
+fn explain_rate(args: &ServerArgs, shell: &Shell) {
+    let UpdateArgs { optimizer, lr, .. } = &args.job.update;
+    let steps_are_local = |job: JoinAnswer| {
+        job.fingerprint.get("local_lr").is_some_and(|local_lr| local_lr != "none")
+    };
+    if shell.driver().job().is_some_and(steps_are_local) && (optimizer != "sgd" || *lr != Some(1.0))
+    {
+        tracing::warn!(
+            "the workers push their local steps (--local-lr), which --optimizer {optimizer} takes \
+             as a gradient at its own rate; federated averaging is --optimizer sgd with --lr 1"
+        );
     }
 }
 

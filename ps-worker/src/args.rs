@@ -12,6 +12,7 @@ use ps_common::units::parse_duration;
 use serde::Serialize;
 
 use crate::data::DataArgs;
+use crate::local_steps::LocalStepsArgs;
 use crate::model::ModelArgs;
 
 /// Computes gradients on its shard of the data and pushes them to a server
@@ -54,6 +55,10 @@ pub struct LearnArgs {
     #[command(flatten, next_help_heading = "Data")]
     #[serde(flatten)]
     pub data: DataArgs,
+    /// What a worker does between pushes.
+    #[command(flatten, next_help_heading = "Local steps")]
+    #[serde(flatten)]
+    pub local: LocalStepsArgs,
 }
 
 /// What an evaluator measures, and how often: shared by `ps-worker` and `psctl local`.

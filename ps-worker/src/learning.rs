@@ -11,6 +11,7 @@ use ps_common::tables::Tables;
 
 use crate::args::{EvaluationArgs, LearnArgs};
 use crate::data::{BatchSize, Batches, DataSpec, Preprocessing, Rows, Scale, Survey, load, survey};
+use crate::local_steps::LocalSteps;
 use crate::model::{
     Batch, Loss, Model, ModelSpec, Real, Scratch, l2_share, l2_share_depends_on_shards,
 };
@@ -24,6 +25,7 @@ pub struct Problem {
     preprocessing: Preprocessing,
     spec: ModelSpec,
     model: Model,
+    local: Option<LocalSteps>,
 }
 
 impl Problem {
@@ -34,13 +36,14 @@ impl Problem {
     pub fn survey(learn: &LearnArgs) -> Result<Self, ExitError> {
         let spec = learn.model.check()?;
         let data = learn.data.check()?;
+        let local = learn.local.check()?;
         let survey = survey(&data)?;
         // One shard alone cannot know the classes of all.
         let n_classes = survey.targets.n_classes().filter(|_| !data.data_is_shard);
         let spec = spec.with_classes(n_classes)?;
-        let model = Model::new(&spec, survey.n_features)?;
+        let model = Model::new(&spec, survey.n_features, data.seed)?;
         let preprocessing = Preprocessing::new(data.scale, &survey, None)?;
-        Ok(Self { data, survey, preprocessing, spec, model })
+        Ok(Self { data, survey, preprocessing, spec, model, local })
     }
 
     /// The model for rows of the data's width.
@@ -62,9 +65,10 @@ impl Problem {
     /// rows their number is its own affair.
     pub fn fingerprint(&self, dtype: Option<Dtype>) -> Fingerprint {
         let data = &self.data;
-        let n_classes = self.model.kind().n_classes();
+        let n_classes = self.model.kind().loss.n_classes();
         let n_samples = (!data.data_is_shard).then_some(self.survey.n_samples);
         let take = data.take.map_or("all".to_owned(), |n| n.to_string());
+        let local_lr = self.local.map_or("none".to_owned(), |local| local.lr.to_string());
         [
             ("model", Some(self.model.kind().to_string())),
             ("n_features", Some(self.model.n_features().to_string())),
@@ -76,12 +80,19 @@ impl Problem {
             ("shuffle", Some(data.shuffle.to_string())),
             ("seed", Some(data.seed.to_string())),
             ("take", Some(take)),
+            ("local_steps", Some(self.local_steps().to_string())),
+            ("local_lr", Some(local_lr)),
             ("n_samples", n_samples.map(|n| n.to_string())),
             ("dtype", dtype.map(|dtype| dtype.to_string())),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)))
         .collect()
+    }
+
+    /// Batches behind a push.
+    fn local_steps(&self) -> u32 {
+        self.local.map_or(1, |local| local.n_steps)
     }
 
     /// This shard's statistics, where scaling needs those of shards that others have.
@@ -104,7 +115,10 @@ impl Problem {
         let rows = self.survey.n_samples.div_ceil(u64::from(n_workers));
         let rounds = match self.data.batch {
             BatchSize::Full => 1,
-            BatchSize::Rows(size) => rows.div_ceil(u64::from(size)).max(1),
+            BatchSize::Rows(size) => {
+                let batches = rows.div_ceil(u64::from(size));
+                batches.div_ceil(self.local_steps().into()).max(1)
+            }
         };
         rounds * mode.updates_per_round(n_workers)
     }
@@ -112,8 +126,11 @@ impl Problem {
     /// Reads the shard that the job has given.
     ///
     /// # Errors
-    /// Bad data.
+    /// Bad data; configuration, where the job's terms do not go with the flags.
     pub fn load_shard<T: Real>(&self, terms: &JoinAnswer) -> Result<Learner<T>, ExitError> {
+        if let Some(local) = self.local {
+            local.check_aggregate(terms.mode, terms.aggregate)?;
+        }
         let rows = Rows::of_worker(&self.data, terms.shard, terms.n_shards, self.survey.n_samples);
         let samples = load::<T>(&self.data, &self.preprocessing, rows)?;
         self.model.check_samples(&samples)?;
@@ -141,7 +158,12 @@ impl Problem {
             batches: Batches::new(n_rows, size, seed, terms.shard, shuffle),
             model: self.model.clone(),
             samples,
-            l2_share: l2_share(terms.mode, terms.aggregate, terms.n_shards, n_with_rows),
+            l2_share: match self.local {
+                Some(_) => 1.0,
+                None => l2_share(terms.mode, terms.aggregate, terms.n_shards, n_with_rows),
+            },
+            local: self.local,
+            theta_local: Vec::new(),
             is_full_batch: size == BatchSize::Full,
             scratch: Scratch::default(),
         })
@@ -154,7 +176,8 @@ impl Problem {
             return Ok(n_samples.min(terms.n_shards));
         }
         // Nobody knows how many of the others have rows; all do, or it must not matter.
-        let divided = l2_share_depends_on_shards(terms.mode, terms.aggregate);
+        let divided =
+            self.local.is_none() && l2_share_depends_on_shards(terms.mode, terms.aggregate);
         if n_samples == 0 && divided && self.spec.l2 > 0.0 {
             return Err(ExitError::config(format!(
                 "--data-is-shard without any rows: with --l2 and --aggregate {} every shard needs \
@@ -201,6 +224,9 @@ pub struct Learner<T> {
     samples: Samples<T>,
     batches: Batches,
     l2_share: f64,
+    local: Option<LocalSteps>,
+    /// Working memory of local steps.
+    theta_local: Vec<T>,
     is_full_batch: bool,
     scratch: Scratch<T>,
 }
@@ -216,14 +242,42 @@ impl<T: Real> Learner<T> {
         self.is_full_batch
     }
 
-    /// The gradient of `clock` at `theta`, and the loss there: the same bits whenever it is asked.
+    /// What the worker pushes at `clock`, given the `theta` that it pulled, and the loss there: the
+    /// same bits whenever it is asked.
+    ///
+    /// That is the gradient of the clock's batch or, with local steps, theta_pulled - theta_local.
+    /// The loss is then that of the first step, and `n_samples` the rows behind all of them, at most
+    /// those of the shard: over whole passes workers weigh as in Algorithm 1 of McMahan et al. 2017.
     ///
     /// # Panics
     /// If `theta` or `gradient` has another length than the model's.
     pub fn compute(&mut self, clock: u64, theta: &[T], gradient: &mut [T]) -> Loss {
+        let Some(LocalSteps { n_steps, lr }) = self.local else {
+            return self.of_batch(clock, theta, gradient);
+        };
+        let mut local = std::mem::take(&mut self.theta_local);
+        local.clear();
+        local.extend_from_slice(theta);
+        let first = clock * u64::from(n_steps);
+        let mut told = self.of_batch(first, theta, gradient);
+        move_by(&mut local, lr, gradient);
+        for number in first + 1..first + u64::from(n_steps) {
+            told.n_samples += self.of_batch(number, &local, gradient).n_samples;
+            move_by(&mut local, lr, gradient);
+        }
+        for ((g, &pulled), &arrived) in gradient.iter_mut().zip(theta).zip(&local) {
+            *g = pulled - arrived;
+        }
+        self.theta_local = local;
+        told.n_samples = told.n_samples.min(self.samples.len() as u64);
+        told
+    }
+
+    /// The gradient at `theta` of batch `number`, counted over all passes.
+    fn of_batch(&mut self, number: u64, theta: &[T], gradient: &mut [T]) -> Loss {
         let batch = Batch {
             samples: &self.samples,
-            selection: self.batches.select(clock),
+            selection: self.batches.select(number),
             l2_share: self.l2_share,
         };
         self.model.loss_and_gradient(theta, &batch, gradient, &mut self.scratch)
@@ -237,3 +291,14 @@ impl<T: Real> Learner<T> {
         self.model.metrics(theta, &self.samples)
     }
 }
+
+/// `theta -= lr * gradient`.
+fn move_by<T: Real>(theta: &mut [T], lr: f64, gradient: &[T]) {
+    let lr = T::from_f64(lr);
+    for (theta, &g) in theta.iter_mut().zip(gradient) {
+        *theta -= lr * g;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,11 @@
 pub mod args;
 pub mod data;
 pub mod learning;
+pub mod local_steps;
 pub mod model;
 #[cfg(feature = "net")]
 pub mod net;
+pub mod prediction;
 #[cfg(feature = "net")]
 pub mod run;
 pub mod samples;

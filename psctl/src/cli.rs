@@ -11,6 +11,7 @@ use ps_common::exit::{Exit, ExitError, conclude};
 use ps_common::{flags, logging};
 
 use crate::local::LocalArgs;
+use crate::predict::{self, PredictArgs};
 use crate::{bench, local, operator};
 
 /// Version, and the builds of both roles that psctl plays.
@@ -53,6 +54,7 @@ enum Command {
     Health(operator::HealthArgs),
     Export(operator::ExportArgs),
     Stop(operator::StopArgs),
+    Predict(Box<PredictArgs>),
     /// Measures dense push-pull against the same work over bare sockets
     Bench(bench::Args),
     #[command(hide = true)]
@@ -97,7 +99,10 @@ fn command() -> clap::Command {
 
 fn run(arguments: &[OsString]) -> Result<(), ExitError> {
     let matches = flags::parse(&command(), arguments)?;
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Command::Local(args) = &mut cli.command {
+        args.settle();
+    }
     logging::init(["warn", "info", "debug"][usize::from(cli.verbose.min(2))], false);
     let mut out = io::stdout();
     match cli.command {
@@ -107,6 +112,7 @@ fn run(arguments: &[OsString]) -> Result<(), ExitError> {
         Command::Health(args) => block_on(operator::health(args)),
         Command::Export(args) => block_on(operator::export(args)),
         Command::Stop(args) => block_on(operator::stop(args)),
+        Command::Predict(args) => predict::run(&args, &mut out, &mut io::stderr()),
         Command::Bench(args) => bench::run(&args, &mut out, &mut io::stderr()),
         Command::BenchRole(args) => bench::play(&args),
         Command::Completions { shell } => {

@@ -9,6 +9,7 @@ pub mod local;
 pub mod observe;
 pub mod operator;
 pub mod peers;
+mod predict;
 pub mod show;
 
 pub use cli::main_with;

@@ -36,7 +36,10 @@ pub fn tables(dim: u64) -> Vec<pb::Table> {
     vec![pb::Table {
         name: "w".to_owned(),
         shape: vec![dim],
-        initializer: Some(pb::Initializer { kind: pb::initializer::Kind::Zeros.into() }),
+        initializer: Some(pb::Initializer {
+            kind: pb::initializer::Kind::Zeros.into(),
+            ..pb::Initializer::default()
+        }),
         penalized: true,
     }]
 }

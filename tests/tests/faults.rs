@@ -246,7 +246,7 @@ async fn what_is_not_built_is_refused_by_name() {
     let status = good.operator.checkpoint(pb::CheckpointRequest {}).await.expect_err("not built");
     assert_eq!(reason_of(&status), (Code::Unimplemented, "NOT_BUILT".to_owned()));
     let mut request = Caller::join_request(None, DIM);
-    request.tables[0].initializer = Some(pb::Initializer { kind: 2 });
+    request.tables[0].initializer = Some(pb::Initializer { kind: 4, scale: 0.5, seed: 1 });
     let status = good.clone().join(request).await.expect_err("not built");
     assert_eq!(reason_of(&status), (Code::Unimplemented, "NOT_BUILT".to_owned()));
     let mut request = Caller::join_request(None, DIM);

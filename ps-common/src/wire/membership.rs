@@ -123,29 +123,46 @@ fn tables_from(tables: Vec<pb::Table>) -> Result<Option<Tables>, Error> {
     let tables = tables
         .into_iter()
         .map(|table| {
-            let kind = required("tables.initializer", table.initializer)?.kind;
-            match pb::initializer::Kind::try_from(kind) {
-                Ok(pb::initializer::Kind::Zeros) => {}
-                _ => {
-                    return Err(Error::new(
-                        ErrorCode::NotBuilt,
-                        format!(
-                            "table `{}` wants initializer number {kind}; this server has 1 (zeros)",
-                            table.name
-                        ),
-                    )
-                    .with("field", "tables.initializer"));
-                }
-            }
+            let initializer = required("tables.initializer", table.initializer)?;
             Ok(Table {
+                initializer: initializer_from(initializer, &table.name)?,
                 name: table.name,
                 shape: table.shape,
-                initializer: Initializer::Zeros,
                 penalized: table.penalized,
             })
         })
         .collect::<Result<Vec<_>, Error>>()?;
     Tables::new(tables).map(Some).map_err(|e| bad_field("tables", format!("is wrong: {e}")))
+}
+
+fn initializer_from(initializer: pb::Initializer, table: &str) -> Result<Initializer, Error> {
+    let pb::Initializer { kind, scale, seed } = initializer;
+    match pb::initializer::Kind::try_from(kind) {
+        Ok(pb::initializer::Kind::Zeros) if scale != 0.0 || seed != 0 => Err(bad_field(
+            "tables.initializer",
+            format!("of table `{table}` is zeros with scale {scale} and seed {seed}, not 0 and 0"),
+        )),
+        Ok(pb::initializer::Kind::Zeros) => Ok(Initializer::Zeros),
+        Ok(pb::initializer::Kind::Uniform) => Ok(Initializer::Uniform { bound: scale, seed }),
+        Ok(pb::initializer::Kind::Normal) => Ok(Initializer::Normal { std: scale, seed }),
+        Ok(pb::initializer::Kind::Unspecified) | Err(_) => Err(Error::new(
+            ErrorCode::NotBuilt,
+            format!(
+                "table `{table}` wants initializer number {kind}; this server has 1 (zeros), 2 \
+                 (uniform) and 3 (normal)"
+            ),
+        )
+        .with("field", "tables.initializer")),
+    }
+}
+
+fn initializer_into(initializer: Initializer) -> pb::Initializer {
+    let (kind, seed) = match initializer {
+        Initializer::Zeros => (pb::initializer::Kind::Zeros, 0),
+        Initializer::Uniform { seed, .. } => (pb::initializer::Kind::Uniform, seed),
+        Initializer::Normal { seed, .. } => (pb::initializer::Kind::Normal, seed),
+    };
+    pb::Initializer { kind: kind.into(), scale: initializer.scale(), seed }
 }
 
 fn tables_into(tables: &Tables) -> Vec<pb::Table> {
@@ -154,11 +171,7 @@ fn tables_into(tables: &Tables) -> Vec<pb::Table> {
         .map(|table| pb::Table {
             name: table.name.clone(),
             shape: table.shape.clone(),
-            initializer: Some(pb::Initializer {
-                kind: match table.initializer {
-                    Initializer::Zeros => pb::initializer::Kind::Zeros.into(),
-                },
-            }),
+            initializer: Some(initializer_into(table.initializer)),
             penalized: table.penalized,
         })
         .collect()
@@ -244,5 +257,46 @@ impl From<Leave> for pb::LeaveRequest {
             stats: Some(leave.stats.into()),
             final_metrics: leave.final_metrics.map(Into::into),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(kind: i32, scale: f64, seed: u64) -> Vec<pb::Table> {
+        let initializer = Some(pb::Initializer { kind, scale, seed });
+        vec![pb::Table { name: "v".to_owned(), shape: vec![2], initializer, penalized: true }]
+    }
+
+    #[test]
+    fn initializers_round_trip() {
+        for initializer in [
+            Initializer::Zeros,
+            Initializer::Uniform { bound: 0.125, seed: u64::MAX },
+            Initializer::Normal { std: 1e-3, seed: 7 },
+        ] {
+            let tables = Tables::new(vec![Table::new("v", &[2, 3], initializer, true)]);
+            let tables = tables.expect("valid");
+            assert_eq!(tables_from(tables_into(&tables)).expect("its own"), Some(tables));
+        }
+    }
+
+    #[test]
+    fn initializers_that_mean_nothing_are_refused() {
+        for (kind, scale, seed, code) in [
+            (0, 0.0, 0, ErrorCode::NotBuilt),
+            (4, 0.5, 0, ErrorCode::NotBuilt),
+            (1, 0.5, 0, ErrorCode::BadField),
+            (1, 0.0, 3, ErrorCode::BadField),
+            (2, -0.5, 0, ErrorCode::BadField),
+            (2, f64::NAN, 0, ErrorCode::BadField),
+            (3, f64::INFINITY, 0, ErrorCode::BadField),
+        ] {
+            let error = tables_from(wire(kind, scale, seed)).expect_err("refused");
+            assert_eq!(error.code, code, "{kind} {scale} {seed}: {error}");
+        }
+        let none = vec![pb::Table { initializer: None, ..wire(1, 0.0, 0).remove(0) }];
+        assert_eq!(tables_from(none).expect_err("none").code, ErrorCode::BadField);
     }
 }

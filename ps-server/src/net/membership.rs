@@ -28,6 +28,9 @@ impl Membership for MembershipService {
     ) -> Result<Response<pb::JoinResponse>, Status> {
         let Peer { conn, address } = Peer::of(&request);
         let request = JoinRequest::try_from(request.into_inner()).map_err(|e| to_status(&e))?;
+        if let Some(tables) = &request.tables {
+            self.shell.driver().check_start(tables).map_err(|e| to_status(&e))?;
+        }
         let input = |call| Input::Join { call, conn, address: address.to_string(), request };
         match self.shell.call(None, input).await.map_err(|e| to_status(&e))? {
             Delivery::Joined(answer) => {

@@ -1,4 +1,4 @@
-//! Arithmetic on slices: sums of gradients, update rules, checks. Pure, no allocation.
+//! Arithmetic on slices: first values, sums of gradients, update rules, checks. Pure, no allocation.
 //!
 //! Equal lengths are asserted once per call; nothing here knows tables, chunks or versions.
 
@@ -11,6 +11,7 @@ mod check;
 mod clip;
 mod compensate;
 mod ftrl;
+mod initialize;
 mod momentum;
 mod nesterov;
 mod optimizer;
@@ -25,6 +26,7 @@ mod sum;
 pub use check::first_non_finite;
 pub use clip::{Norm, scale};
 pub use compensate::compensate;
+pub use initialize::initialize;
 pub use optimizer::{ADAMW_DECAY, LR, Optimizer, Wish};
 pub use robust::{median, trimmed_mean};
 pub use rule::{Betas, Rule, SLOTS_MAX, Slots, Step};

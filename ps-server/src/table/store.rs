@@ -4,15 +4,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ps_common::import::Imported;
 use ps_common::job::Combine;
-use ps_common::tables::{Initializer, Tables};
+use ps_common::tables::Tables;
 use ps_common::{Dtype, Element};
 use sha2::{Digest, Sha256};
 
 use super::aggregate::Aggregate;
 use super::gradient::Gradient;
 use super::theta::{Motion, Theta};
-use crate::numeric::Optimizer;
+use crate::numeric::{Optimizer, initialize};
 
 /// One version of theta, immutable.
 #[derive(Debug, Clone)]
@@ -102,18 +103,24 @@ pub struct Store {
 impl Store {
     /// theta at version 0, as the tables' initialisers say, in chunks of `chunk_bytes`.
     pub fn new(tables: &Tables, dtype: Dtype, optimizer: Optimizer, chunk_bytes: usize) -> Self {
-        for table in tables.iter() {
-            match table.initializer {
-                Initializer::Zeros => {}
-            }
-        }
         let dim = tables.dim();
         let chunk_len = (chunk_bytes / dtype.size_bytes()).max(1);
         let theta = match dtype {
-            Dtype::F32 => AnyTheta::F32(Theta::zeros(dim, chunk_len)),
-            Dtype::F64 => AnyTheta::F64(Theta::zeros(dim, chunk_len)),
+            Dtype::F32 => AnyTheta::F32(first_theta(tables, chunk_len)),
+            Dtype::F64 => AnyTheta::F64(first_theta(tables, chunk_len)),
         };
         Self { dim, dtype, version: 0, theta, optimizer, penalized: penalized(tables) }
+    }
+
+    /// Lets theta start at `start` and not as the initialisers say.
+    ///
+    /// # Panics
+    /// If it has another length or element type, or somebody reads theta already.
+    pub fn start_from(&mut self, start: &Imported) {
+        match &mut self.theta {
+            AnyTheta::F32(theta) => copy(theta, &start.values()),
+            AnyTheta::F64(theta) => copy(theta, &start.values()),
+        }
     }
 
     /// The current version, without a copy.
@@ -196,6 +203,28 @@ fn penalized(tables: &Tables) -> Vec<Range<usize>> {
     ranges
 }
 
+/// theta as the tables' initialisers say, the same for any `chunk_len`.
+fn first_theta<T: Element>(tables: &Tables, chunk_len: usize) -> Theta<T> {
+    let mut theta = Theta::zeros(tables.dim(), chunk_len);
+    theta.fill(|first_key, values: &mut [T]| {
+        let end = first_key + values.len();
+        for (table, keys) in tables.ranges() {
+            let (from, to) = (keys.start.max(first_key), keys.end.min(end));
+            if from < to {
+                let values = &mut values[from - first_key..to - first_key];
+                initialize(values, from as u64, table.initializer);
+            }
+        }
+    });
+    theta
+}
+
+fn copy<T: Element>(theta: &mut Theta<T>, values: &[T]) {
+    theta.fill(|first_key, chunk| {
+        chunk.copy_from_slice(&values[first_key..first_key + chunk.len()]);
+    });
+}
+
 fn slices<'a, T: Element>(
     parts: &'a [(Gradient, f64)],
     values: impl Fn(&'a Gradient) -> &'a [T],
@@ -206,7 +235,30 @@ fn slices<'a, T: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ps_common::tables::Table;
+    use ps_common::tables::{Initializer, Table};
+
+    #[test]
+    fn the_first_theta_does_not_depend_on_chunks() {
+        let uniform = Initializer::Uniform { bound: 1.0, seed: 7 };
+        let normal = Initializer::Normal { std: 0.5, seed: 7 };
+        let tables = Tables::new(vec![
+            Table::new("a", &[3, 5], uniform, true),
+            Table::zeros("b", &[4], false),
+            Table::new("c", &[11], uniform, true),
+            Table::new("d", &[2, 7], normal, true),
+        ])
+        .expect("valid");
+        let sgd = Optimizer::sgd(1.0);
+        let first = |bytes| Store::new(&tables, Dtype::F64, sgd, bytes).snapshot().values::<f64>();
+        let whole = first(1 << 20);
+        for bytes in [8, 24, 40, 128, 320] {
+            assert_eq!(first(bytes), whole, "in chunks of {bytes} bytes");
+        }
+        assert_eq!(whole[15..19], [0.0; 4]);
+        let (a, c) = (&whole[..11], &whole[19..30]);
+        assert!(a.iter().zip(c).all(|(a, c)| a != c), "two tables share no draws");
+        assert!(whole[..15].iter().chain(&whole[19..]).all(|x| *x != 0.0));
+    }
 
     #[test]
     fn snapshots_have_a_version_and_a_hash() {

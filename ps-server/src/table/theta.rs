@@ -73,6 +73,17 @@ impl<T: Element> Theta<T> {
         }
     }
 
+    /// Lets `write` set the elements of each chunk, given the key of the first.
+    ///
+    /// # Panics
+    /// If somebody reads theta already.
+    pub(super) fn fill(&mut self, mut write: impl FnMut(usize, &mut [T])) {
+        let first_keys = (0..).step_by(self.chunk_len);
+        for (first_key, chunk) in first_keys.zip(&mut self.chunks) {
+            write(first_key, &mut Arc::get_mut(chunk).expect("filled before it is read").0);
+        }
+    }
+
     /// Every chunk's bytes, without a copy.
     pub(super) fn bytes(&self) -> Vec<Bytes> {
         let owner = |chunk: &Arc<Chunk<T>>| Bytes::from_owner(ChunkBytes(Arc::clone(chunk)));

@@ -80,6 +80,28 @@ impl DataArgs {
     /// # Errors
     /// Configuration, naming the flag: options that do not apply or contradict each other.
     pub fn check(&self) -> Result<DataSpec, ExitError> {
+        self.check_rows(true)
+    }
+
+    /// As [`DataArgs::check`], for rows without targets.
+    ///
+    /// # Errors
+    /// As there; also for a flag that says where targets are.
+    pub fn check_without_targets(&self) -> Result<DataSpec, ExitError> {
+        let targets = [("--labels", !self.labels.is_empty()), ("--target", self.target.is_some())];
+        match targets.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(ExitError::config(format!(
+                "{flag} and --unlabelled exclude each other: the one says where targets are, the \
+                 other that there are none"
+            ))),
+            None if matches!(self.files()?, Files::Builtin(_)) => Err(ExitError::config(
+                "--unlabelled does not apply to built-in data: give --data FILE",
+            )),
+            None => self.check_rows(false),
+        }
+    }
+
+    fn check_rows(&self, has_targets: bool) -> Result<DataSpec, ExitError> {
         let files = self.files()?;
         if self.take == Some(0) {
             return Err(ExitError::config("--take 0 leaves no rows: give at least 1"));
@@ -99,6 +121,7 @@ impl DataArgs {
             data_is_shard: self.data_is_shard,
             index_base: self.index_base,
             features: self.features,
+            has_targets,
         };
         spec.check_labels()?;
         if spec.format != Format::Auto {

@@ -239,6 +239,9 @@ pub struct DataSpec {
     pub index_base: Option<IndexBase>,
     /// Features of LibSVM, where they are not to be found by their highest index.
     pub features: Option<u32>,
+    /// Whether rows have targets; without, all columns are features, targets are 0 and a label of
+    /// LibSVM is not looked at. `false` is for predictions.
+    pub has_targets: bool,
 }
 
 impl DataSpec {
@@ -290,9 +293,11 @@ impl DataSpec {
         let Files::Paths { labels, .. } = &self.files else { return Ok(()) };
         match format {
             Format::Libsvm if !labels.is_empty() => refuse("--labels", "CSV, IDX and NPY"),
-            Format::Idx | Format::Npy if labels.is_empty() => Err(ExitError::config(format!(
-                "{format} data holds no targets: give them with --labels"
-            ))),
+            Format::Idx | Format::Npy if labels.is_empty() && self.has_targets => {
+                Err(ExitError::config(format!(
+                    "{format} data holds no targets: give them with --labels"
+                )))
+            }
             Format::Libsvm if self.data_is_shard => {
                 if self.features.is_none() || !self.base_is_given() {
                     return Err(ExitError::config(

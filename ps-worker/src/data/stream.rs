@@ -134,7 +134,7 @@ impl Stream {
         if self.spec.take.is_some_and(|take| self.data.n_rows >= take) {
             return Ok(false);
         }
-        let target_in_data = self.labels.is_none();
+        let target_in_data = self.labels.is_none() && self.spec.has_targets;
         let (format, allowed, spec) = (self.format, self.allowed, &self.spec);
         let open = |path: &str| {
             let target = spec.target.as_ref().unwrap_or(&Target::Last);
@@ -143,6 +143,9 @@ impl Stream {
         let more = self.data.next(row, open)?;
         if more {
             self.check_width(row)?;
+            if !self.spec.has_targets {
+                row.target = 0.0;
+            }
         }
         if let Some(labels) = &mut self.labels {
             let more_labels = labels.next(&mut self.label, open_labels)?;

@@ -1,4 +1,4 @@
-//! Logistic regression: the loss of one row, for targets 0/1 and -1/+1. Knows nothing of rows,
+//! Two classes: the loss of one row, for targets 0/1 and -1/+1. Knows nothing of rows,
 //! batches or theta.
 //!
 //! Cross-entropy `log(1 + exp(z)) - y z` is computed as `max(z, 0) - y z + log1p(exp(-|z|))`, whose

@@ -4,29 +4,41 @@
 //! worker adds ([`l2_share`]). Knows no files, no clock, no threads and no network; batches and
 //! shards are chosen elsewhere. The same inputs give the same bits.
 //!
-//! All three models are one linear map `Z = X W + b` under different losses: `rows` has the map and
-//! its transpose over dense and sparse rows; `linear`, `logistic` and `softmax` have each the loss
-//! of one row of `Z` and its derivative; `kind` chooses among them. With m rows the gradient is
-//! `gradient_W = X^T R / m + l2_share * l2 * W`, `gradient_b = (column sums of R) / m`,
-//! where row i of `R` is the derivative of row i's loss by row i of `Z`.
+//! A model is a map from a row to its scores `Z` and a loss of a row's scores:
 //!
-//! | model | theta | loss of a row | prediction |
-//! |---|---|---|---|
-//! | linear | `w` \[d\], `b` \[1\] | `(z - y)^2 / 2` | `z` |
-//! | logistic | `w` \[d\], `b` \[1\] | `log(1 + exp(z)) - y z`, y = 0 or 1 | `1 / (1 + exp(-z))` |
-//! | softmax | `W` \[d, C\], `b` \[C\] | `-log softmax(z)[y]`, y = 0 .. C-1 | argmax of `z` |
+//! | model | map | loss |
+//! |---|---|---|
+//! | linear, logistic, softmax | `linear`: `Z = X W + b` | squared, logistic, softmax |
+//! | mlp | `mlp`: layers of units | softmax, squared or logistic |
+//! | fm | `fm`: a linear term and products of pairs of features | squared or logistic |
+//!
+//! | loss | of a row | prediction |
+//! |---|---|---|
+//! | squared | `(z - y)^2 / 2` | `z` |
+//! | logistic | `log(1 + exp(z)) - y z`, y = 0 or 1 | `1 / (1 + exp(-z))` |
+//! | softmax | `-log softmax(z)[y]`, y = 0 .. C-1 | argmax of `z` |
+//!
+//! `map` chooses among maps and `loss` among losses; here is what all models share: batches in
+//! blocks of rows, means over rows, the L2 term. With m rows a table of weights has the gradient
+//! `(sum over rows) / m + l2_share * l2 * W`, a table of biases that without the L2 term; sums of
+//! biases are f64. `rows` has products with dense and sparse rows.
 //!
 //! Overflow in theta shows as a loss or gradient that is not finite; nothing here panics on it.
 
 #![deny(clippy::disallowed_methods)]
 
 pub mod args;
-mod kind;
+mod fm;
 mod linear;
 mod logistic;
+mod loss;
+mod map;
+mod mlp;
 mod penalty;
 mod rows;
 mod softmax;
+mod spec;
+mod squared;
 
 #[cfg(test)]
 mod tests;
@@ -35,13 +47,16 @@ use ndarray::{Array2, LinalgScalar};
 use ps_common::Element;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::Metrics;
-use ps_common::tables::{Table, Tables};
+use ps_common::tables::Tables;
 
 use crate::samples::{Samples, Selection};
 
-pub use args::{ModelArgs, ModelChoice, ModelKind, ModelSpec};
+pub use args::{ModelArgs, ModelSpec};
+pub use loss::RowLoss;
+use map::{Map, Work};
 pub use penalty::{l2_share, l2_share_depends_on_shards};
-use rows::{Block, Weights, Which};
+use rows::{Block, Which};
+pub use spec::{Activation, MapKind, ModelChoice, ModelKind};
 
 /// An [`Element`] that `ndarray` multiplies: `f32` or `f64`.
 pub trait Real: Element + LinalgScalar + Default {}
@@ -53,10 +68,12 @@ impl Real for f64 {}
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     kind: ModelKind,
+    map: Map,
     n_features: usize,
     l2: f64,
     bias: bool,
     tables: Tables,
+    dim: usize,
 }
 
 /// The rows that a gradient is taken over, and how much of the L2 term it carries.
@@ -81,49 +98,40 @@ pub struct Loss {
     pub n_samples: u64,
 }
 
-/// Memory that gradients reuse from step to step, so that only general matrix products (softmax on
-/// dense rows) allocate, for their packing. Its content never reaches a result.
+/// Memory that gradients reuse from step to step, so that only general matrix products (many
+/// outputs on dense rows) allocate, for their packing. Its content never reaches a result.
 #[derive(Debug, Clone, Default)]
 pub struct Scratch<T> {
-    turned: Vec<T>,
     gathered: Vec<T>,
-    scores: Vec<T>,
-    partial: Vec<T>,
-    bias_sums: Vec<f64>,
     exps: Vec<f64>,
+    work: Work<T>,
 }
 
 impl Model {
-    /// The model that `spec` describes for rows of `n_features` columns.
+    /// The model that `spec` describes for rows of `n_features` columns; `seed` is that of tables
+    /// that start at random.
     ///
     /// # Errors
     /// Bad data without columns; configuration when theta would be too large.
-    pub fn new(spec: &ModelSpec, n_features: usize) -> Result<Self, ExitError> {
+    pub fn new(spec: &ModelSpec, n_features: usize, seed: u64) -> Result<Self, ExitError> {
         if n_features == 0 {
             return Err(ExitError::new(
                 Exit::BadData,
                 "the data has no feature columns; --model needs at least one beside the target",
             ));
         }
-        let bias = spec.bias;
         let kind = spec.kind()?;
-        let (d, c) = (n_features as u64, kind.n_outputs() as u64);
-        let mut tables = vec![match kind {
-            ModelKind::Linear | ModelKind::Logistic => Table::zeros("w", &[d], true),
-            ModelKind::Softmax { .. } => Table::zeros("W", &[d, c], true),
-        }];
-        if bias {
-            tables.push(Table::zeros("b", &[c], false));
-        }
-        let tables = Tables::new(tables).map_err(|error| {
-            ExitError::config(format!("--model {} over {n_features} features", kind)).because(error)
+        let map = Map::new(&kind, n_features, spec.bias);
+        let tables = Tables::new(map.tables(seed)).map_err(|error| {
+            ExitError::config(format!("--model {kind} over {n_features} features")).because(error)
         })?;
-        Ok(Self { kind, n_features, l2: spec.l2, bias, tables })
+        let dim = tables.dim();
+        Ok(Self { kind, map, n_features, l2: spec.l2, bias: spec.bias, tables, dim })
     }
 
     /// Which model.
-    pub fn kind(&self) -> ModelKind {
-        self.kind
+    pub fn kind(&self) -> &ModelKind {
+        &self.kind
     }
 
     /// Columns of the rows, without a bias column.
@@ -131,23 +139,19 @@ impl Model {
         self.n_features
     }
 
-    /// Whether theta ends with a bias.
+    /// Whether theta has biases.
     pub fn has_bias(&self) -> bool {
         self.bias
     }
 
-    /// theta's tables: the weights (penalised), then the bias (not penalised) where there is one.
+    /// theta's tables: weights are penalised, biases are not.
     pub fn tables(&self) -> &Tables {
         &self.tables
     }
 
     /// Elements of theta.
     pub fn dim(&self) -> usize {
-        self.n_weights() + if self.bias { self.kind.n_outputs() } else { 0 }
-    }
-
-    fn n_weights(&self) -> usize {
-        self.n_features * self.kind.n_outputs()
+        self.dim
     }
 
     /// Refuses rows of another width and targets that the model has no loss for.
@@ -167,12 +171,14 @@ impl Model {
                 self.n_features
             ));
         }
-        let Some((row, y)) = self.kind.find_wrong_target(&samples.targets) else { return Ok(()) };
+        let Some((row, y)) = self.kind.loss.find_wrong_target(&samples.targets) else {
+            return Ok(());
+        };
         bad(format!(
             "row {}: target {y}, where --model {} expects {}",
             row + 1,
             self.kind,
-            self.kind.targets_expected()
+            self.kind.loss.targets_expected()
         ))
     }
 
@@ -201,35 +207,45 @@ impl Model {
         if n_samples == 0 {
             return Loss { loss: 0.0, penalty, n_samples: 0 };
         }
-        let c = self.kind.n_outputs();
-        scratch.bias_sums.clear();
-        scratch.bias_sums.resize(c, 0.0);
-        scratch.exps.resize(c, 0.0);
-        let (gradient_w, gradient_b) = gradient.split_at_mut(self.n_weights());
-        let (weights, bias) = theta.split_at(self.n_weights());
-        let w = Weights::new(weights, c, &samples.features, &mut scratch.turned);
+        let Scratch { gathered, exps, work } = scratch;
+        let loss = self.kind.loss;
+        let n_outputs = loss.n_outputs();
+        let n_biases = self.tables.ranges().filter(|(t, _)| !t.penalized).map(|(_, k)| k.len());
+        work.bias_sums.clear();
+        work.bias_sums.resize(n_biases.sum(), 0.0);
+        exps.resize(n_outputs, 0.0);
+        self.map.prepare(theta, &samples.features, work);
         let mut loss_sum = 0.0;
         for which in which.blocks(rows::block_rows(&samples.features)) {
-            let block = Block::new(&samples.features, which, &mut scratch.gathered);
-            self.write_scores(&w, bias, &block, &mut scratch.scores);
-            for (row, z) in which.rows().zip(scratch.scores.chunks_exact_mut(c)) {
-                loss_sum += self.kind.derive(z, samples.targets[row], &mut scratch.exps);
-                for (sum, &r) in scratch.bias_sums.iter_mut().zip(&*z) {
-                    *sum += r.to_f64();
-                }
+            let block = self.block(samples, which, gathered);
+            self.map.write_scores(theta, &block, work);
+            for (row, z) in which.rows().zip(work.scores.chunks_exact_mut(n_outputs)) {
+                loss_sum += loss.derive(z, samples.targets[row], exps);
             }
-            block.add_transposed(&scratch.scores, c, gradient_w, &mut scratch.partial);
+            self.map.add_gradient(theta, &block, work, gradient);
         }
         let m = n_samples as f64;
-        let divisor = T::from_f64(m);
-        for g in &mut *gradient_w {
-            *g = *g / divisor;
-        }
-        for (g, &sum) in gradient_b.iter_mut().zip(&scratch.bias_sums) {
-            *g = T::from_f64(sum / m);
-        }
-        penalty::add_gradient(batch.l2_share * self.l2, weights, gradient_w);
+        self.finish(theta, m, batch.l2_share * self.l2, &work.bias_sums, gradient);
         Loss { loss: loss_sum / m, penalty, n_samples: n_samples as u64 }
+    }
+
+    /// Makes means of sums over `m` rows, and adds the L2 term's gradient.
+    fn finish<T: Real>(&self, theta: &[T], m: f64, l2: f64, bias_sums: &[f64], gradient: &mut [T]) {
+        let divisor = T::from_f64(m);
+        let mut bias_sums = bias_sums.iter();
+        for (table, keys) in self.tables.ranges() {
+            let of_table = &mut gradient[keys.clone()];
+            if table.penalized {
+                for g in &mut *of_table {
+                    *g = *g / divisor;
+                }
+                penalty::add_gradient(l2, &theta[keys], of_table);
+            } else {
+                for (g, &sum) in of_table.iter_mut().zip(&mut bias_sums) {
+                    *g = T::from_f64(sum / m);
+                }
+            }
+        }
     }
 
     /// Loss and, for classifiers, rows predicted right, over all rows.
@@ -237,23 +253,25 @@ impl Model {
     /// # Panics
     /// As [`Model::loss_and_gradient`].
     pub fn metrics<T: Real>(&self, theta: &[T], samples: &Samples<T>) -> Metrics {
-        let mut exps = vec![0.0; self.kind.n_outputs()];
+        let loss = self.kind.loss;
+        let mut exps = vec![0.0; loss.n_outputs()];
         let (mut loss_sum, mut n_correct) = (0.0, 0u64);
         self.for_each_row(theta, samples, |row, z| {
             let y = samples.targets[row];
-            n_correct += u64::from(self.kind.is_correct(z, y));
-            loss_sum += self.kind.derive(z, y, &mut exps);
+            n_correct += u64::from(loss.is_correct(z, y));
+            loss_sum += loss.derive(z, y, &mut exps);
         });
         let n = samples.len();
         Metrics {
             n_samples: n as u64,
             loss: if n == 0 { 0.0 } else { loss_sum / n as f64 },
             penalty: self.penalty(theta),
-            n_correct: self.kind.n_classes().map(|_| n_correct),
+            n_correct: loss.n_classes().map(|_| n_correct),
         }
     }
 
-    /// One number a row: linear the value, logistic the probability of class 1, softmax the class.
+    /// One number a row: by squared loss the value, by logistic loss the probability of class 1, by
+    /// softmax the class.
     ///
     /// A logistic row counts as class 1 where `z >= 0`, which is a probability of one half or more;
     /// among equal softmax scores the lowest class wins. Targets are not looked at and may be absent.
@@ -262,39 +280,53 @@ impl Model {
     /// If `theta` has another length than [`Model::dim`] or rows have another width.
     pub fn predict<T: Real>(&self, theta: &[T], samples: &Samples<T>) -> Vec<T> {
         let mut predicted = Vec::with_capacity(samples.features.n_rows());
+        self.for_each_row(theta, samples, |_, z| predicted.push(self.kind.loss.predict(z)));
+        predicted
+    }
+
+    /// One number a row, of the kind that targets are: by squared loss the value, else the class, by
+    /// logistic loss 0 or 1. The rules of [`Model::predict`] hold.
+    ///
+    /// # Panics
+    /// As [`Model::predict`].
+    pub fn predict_targets<T: Real>(&self, theta: &[T], samples: &Samples<T>) -> Vec<T> {
+        let mut predicted = Vec::with_capacity(samples.features.n_rows());
         self.for_each_row(theta, samples, |_, z| {
-            predicted.push(match self.kind {
-                ModelKind::Linear => z[0],
-                ModelKind::Logistic => T::from_f64(logistic::sigmoid(z[0].to_f64())),
-                ModelKind::Softmax { .. } => T::from_f64(softmax::argmax(z) as f64),
-            });
+            predicted.push(self.kind.loss.predict_target(z));
         });
         predicted
     }
 
-    /// Probability of each class, rows by classes (logistic has 2); `None` for linear.
+    /// Probability of each class, rows by classes (logistic has 2); `None` for regression.
     ///
     /// # Panics
     /// As [`Model::predict`].
     pub fn probabilities<T: Real>(&self, theta: &[T], samples: &Samples<T>) -> Option<Array2<f64>> {
-        let n_classes = self.kind.n_classes()?;
+        let n_classes = self.kind.loss.n_classes()?;
         let mut all = Array2::zeros((samples.features.n_rows(), n_classes));
         self.for_each_row(theta, samples, |row, z| {
             let mut of_row = all.row_mut(row);
             let of_row = of_row.as_slice_mut().expect("made row-major above");
-            if self.kind == ModelKind::Logistic {
-                let z = z[0].to_f64();
-                of_row.copy_from_slice(&[logistic::sigmoid(-z), logistic::sigmoid(z)]);
-            } else {
-                softmax::write_probabilities(z, of_row);
-            }
+            self.kind.loss.write_probabilities(z, of_row);
         });
         Some(all)
     }
 
     fn penalty<T: Real>(&self, theta: &[T]) -> f64 {
-        assert_eq!(theta.len(), self.dim(), "theta's length");
-        penalty::value(self.l2, &theta[..self.n_weights()])
+        assert_eq!(theta.len(), self.dim, "theta's length");
+        let weights = self.tables.ranges().filter(|(table, _)| table.penalized);
+        weights.map(|(_, keys)| penalty::value(self.l2, &theta[keys])).sum()
+    }
+
+    fn block<'a, T: Real>(
+        &self,
+        samples: &'a Samples<T>,
+        which: Which<'a>,
+        gathered: &'a mut Vec<T>,
+    ) -> Block<'a, T> {
+        let block = Block::new(&samples.features, which, gathered);
+        assert_eq!(block.n_features(), self.n_features, "features of a row");
+        block
     }
 
     /// Visits all rows in order with their scores, which the visitor may overwrite.
@@ -304,37 +336,17 @@ impl Model {
         samples: &Samples<T>,
         mut visit: impl FnMut(usize, &mut [T]),
     ) {
-        assert_eq!(theta.len(), self.dim(), "theta's length");
-        let (mut turned, mut gathered, mut scores) = (Vec::new(), Vec::new(), Vec::new());
-        let (weights, bias) = theta.split_at(self.n_weights());
-        let w = Weights::new(weights, self.kind.n_outputs(), &samples.features, &mut turned);
+        assert_eq!(theta.len(), self.dim, "theta's length");
+        let Scratch { mut gathered, mut work, .. } = Scratch::default();
+        self.map.prepare(theta, &samples.features, &mut work);
         let all = Which::of(samples.features.n_rows(), Selection::All);
+        let n_outputs = self.kind.loss.n_outputs();
         for which in all.blocks(rows::block_rows(&samples.features)) {
-            let block = Block::new(&samples.features, which, &mut gathered);
-            self.write_scores(&w, bias, &block, &mut scores);
-            for (row, z) in which.rows().zip(scores.chunks_exact_mut(self.kind.n_outputs())) {
+            let block = self.block(samples, which, &mut gathered);
+            self.map.write_scores(theta, &block, &mut work);
+            for (row, z) in which.rows().zip(work.scores.chunks_exact_mut(n_outputs)) {
                 visit(row, z);
             }
         }
-    }
-
-    /// `Z = X W + b` of a block, row-major. `bias` is empty where the model has none.
-    fn write_scores<T: Real>(
-        &self,
-        w: &Weights<'_, T>,
-        bias: &[T],
-        block: &Block<'_, T>,
-        scores: &mut Vec<T>,
-    ) {
-        assert_eq!(block.n_features(), self.n_features, "features of a row");
-        scores.clear();
-        if self.bias {
-            for _ in 0..block.len() {
-                scores.extend_from_slice(bias);
-            }
-        } else {
-            scores.resize(block.len() * self.kind.n_outputs(), T::ZERO);
-        }
-        block.add_product(w, scores);
     }
 }

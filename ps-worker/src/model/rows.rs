@@ -75,10 +75,15 @@ impl<'a> Which<'a> {
 
     /// The numbers in order.
     pub(super) fn rows(self) -> impl Iterator<Item = usize> {
-        (0..self.len()).map(move |i| match self {
+        (0..self.len()).map(move |i| self.row(i))
+    }
+
+    /// The number at place `i`.
+    fn row(self, i: usize) -> usize {
+        match self {
             Self::Range { start, .. } => start + i,
             Self::Listed(rows) => rows[i] as usize,
-        })
+        }
     }
 }
 
@@ -93,23 +98,20 @@ pub(super) struct Weights<'a, T> {
 }
 
 impl<'a, T: Real> Weights<'a, T> {
-    /// `rows` is W row-major; `turned` is working memory.
-    pub(super) fn new(
-        rows: &'a [T],
-        n_outputs: usize,
-        features: &Features<T>,
-        turned: &'a mut Vec<T>,
-    ) -> Self {
-        if n_outputs == 1 {
-            return Self { rows, columns: rows, n_outputs };
+    /// `rows` is W row-major, `turned` what [`turn`] made of it.
+    pub(super) fn new(rows: &'a [T], turned: &'a [T], n_outputs: usize) -> Self {
+        let columns = if n_outputs == 1 { rows } else { turned };
+        Self { rows, columns, n_outputs }
+    }
+}
+
+/// Makes `turned` W by column, where products with dense or sparse rows read it so, else empty.
+pub(super) fn turn<T: Real>(rows: &[T], n_outputs: usize, is_dense: bool, turned: &mut Vec<T>) {
+    turned.clear();
+    if is_dense && (2..=NARROW_OUTPUTS).contains(&n_outputs) {
+        for k in 0..n_outputs {
+            turned.extend(rows.iter().skip(k).step_by(n_outputs));
         }
-        turned.clear();
-        if matches!(features, Features::Dense(_)) && n_outputs <= NARROW_OUTPUTS {
-            for k in 0..n_outputs {
-                turned.extend(rows.iter().skip(k).step_by(n_outputs));
-            }
-        }
-        Self { rows, columns: turned, n_outputs }
     }
 }
 
@@ -161,6 +163,24 @@ impl<'a, T: Real> Block<'a, T> {
         match self {
             Self::Dense(x) => x.ncols(),
             Self::Sparse { rows, .. } => rows.n_features,
+        }
+    }
+
+    /// Visits what is not 0 in a row of the block: column and value.
+    pub(super) fn for_each_entry(&self, row: usize, mut visit: impl FnMut(usize, T)) {
+        match self {
+            Self::Dense(x) => {
+                for (j, &value) in x.row(row).iter().enumerate() {
+                    if value != T::ZERO {
+                        visit(j, value);
+                    }
+                }
+            }
+            Self::Sparse { rows, which } => {
+                for (j, value) in entries(rows, which.row(row)) {
+                    visit(j, value);
+                }
+            }
         }
     }
 

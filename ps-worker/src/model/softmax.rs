@@ -1,4 +1,4 @@
-//! Softmax regression: the loss of one row of scores. Knows nothing of rows, batches or theta.
+//! Several classes: the loss of one row of scores. Knows nothing of rows, batches or theta.
 //!
 //! The largest score is subtracted before `exp`, so that no finite score overflows; exponentials
 //! and their sum are f64 in either dtype.

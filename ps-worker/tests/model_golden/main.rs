@@ -19,9 +19,9 @@ use data::{golden, number, numbers, rows_of};
 use descent::{Descent, close};
 
 fn model(name: &str, l2: f64, n_features: usize, bias: bool) -> Model {
-    let args = ModelArgs { model: name.to_owned(), l2, bias };
+    let args = ModelArgs { model: name.to_owned(), l2, bias: Some(bias) };
     let spec = args.check().expect("valid flags");
-    Model::new(&spec, n_features).expect("a valid model")
+    Model::new(&spec, n_features, 0).expect("a valid model")
 }
 
 /// Shards of consecutive rows as numpy's `array_split` deals them.

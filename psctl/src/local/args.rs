@@ -9,6 +9,7 @@ use clap::Args;
 use ps_common::exit::ExitError;
 use ps_common::export::{Format, check_creatable};
 use ps_server::args::{CrewArgs, JobArgs};
+use ps_server::run::read_start;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
 use ps_worker::data::BatchSize;
 use serde::Serialize;
@@ -40,6 +41,10 @@ pub struct LocalArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub learn: LearnArgs,
+    /// File to start theta from, as --theta-out writes it (.npy, .csv or .safetensors) [default: as
+    /// the model says]
+    #[arg(long, env = "PS_THETA_IN", value_name = "FILE", help_heading = "Job")]
+    pub theta_in: Option<PathBuf>,
     /// What is looked at on the way.
     #[command(flatten)]
     #[serde(flatten)]
@@ -104,6 +109,11 @@ pub struct ClusterArgs {
 }
 
 impl LocalArgs {
+    /// Gives defaults that depend on other flags their values.
+    pub fn settle(&mut self) {
+        settle_rate(&mut self.job, &self.learn);
+    }
+
     /// Checks what can be known before any process runs, so that the error is psctl's own. Gives
     /// what a person should know before the run begins.
     ///
@@ -134,6 +144,12 @@ impl LocalArgs {
             ));
         }
         let job = self.job.check(&self.crew)?;
+        if let Some(local) = self.learn.local.check()? {
+            local.check_aggregate(self.crew.mode, job.config.aggregate)?;
+        }
+        if let Some(path) = &self.theta_in {
+            read_start(path, job.dtype)?;
+        }
         self.learn.data.check()?;
         self.learn.model.check()?;
         self.output.check()?;
@@ -147,6 +163,14 @@ impl LocalArgs {
             || self.job.consistency.backup_workers.is_some_and(|spare| spare > 0)
             || self.learn.data.batch != BatchSize::Full
             || !self.evaluation.test_data.is_empty()
+    }
+}
+
+/// With local steps a server that is plain `sgd` has rate 1 (rule R13), unless --lr says otherwise.
+pub fn settle_rate(job: &mut JobArgs, learn: &LearnArgs) {
+    let update = &mut job.update;
+    if learn.local.local_lr.is_some() && update.lr.is_none() && update.optimizer == "sgd" {
+        update.lr = Some(1.0);
     }
 }
 
@@ -180,7 +204,18 @@ pub(super) mod tests {
     /// As parsed from a command line.
     pub(in crate::local) fn local(arguments: &[&str]) -> LocalArgs {
         let all = std::iter::once("local").chain(arguments.iter().copied());
-        Demo::try_parse_from(all).expect("accepted").args
+        let mut args = Demo::try_parse_from(all).expect("accepted").args;
+        args.settle();
+        args
+    }
+
+    #[test]
+    fn with_local_steps_the_server_moves_at_rate_1_unless_told() {
+        let lr = |arguments: &[&str]| local(arguments).job.update.lr;
+        assert_eq!(lr(&[]), None);
+        assert_eq!(lr(&["--local-steps=5", "--local-lr=0.1"]), Some(1.0));
+        assert_eq!(lr(&["--local-lr=0.1", "--lr=0.5"]), Some(0.5));
+        assert_eq!(lr(&["--local-lr=0.1", "--optimizer=adam"]), None);
     }
 
     #[test]
@@ -212,6 +247,9 @@ pub(super) mod tests {
             (&["--staleness-bound=1"], "--staleness-bound"),
             (&["--model=none"], "--model none"),
             (&["--take=0"], "--take 0"),
+            (&["--theta-in=x.bin"], "--theta-in: x.bin"),
+            (&["--local-steps=4"], "--local-steps 4 needs --local-lr"),
+            (&["--local-lr=1", "--aggregate=sum"], "--local-lr and --aggregate sum"),
         ] {
             let error = local(arguments).check().expect_err(says);
             assert!(error.exit == Exit::Config && error.message.contains(says), "{error}");

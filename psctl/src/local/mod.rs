@@ -27,6 +27,16 @@ pub async fn run(args: LocalArgs, verbose: bool) -> Result<(), ExitError> {
     if let Some(warning) = args.check()? {
         tracing::warn!("{warning}");
     }
+    let update = &args.job.update;
+    if args.learn.local.local_lr.is_some()
+        && (update.optimizer != "sgd" || update.lr.is_some_and(|lr| lr != 1.0))
+    {
+        tracing::warn!(
+            "the server takes the mean of the workers' local steps as a gradient of --optimizer {} \
+             at its own rate; federated averaging is --optimizer sgd with --lr 1",
+            update.optimizer
+        );
+    }
     let directory = tempfile::Builder::new().prefix("psctl-").tempdir().map_err(|e| {
         ExitError::new(Exit::CannotCreate, "cannot create a temporary directory").because(e)
     })?;

@@ -52,6 +52,9 @@ pub(super) fn server_arguments(args: &LocalArgs, port_file: &Path, report: &Path
     if let Some(path) = &args.output.theta_out {
         arguments.push(path_argument("theta-out", path));
     }
+    if let Some(path) = &args.theta_in {
+        arguments.push(path_argument("theta-in", path));
+    }
     if args.needs_evaluator() {
         arguments.push("--observers=1".into());
     }
@@ -130,6 +133,7 @@ mod tests {
             "--on-worker-loss=continue",
             "--port=4000",
             "--theta-out=/t/theta.npy",
+            "--theta-in=/t/start.csv",
             "--data=a.csv",
         ]);
         let got = server(&args);
@@ -139,6 +143,7 @@ mod tests {
         assert_eq!(got.serve.port_file.as_deref(), Some(Path::new("/t/port")));
         assert_eq!(got.serve.report.as_deref(), Some(Path::new("/t/report")));
         assert_eq!(got.serve.theta_out.as_deref(), Some(Path::new("/t/theta.npy")));
+        assert_eq!(got.serve.theta_in.as_deref(), Some(Path::new("/t/start.csv")));
         assert!(got.serve.program.watch_stdin);
         assert_eq!(got.serve.observers, 1, "async: an evaluator is waited for");
         assert_eq!(server(&local(&[])).serve.observers, 0);

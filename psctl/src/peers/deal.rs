@@ -44,7 +44,7 @@ pub(super) fn learners<T: Real>(
         Deal::AsRead => terms.map(|terms| problem.load_shard(&terms)).collect(),
         Deal::SortedByClass => {
             let model = problem.model().kind();
-            if model.n_classes().is_none() {
+            if model.loss.n_classes().is_none() {
                 return Err(ExitError::config(format!(
                     "--deal sorted-by-class has no meaning with --model {model}, whose targets are \
                      no classes"

@@ -1,4 +1,7 @@
-//! Gradients against finite differences and against naive loops, closed forms, and extremes.
+//! Linear maps: gradients against finite differences and against naive loops, closed forms, and
+//! extremes. `nonlinear` has the other maps.
+
+mod nonlinear;
 
 use ndarray::{Array2, ShapeBuilder};
 use ps_common::job::{Aggregate, Mode};
@@ -23,31 +26,36 @@ impl Sequence {
     }
 }
 
-fn spec(kind: ModelKind, bias: bool, l2: f64) -> ModelSpec {
-    ModelSpec { choice: ModelChoice::Known(kind), l2, bias }
+fn spec(loss: RowLoss, bias: bool, l2: f64) -> ModelSpec {
+    let choice = ModelChoice { map: MapKind::Linear, loss: Some(loss) };
+    ModelSpec { choice, l2, bias }
 }
 
-fn model(kind: ModelKind, bias: bool, l2: f64, n_features: usize) -> Model {
-    Model::new(&spec(kind, bias, l2), n_features).expect("valid")
+fn model(loss: RowLoss, bias: bool, l2: f64, n_features: usize) -> Model {
+    Model::new(&spec(loss, bias, l2), n_features, 0).expect("valid")
 }
 
-const KINDS: [ModelKind; 3] =
-    [ModelKind::Linear, ModelKind::Logistic, ModelKind::Softmax { n_classes: 3 }];
+const LOSSES: [RowLoss; 3] =
+    [RowLoss::Squared, RowLoss::Logistic, RowLoss::Softmax { n_classes: 3 }];
+
+fn n_weights(model: &Model) -> usize {
+    model.tables().ranges().filter(|(t, _)| t.penalized).map(|(_, keys)| keys.len()).sum()
+}
 
 /// Rows about half of whose entries are 0, so that dense and sparse forms differ in earnest.
-fn samples(kind: ModelKind) -> Samples<f64> {
-    samples_of(kind, D)
+fn samples(loss: RowLoss) -> Samples<f64> {
+    samples_of(loss, D)
 }
 
-fn samples_of(kind: ModelKind, n_features: usize) -> Samples<f64> {
+fn samples_of(loss: RowLoss, n_features: usize) -> Samples<f64> {
     let mut sequence = Sequence(7);
     let features = Array2::from_shape_fn((N, n_features), |_| {
         Some(sequence.next()).filter(|x| *x > -0.1).unwrap_or(0.0)
     });
-    let target = |_| match kind {
-        ModelKind::Linear => 3.0 * sequence.next(),
-        ModelKind::Logistic => f64::from(u8::from(sequence.next() > 0.0)),
-        ModelKind::Softmax { n_classes } => {
+    let target = |_| match loss {
+        RowLoss::Squared => 3.0 * sequence.next(),
+        RowLoss::Logistic => f64::from(u8::from(sequence.next() > 0.0)),
+        RowLoss::Softmax { n_classes } => {
             ((sequence.next() + 1.0) / 2.0 * n_classes as f64).floor()
         }
     };
@@ -92,10 +100,10 @@ fn ask<T: Real + Default>(model: &Model, theta: &[T], batch: &Batch<'_, T>) -> (
 
 /// Calls `check` for every model, form, bias, strength and batch.
 fn for_each_case(check: impl Fn(&Model, &[f64], &Samples<f64>, &Batch<'_, f64>)) {
-    for kind in KINDS {
-        let plain = samples(kind);
+    for loss in LOSSES {
+        let plain = samples(loss);
         for (bias, l2) in [(false, 0.0), (false, 0.7), (true, 0.0), (true, 0.7)] {
-            let model = model(kind, bias, l2, D);
+            let model = model(loss, bias, l2, D);
             let theta = Sequence(11).vector(model.dim());
             for form in [&plain, &to_sparse(&plain)] {
                 for rows in selections() {
@@ -137,7 +145,7 @@ fn naive(
     plain: &Samples<f64>,
     batch: &Batch<'_, f64>,
 ) -> (f64, Vec<f64>) {
-    let (x, c, d) = (dense(plain), model.kind.n_outputs(), model.n_features);
+    let (x, c, d) = (dense(plain), model.kind.loss.n_outputs(), model.n_features);
     let rows: Vec<usize> = Which::of(N, batch.selection).rows().collect();
     let (mut loss, mut gradient) = (0.0, vec![0.0; model.dim()]);
     let m = rows.len() as f64;
@@ -153,18 +161,16 @@ fn naive(
         }
         let y = plain.targets[i];
         let sum: f64 = z.iter().map(|z| z.exp()).sum();
-        loss += match model.kind {
-            ModelKind::Linear => (z[0] - y).powi(2) / 2.0,
-            ModelKind::Logistic => (1.0 + z[0].exp()).ln() - y * z[0],
-            ModelKind::Softmax { .. } => -(z[y as usize].exp() / sum).ln(),
+        loss += match model.kind.loss {
+            RowLoss::Squared => (z[0] - y).powi(2) / 2.0,
+            RowLoss::Logistic => (1.0 + z[0].exp()).ln() - y * z[0],
+            RowLoss::Softmax { .. } => -(z[y as usize].exp() / sum).ln(),
         };
         for k in 0..c {
-            let r = match model.kind {
-                ModelKind::Linear => z[0] - y,
-                ModelKind::Logistic => 1.0 / (1.0 + (-z[0]).exp()) - y,
-                ModelKind::Softmax { .. } => {
-                    z[k].exp() / sum - f64::from(u8::from(k == y as usize))
-                }
+            let r = match model.kind.loss {
+                RowLoss::Squared => z[0] - y,
+                RowLoss::Logistic => 1.0 / (1.0 + (-z[0]).exp()) - y,
+                RowLoss::Softmax { .. } => z[k].exp() / sum - f64::from(u8::from(k == y as usize)),
             };
             for j in 0..d {
                 gradient[j * c + k] += r * x[[i, j]] / m;
@@ -185,7 +191,7 @@ fn assert_naive_agrees(model: &Model, theta: &[f64], plain: &Samples<f64>, batch
     let (loss_naive, gradient_naive) = naive(model, theta, plain, batch);
     assert!((loss.loss - loss_naive).abs() < 1e-12, "{model:?} {batch:?}");
     assert_eq!(loss.n_samples, Which::of(N, batch.selection).len() as u64);
-    let squares: f64 = theta[..model.n_weights()].iter().map(|w| w * w).sum();
+    let squares: f64 = theta[..n_weights(model)].iter().map(|w| w * w).sum();
     assert!((loss.penalty - model.l2 / 2.0 * squares).abs() < 1e-12);
     for (key, (a, b)) in gradient.iter().zip(gradient_naive).enumerate() {
         assert!((a - b).abs() < 1e-12, "{model:?} {batch:?} key {key}: {a} {b}");
@@ -200,11 +206,11 @@ fn naive_loops_agree_on_dense_and_sparse_rows() {
 #[test]
 fn naive_loops_agree_on_wide_rows_and_many_classes() {
     // More features than a dot product has lanes, and classes on both sides of the kernel's limit.
-    let softmax = |n_classes| ModelKind::Softmax { n_classes };
-    for kind in [ModelKind::Linear, ModelKind::Logistic, softmax(32), softmax(33)] {
-        let model = model(kind, true, 0.1, 37);
+    let softmax = |n_classes| RowLoss::Softmax { n_classes };
+    for loss in [RowLoss::Squared, RowLoss::Logistic, softmax(32), softmax(33)] {
+        let model = model(loss, true, 0.1, 37);
         let theta = Sequence(13).vector(model.dim());
-        let plain = samples_of(kind, 37);
+        let plain = samples_of(loss, 37);
         let mut columns = Array2::zeros((N, 37).f());
         columns.assign(dense(&plain));
         let columns = Samples { features: Features::Dense(columns), ..plain.clone() };
@@ -220,10 +226,10 @@ fn naive_loops_agree_on_wide_rows_and_many_classes() {
 
 #[test]
 fn neither_scratch_nor_the_way_rows_are_named_matters() {
-    for kind in KINDS {
-        let model = model(kind, true, 0.1, D);
+    for loss in LOSSES {
+        let model = model(loss, true, 0.1, D);
         let theta = Sequence(3).vector(model.dim());
-        let plain = samples(kind);
+        let plain = samples(loss);
         let all: Vec<u32> = (0..N as u32).collect();
         let batch = Batch { samples: &plain, selection: Selection::All, l2_share: 1.0 };
         let (loss, gradient) = ask(&model, &theta, &batch);
@@ -240,12 +246,12 @@ fn neither_scratch_nor_the_way_rows_are_named_matters() {
 
 #[test]
 fn no_rows_give_zeros_without_an_l2_term() {
-    for kind in KINDS {
-        let model = model(kind, true, 2.0, D);
+    for loss in LOSSES {
+        let model = model(loss, true, 2.0, D);
         let theta = vec![1.0; model.dim()];
-        let penalty = model.n_weights() as f64;
+        let penalty = n_weights(&model) as f64;
         let none = Loss { loss: 0.0, penalty, n_samples: 0 };
-        let some = samples(kind);
+        let some = samples(loss);
         let empty = Samples { features: Features::Dense(Array2::zeros((0, D))), targets: vec![] };
         for samples in [&empty, &to_sparse(&empty)] {
             let batch = Batch { samples, selection: Selection::All, l2_share: 1.0 };
@@ -276,7 +282,7 @@ fn ask_all<T: Real + Default>(model: &Model, theta: &[T], samples: &Samples<T>) 
 
 #[test]
 fn linear_closed_form() {
-    let model = model(ModelKind::Linear, true, 0.0, 1);
+    let model = model(RowLoss::Squared, true, 0.0, 1);
     // Residuals 2*1 + 3 - 1 = 4 and 2*(-1) + 3 - 4 = -3.
     let rows = one_feature(&[(1.0, 1.0), (-1.0, 4.0)]);
     assert_eq!(ask_all(&model, &[2.0, 3.0], &rows), ((16.0 + 9.0) / 4.0, vec![3.5, 0.5]));
@@ -286,7 +292,7 @@ fn linear_closed_form() {
 }
 
 fn logistic_extremes<T: Real + Default + PartialEq>() {
-    let model = model(ModelKind::Logistic, false, 0.0, 1);
+    let model = model(RowLoss::Logistic, false, 0.0, 1);
     let theta = [T::from_f64(1000.0)];
     for (x, y, loss, gradient) in [
         (1.0, 1.0, 0.0, 0.0),
@@ -306,14 +312,14 @@ fn logistic_neither_overflows_nor_cancels() {
     logistic_extremes::<f32>();
     logistic_extremes::<f64>();
     // log(1 + exp(-40)) is exp(-40) to 17 digits; 1 + exp(-40) alone would be 1.
-    let model = model(ModelKind::Logistic, false, 0.0, 1);
+    let model = model(RowLoss::Logistic, false, 0.0, 1);
     let (loss, gradient) = ask_all(&model, &[40.0], &one_feature::<f64>(&[(1.0, 1.0)]));
     assert!((loss / (-40f64).exp() - 1.0).abs() < 1e-15);
     assert!((gradient[0] / -(-40f64).exp() - 1.0).abs() < 1e-15);
 }
 
 fn softmax_extremes<T: Real + Default + PartialEq>() {
-    let model = model(ModelKind::Softmax { n_classes: 3 }, false, 0.0, 1);
+    let model = model(RowLoss::Softmax { n_classes: 3 }, false, 0.0, 1);
     let theta = [1000.0, -1000.0, 1000.0].map(T::from_f64);
     for (y, loss, gradient) in [
         (0.0, std::f64::consts::LN_2, [-0.5, 0.0, 0.5]),
@@ -332,10 +338,10 @@ fn softmax_does_not_overflow() {
 
 #[test]
 fn two_class_softmax_is_logistic_of_the_difference() {
-    let plain = samples(ModelKind::Logistic);
+    let plain = samples(RowLoss::Logistic);
     // With a bias, or rows of zeros would be ties, which the two settle differently.
-    let logistic = model(ModelKind::Logistic, true, 0.0, D);
-    let softmax = model(ModelKind::Softmax { n_classes: 2 }, true, 0.0, D);
+    let logistic = model(RowLoss::Logistic, true, 0.0, D);
+    let softmax = model(RowLoss::Softmax { n_classes: 2 }, true, 0.0, D);
     let pairs = Sequence(5).vector(2 * (D + 1));
     let differences: Vec<f64> = pairs.chunks(2).map(|w| w[1] - w[0]).collect();
     let (a, b) = (ask_all(&softmax, &pairs, &plain), ask_all(&logistic, &differences, &plain));
@@ -357,30 +363,32 @@ fn two_class_softmax_is_logistic_of_the_difference() {
 #[test]
 fn ties_go_to_the_lowest_class_and_one_half_to_class_1() {
     let rows = one_feature::<f64>(&[(1.0, 0.0), (1.0, 1.0), (1.0, 2.0)]);
-    let softmax = model(ModelKind::Softmax { n_classes: 3 }, false, 0.0, 1);
+    let softmax = model(RowLoss::Softmax { n_classes: 3 }, false, 0.0, 1);
     assert_eq!(softmax.predict(&[1.0, 1.0, 1.0], &rows), [0.0; 3]);
     assert_eq!(softmax.predict(&[0.0, 1.0, 1.0], &rows), [1.0; 3]);
     assert_eq!(softmax.metrics(&[0.0, 1.0, 1.0], &rows).n_correct, Some(1));
     let rows = one_feature::<f64>(&[(1.0, 0.0), (1.0, 1.0), (1.0, -1.0)]);
-    let logistic = model(ModelKind::Logistic, false, 0.0, 1);
+    let logistic = model(RowLoss::Logistic, false, 0.0, 1);
     assert_eq!(logistic.metrics(&[0.0], &rows).n_correct, Some(1));
+    assert_eq!(logistic.predict_targets(&[0.0], &rows), [1.0; 3]);
+    assert_eq!(logistic.predict_targets(&[-0.1], &rows), [0.0; 3]);
     assert_eq!(logistic.metrics(&[-1.0], &rows).n_correct, Some(2));
 }
 
 #[test]
 fn a_theta_that_is_no_number_shows_in_the_loss() {
-    for kind in KINDS {
-        let model = model(kind, true, 0.0, D);
+    for loss in LOSSES {
+        let model = model(loss, true, 0.0, D);
         let mut theta = vec![0.0; model.dim()];
         theta[0] = f64::NAN;
-        let (loss, gradient) = ask_all(&model, &theta, &samples(kind));
-        assert!(loss.is_nan() && gradient[0].is_nan(), "{kind}");
+        let (loss, gradient) = ask_all(&model, &theta, &samples(loss));
+        assert!(loss.is_nan() && gradient[0].is_nan(), "{loss}");
     }
 }
 
 #[test]
 fn sums_in_f32_do_not_lose_digits_to_their_length() {
-    let model = model(ModelKind::Linear, true, 0.0, 1);
+    let model = model(RowLoss::Squared, true, 0.0, 1);
     let rows = one_feature::<f32>(&vec![(0.1, -1.0); 200_000]);
     let (loss, gradient) = ask_all(&model, &[0.0, 0.0], &rows);
     let running = (0..200_000).fold(0f32, |sum, _| sum + 0.1) / 200_000.0;
@@ -394,54 +402,54 @@ fn tables_are_weights_then_bias() {
     let shapes = |model: &Model| -> Vec<(String, Vec<u64>, bool)> {
         model.tables().iter().map(|t| (t.name.clone(), t.shape.clone(), t.penalized)).collect()
     };
-    let softmax = model(ModelKind::Softmax { n_classes: 3 }, true, 0.0, 4);
+    let softmax = model(RowLoss::Softmax { n_classes: 3 }, true, 0.0, 4);
     assert_eq!(
         shapes(&softmax),
         [("W".to_owned(), vec![4, 3], true), ("b".to_owned(), vec![3], false)]
     );
-    let logistic = model(ModelKind::Logistic, true, 0.0, 4);
+    let logistic = model(RowLoss::Logistic, true, 0.0, 4);
     assert_eq!(
         shapes(&logistic),
         [("w".to_owned(), vec![4], true), ("b".to_owned(), vec![1], false)]
     );
-    let linear = model(ModelKind::Linear, false, 0.0, 4);
+    let linear = model(RowLoss::Squared, false, 0.0, 4);
     assert_eq!(shapes(&linear), [("w".to_owned(), vec![4], true)]);
     for model in [softmax, logistic, linear] {
         assert_eq!(model.dim(), model.tables().dim());
     }
-    let large = spec(ModelKind::Softmax { n_classes: 1 << 20 }, true, 0.0);
-    let error = Model::new(&large, 1 << 20).expect_err("2^40 elements");
+    let large = spec(RowLoss::Softmax { n_classes: 1 << 20 }, true, 0.0);
+    let error = Model::new(&large, 1 << 20, 0).expect_err("2^40 elements");
     assert_eq!(error.exit, Exit::Config);
-    let error = Model::new(&large, 0).expect_err("no columns");
+    let error = Model::new(&large, 0, 0).expect_err("no columns");
     assert_eq!(error.exit, Exit::BadData);
 }
 
 #[test]
 fn targets_without_a_loss_are_refused_by_row() {
-    let check = |kind, targets: &[f64]| {
+    let check = |loss, targets: &[f64]| {
         let rows: Vec<_> = targets.iter().map(|&y| (1.0, y)).collect();
-        model(kind, true, 0.0, 1).check_samples(&one_feature::<f64>(&rows))
+        model(loss, true, 0.0, 1).check_samples(&one_feature::<f64>(&rows))
     };
-    let softmax = ModelKind::Softmax { n_classes: 3 };
-    for (kind, good) in [
-        (ModelKind::Linear, &[-1e300, 0.5][..]),
-        (ModelKind::Logistic, &[0.0, 1.0, 0.0]),
-        (ModelKind::Logistic, &[1.0, -1.0]),
-        (ModelKind::Logistic, &[]),
+    let softmax = RowLoss::Softmax { n_classes: 3 };
+    for (loss, good) in [
+        (RowLoss::Squared, &[-1e300, 0.5][..]),
+        (RowLoss::Logistic, &[0.0, 1.0, 0.0]),
+        (RowLoss::Logistic, &[1.0, -1.0]),
+        (RowLoss::Logistic, &[]),
         (softmax, &[0.0, 2.0]),
     ] {
-        assert!(check(kind, good).is_ok(), "{kind} {good:?}");
+        assert!(check(loss, good).is_ok(), "{loss:?} {good:?}");
     }
-    for (kind, bad, says) in [
-        (ModelKind::Linear, &[0.0, f64::NAN][..], "row 2: target NaN"),
-        (ModelKind::Logistic, &[0.0, 1.0, -1.0], "row 3: target -1"),
-        (ModelKind::Logistic, &[2.0], "row 1: target 2, where --model logistic expects 0 or 1"),
+    for (loss, bad, says) in [
+        (RowLoss::Squared, &[0.0, f64::NAN][..], "row 2: target NaN"),
+        (RowLoss::Logistic, &[0.0, 1.0, -1.0], "row 3: target -1"),
+        (RowLoss::Logistic, &[2.0], "row 1: target 2, where --model logistic expects 0 or 1"),
         (softmax, &[1.0, 3.0], "row 2: target 3, where --model softmax,classes=3 expects a class"),
         (softmax, &[0.5], "row 1: target 0.5"),
         (softmax, &[-1.0], "row 1: target -1"),
         (softmax, &[f64::NAN], "row 1: target NaN"),
     ] {
-        let error = check(kind, bad).expect_err(says);
+        let error = check(loss, bad).expect_err(says);
         assert!(error.exit == Exit::BadData && error.message.starts_with(says), "{error}");
     }
     let error = model(softmax, true, 0.0, 2).check_samples(&one_feature::<f64>(&[(1.0, 0.0)]));
