@@ -9,5 +9,6 @@ pub mod local;
 pub mod observe;
 pub mod operator;
 pub mod show;
+pub mod simulate;
 
 pub use cli::main_with;
