@@ -1,11 +1,14 @@
 //! What the runs have come to, as data: the JSON of `psctl simulate`.
 
 use ps_common::job::Mode;
-use ps_common::report::{GradientDelay, Report};
+use ps_common::report::{GradientDelay, HistoryEntry, Report};
 use serde::Serialize;
 
 use super::engine::Finished;
 use super::pace::Per;
+
+/// An objective that has risen to so many times where it began will not come back.
+const BLOWN_UP: f64 = 1e3;
 
 /// All runs of a call.
 #[derive(Debug, Clone, Serialize)]
@@ -25,7 +28,8 @@ pub struct RunResult {
     pub sim_seed: u64,
     /// `done`, `diverged`, or why the job failed.
     pub outcome: String,
-    /// Where numbers left the range of floating point.
+    /// Where numbers left the range of floating point, or where the objective first was a thousand
+    /// times its first value, if it ended above that.
     pub diverged_at_round: Option<f64>,
     /// From the first join to the final theta; 0 in a fixed schedule.
     pub virtual_seconds: f64,
@@ -89,8 +93,9 @@ impl RunResult {
         let final_loss = report.r#final.loss;
         let ended = report.outcome == "done";
         // theta is finite to the end, but the objective at it need not be.
-        let diverged_at_round =
-            diverged_at_round.or((ended && final_loss.is_none()).then_some(report.rounds));
+        let diverged_at_round = diverged_at_round
+            .or_else(|| (ended && final_loss.is_none()).then_some(report.rounds))
+            .or_else(|| blown_up_at(&report.history));
         let outcome = if diverged_at_round.is_some() {
             "diverged".to_owned()
         } else {
@@ -128,6 +133,17 @@ impl RunResult {
     }
 }
 
+/// The round from which on, if it ended so, the objective was beyond all hope.
+fn blown_up_at(history: &[HistoryEntry]) -> Option<f64> {
+    let (first, last) = (history.first()?, history.last()?);
+    let is_beyond = |entry: &&HistoryEntry| entry.loss > first.loss * BLOWN_UP;
+    if first.loss > 0.0 && is_beyond(&last) {
+        history.iter().find(is_beyond).map(|entry| entry.round)
+    } else {
+        None
+    }
+}
+
 impl IdleShare {
     fn of(by_worker: Vec<f64>) -> Option<Self> {
         if by_worker.is_empty() {
@@ -154,5 +170,36 @@ pub(super) fn compare(runs: &mut [RunResult], baselines: &[RunResult]) {
         let alone = rates.iter().find(|(mode, seed, _)| *mode == run.mode && *seed == run.sim_seed);
         let alone = alone.and_then(|(_, _, rate)| *rate);
         run.speedup = run.rate.zip(alone).map(|(rate, alone)| rate / alone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_ends_far_above_its_beginning_has_diverged() {
+        let at = |losses: &[f64]| {
+            let entry = |(round, &loss): (usize, &f64)| HistoryEntry {
+                round: round as f64,
+                version: round as u64,
+                loss,
+                seconds: 0.0,
+            };
+            let history: Vec<HistoryEntry> = losses.iter().enumerate().map(entry).collect();
+            blown_up_at(&history)
+        };
+        assert_eq!(at(&[1.0, 2.0, 1e4, 1e2, 1e9]), Some(2.0));
+        assert_eq!(at(&[1.0, 1e4, 0.5]), None, "it came back");
+        assert_eq!(at(&[1.0, 999.0]), None);
+        assert_eq!(at(&[0.0, 1.0]), None, "nothing is a thousand times nothing");
+        assert_eq!(at(&[]), None);
+    }
+
+    #[test]
+    fn idle_shares_are_summed_up() {
+        let idle = IdleShare::of(vec![0.25, 0.75, 0.5]).expect("workers");
+        assert_eq!((idle.mean, idle.min, idle.max), (0.5, 0.25, 0.75));
+        assert!(IdleShare::of(Vec::new()).is_none());
     }
 }
