@@ -153,11 +153,11 @@ pub(super) fn run<T: Real>(setup: Setup<'_, T>) -> Result<Finished, ExitError> {
         failure: None,
         setup,
     };
-    run.to_the_end()
+    run.live()
 }
 
 impl<T: Real> Run<'_, T> {
-    fn to_the_end(mut self) -> Result<Finished, ExitError> {
+    fn live(mut self) -> Result<Finished, ExitError> {
         for crash in &self.setup.world.faults.crashes {
             self.queue.push(crash.at, Event::Crash(crash.clone()));
         }
