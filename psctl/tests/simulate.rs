@@ -444,11 +444,22 @@ fn what_cannot_be_meant_is_refused_by_name() {
 
 #[test]
 fn the_configuration_file_knows_every_option() {
-    let printed =
-        psctl(&["--print-config", "--workers=2,3", "--mode=async", "--sim-seed=7", "--lr=0.02"]);
+    let flags = [
+        "--workers=2,3",
+        "--mode=async",
+        "--sim-seed=7",
+        "--lr=0.02",
+        "--compute-time=uniform=5ms..15ms",
+        "--slow-worker=0=2",
+        "--slow-worker=1=3",
+        "--fault=crash:rank=1,at=0.1s,back=12s",
+        "--fault=slow:rank=0,from=0s,to=1s,factor=4",
+    ];
+    let printed = psctl(&[&flags[..], &["--print-config"]].concat());
     let (_kept, name) = file(&String::from_utf8(printed.stdout).expect("UTF-8"));
     let runs = simulate(&["--config", &name]);
     assert_eq!(runs.len(), 2);
+    assert_eq!(runs, simulate(&flags));
     assert_eq!((number(&runs[1], "/n_workers"), number(&runs[1], "/sim_seed")), (3.0, 7.0));
     assert_eq!(runs[0]["report"]["optimizer"], "sgd, lr=0.02");
 }

@@ -77,7 +77,14 @@ pub struct SimulateArgs {
 #[command(next_help_heading = "Runs")]
 pub struct RunsArgs {
     /// How updates are ordered [default: sync,async; async with --schedule]
-    #[arg(id = "modes", long = "mode", env = "PS_MODE", value_enum, value_delimiter = ',')]
+    #[arg(
+        id = "modes",
+        long = "mode",
+        env = "PS_MODE",
+        value_name = "MODE",
+        value_enum,
+        value_delimiter = ','
+    )]
     #[serde(rename = "mode")]
     pub modes: Vec<Mode>,
     /// Numbers of workers K

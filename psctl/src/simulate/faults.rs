@@ -68,17 +68,9 @@ impl Faults {
         let mut all = Self::default();
         for text in flags {
             let refuse = |what: String| ExitError::config(format!("--fault {text}: {what}"));
-            let (kind, options) = text.split_once(':').ok_or_else(|| {
-                refuse("expected crash:, slow: or partition:, then NAME=VALUE,...".to_owned())
-            })?;
-            let mut pairs = Vec::new();
-            for part in options.split(',').map(str::trim) {
-                let (name, value) = part
-                    .split_once('=')
-                    .ok_or_else(|| refuse(format!("`{part}` is not NAME=VALUE")))?;
-                pairs.push((name.trim().to_owned(), value.trim().to_owned()));
+            for (kind, pairs) in split(text).map_err(refuse)? {
+                all.add(&kind, pairs).map_err(refuse)?;
             }
-            all.add(kind.trim(), pairs).map_err(refuse)?;
         }
         if let Some(path) = file {
             all.read(path)?;
@@ -160,6 +152,29 @@ impl Faults {
     }
 }
 
+/// A kind of fault with its options.
+type Named = (String, Vec<(String, String)>);
+
+/// The faults of one `--fault`: several may follow each other, as a configuration file has them.
+fn split(text: &str) -> Result<Vec<Named>, String> {
+    let mut faults: Vec<Named> = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let pair = match part.split_once(':') {
+            Some((kind, first)) => {
+                faults.push((kind.trim().to_owned(), Vec::new()));
+                first
+            }
+            None => part,
+        };
+        let (_, pairs) =
+            faults.last_mut().ok_or("expected crash:, slow: or partition:, then NAME=VALUE,...")?;
+        let (name, value) =
+            pair.split_once('=').ok_or_else(|| format!("`{pair}` is not NAME=VALUE"))?;
+        pairs.push((name.trim().to_owned(), value.trim().to_owned()));
+    }
+    Ok(faults)
+}
+
 /// Options of one fault, taken one by one.
 struct Pairs(Vec<(String, String)>);
 
@@ -227,6 +242,7 @@ mod tests {
             "partition:ranks=0-3,from=1s,to=2s",
         ];
         let by_flags = parse(&flags).expect("valid");
+        assert_eq!(parse(&[&flags.join(",")]).expect("valid"), by_flags);
         let path = tempfile::NamedTempFile::new().expect("a file");
         let text = "[[partition]]\nranks = '0-3'\nfrom = '1s'\nto = 2\n[[crash]]\nrank = 2\n\
                     at = 1.5\nback = '3s'\n[[slow]]\nrank = 1\nfrom = '1s'\nto = '2s'\nfactor = 10\n";
@@ -244,7 +260,9 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_by_name() {
         for text in [
+            "",
             "crash",
+            "crash:",
             "melt:rank=1",
             "crash:rank=1",
             "crash:rank=x,at=1s",

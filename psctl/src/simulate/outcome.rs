@@ -28,8 +28,8 @@ pub struct RunResult {
     pub sim_seed: u64,
     /// `done`, `diverged`, or why the job failed.
     pub outcome: String,
-    /// Where numbers left the range of floating point, or where the objective first was a thousand
-    /// times its first value, if it ended above that.
+    /// Where the objective first was a thousand times its first value, if it ended above that; else
+    /// where numbers left the range of floating point.
     pub diverged_at_round: Option<f64>,
     /// From the first join to the final theta; 0 in a fixed schedule.
     pub virtual_seconds: f64,
@@ -92,10 +92,10 @@ impl RunResult {
         let Finished { report, pushes, n_pushes, idle_shares, diverged_at_round } = finished;
         let final_loss = report.r#final.loss;
         let ended = report.outcome == "done";
-        // theta is finite to the end, but the objective at it need not be.
-        let diverged_at_round = diverged_at_round
-            .or_else(|| (ended && final_loss.is_none()).then_some(report.rounds))
-            .or_else(|| blown_up_at(&report.history));
+        // The first sign of it. theta is finite to the end, but the objective at it need not be.
+        let diverged_at_round = blown_up_at(&report.history)
+            .or(diverged_at_round)
+            .or_else(|| (ended && final_loss.is_none()).then_some(report.rounds));
         let outcome = if diverged_at_round.is_some() {
             "diverged".to_owned()
         } else {
