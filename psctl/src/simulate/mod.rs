@@ -2,7 +2,10 @@
 //! models.
 //!
 //! Owns virtual clocks, links, compute times and faults. Decides nothing about training: that is
-//! `ps_server::core`, which is stepped here with a time that nobody waits for.
+//! `ps_server::core`, which is stepped here with a time that nobody waits for. What is modelled and
+//! what is not stands in docs/SIMULATION.md.
+
+#![deny(clippy::disallowed_methods)]
 
 mod args;
 mod display;
@@ -12,6 +15,7 @@ mod fixed;
 mod network;
 mod outcome;
 mod pace;
+mod plan;
 mod queue;
 mod schedule;
 mod server;
@@ -32,9 +36,10 @@ use ps_worker::learning::Problem;
 use ps_worker::model::Real;
 
 pub use args::SimulateArgs;
-use args::{Member, Plan, X};
+use args::X;
 use engine::{Setup, World};
 pub use outcome::{IdleShare, Point, Results, RunResult};
+use plan::{Member, Plan};
 use watch::Rows;
 
 use crate::cli::print;
@@ -47,14 +52,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// whether `--rounds` was given by the user.
 ///
 /// # Errors
-/// Configuration, naming the flag; bad data; outputs that cannot be written. A job that fails or
-/// diverges is a result.
+/// As [`results`]; outputs that cannot be written.
 pub fn run(args: &SimulateArgs, rounds_given: bool, out: &mut impl Write) -> Result<(), ExitError> {
-    let plan = args.check(rounds_given)?;
-    let results = match args.job.dtype {
-        Dtype::F32 => simulate::<f32>(args, &plan)?,
-        Dtype::F64 => simulate::<f64>(args, &plan)?,
-    };
+    let results = results(args, rounds_given)?;
     let output = &args.output;
     if let Some(path) = &output.csv {
         let text = display::csv(&results);
@@ -74,6 +74,18 @@ pub fn run(args: &SimulateArgs, rounds_given: bool, out: &mut impl Write) -> Res
         Ok(())
     } else {
         print(out, &display::table(&results, &Look::stdout()))
+    }
+}
+
+/// Simulates every run that `args` asks for, with progress on stderr. `rounds_given` as in [`run`].
+///
+/// # Errors
+/// Configuration, naming the flag; bad data. A job that fails or diverges is a result.
+pub fn results(args: &SimulateArgs, rounds_given: bool) -> Result<Results, ExitError> {
+    let plan = args.check(rounds_given)?;
+    match args.job.dtype {
+        Dtype::F32 => simulate::<f32>(args, &plan),
+        Dtype::F64 => simulate::<f64>(args, &plan),
     }
 }
 
