@@ -202,6 +202,22 @@ pub struct WorkerStats {
     pub loss_sum: Option<f64>,
 }
 
+impl WorkerStats {
+    /// Of a worker that computes losses, at its start.
+    pub fn of_learner() -> Self {
+        Self { loss_sum: Some(0.0), ..Self::default() }
+    }
+
+    /// A push is acknowledged: so many samples with this mean loss stand behind it.
+    pub fn count_push(&mut self, n_samples: u64, loss: f64) {
+        self.pushes += 1;
+        self.samples += n_samples;
+        // A loss that is not finite cannot be told, and neither can any sum with it.
+        let sum = |sum: f64| sum + loss * n_samples as f64;
+        self.loss_sum = self.loss_sum.map(sum).filter(|sum| sum.is_finite());
+    }
+}
+
 /// Loss and accuracy of some rows at one theta.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-/// Reads `250ms`, `30s`, `10m`, `2h` or a plain number of seconds.
+/// Reads `50us`, `250ms`, `30s`, `10m`, `2h` or a plain number of seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let scale = match unit.trim() {
+        "us" => 1e-6,
         "ms" => 1e-3,
         "s" | "" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        other => return Err(format!("unit `{other}` is none of ms, s, m, h")),
+        other => return Err(format!("unit `{other}` is none of us, ms, s, m, h")),
     };
     let number: f64 =
         number.trim().parse().map_err(|_| format!("`{text}` is not a duration such as 30s"))?;
@@ -38,6 +39,7 @@ mod tests {
 
     #[test]
     fn durations() {
+        assert_eq!(parse_duration("50us"), Ok(Duration::from_micros(50)));
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));

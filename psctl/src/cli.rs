@@ -5,14 +5,16 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use ps_common::exit::{Exit, ExitError, conclude};
 use ps_common::{flags, logging};
 
 use crate::local::LocalArgs;
 use crate::predict::{self, PredictArgs};
-use crate::{bench, local, operator};
+use crate::simulate::SimulateArgs;
+use crate::{bench, local, operator, simulate};
 
 /// Version, and the builds of both roles that psctl plays.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -28,6 +30,7 @@ const EXAMPLES: &str = "\
 Examples:
   psctl local                       train on this machine: 1 server, 4 workers, 100 rounds
   psctl local --help                data, models, modes
+  psctl simulate --workers 1,4,16   the same in virtual time: who waits, what staleness does
   psctl status --watch              look at a running job
   psctl export --out theta.npy      take its theta
   source <(psctl completions bash)
@@ -50,6 +53,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Local(Box<LocalArgs>),
+    Simulate(Box<SimulateArgs>),
     Status(operator::StatusArgs),
     Health(operator::HealthArgs),
     Export(operator::ExportArgs),
@@ -100,14 +104,18 @@ fn command() -> clap::Command {
 fn run(arguments: &[OsString]) -> Result<(), ExitError> {
     let matches = flags::parse(&command(), arguments)?;
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    if let Command::Local(args) = &mut cli.command {
-        args.settle();
+    match &mut cli.command {
+        Command::Local(args) => args.settle(),
+        Command::Simulate(args) => local::args::settle_rate(&mut args.job, &args.learn),
+        _ => {}
     }
     logging::init(["warn", "info", "debug"][usize::from(cli.verbose.min(2))], false);
     let mut out = io::stdout();
     match cli.command {
         Command::Local(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
         Command::Local(args) => block_on(local::run(*args, cli.verbose > 0)),
+        Command::Simulate(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
+        Command::Simulate(args) => simulate::run(&args, is_given(&matches, "rounds"), &mut out),
         Command::Status(args) => block_on(operator::status(args)),
         Command::Health(args) => block_on(operator::health(args)),
         Command::Export(args) => block_on(operator::export(args)),
@@ -125,6 +133,12 @@ fn run(arguments: &[OsString]) -> Result<(), ExitError> {
             "a role's name must be the first argument: psctl ps-server ..., psctl ps-worker ...",
         )),
     }
+}
+
+/// Whether the called subcommand's option was given, and is not merely its default.
+fn is_given(matches: &ArgMatches, id: &str) -> bool {
+    let source = matches.subcommand().and_then(|(_, called)| called.value_source(id));
+    source.is_some_and(|source| source != ValueSource::DefaultValue)
 }
 
 /// psctl itself waits far more than it computes: one thread is enough, and starts fastest.

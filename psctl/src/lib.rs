@@ -1,7 +1,8 @@
-//! What a person types: a local cluster, an operator's questions, the bench, and what they show.
+//! What a person types: a local cluster, an operator's questions, the bench, the simulator, and what
+//! they show.
 //!
 //! Owns processes, terminals and files. Decides nothing about training: the server and the workers
-//! that it starts do.
+//! that it starts do, and in virtual time the server's core and the workers' learners.
 
 pub mod bench;
 pub mod cli;
@@ -11,5 +12,6 @@ pub mod operator;
 pub mod peers;
 mod predict;
 pub mod show;
+pub mod simulate;
 
 pub use cli::main_with;

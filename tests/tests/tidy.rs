@@ -97,6 +97,12 @@ fn pure_parts_know_no_runtime_network_or_clock() {
 }
 
 #[test]
+fn simulated_time_is_the_only_time_of_a_simulation() {
+    let words = ["Instant", "SystemTime", "sleep", "tokio", "tonic", "std::net"];
+    none("psctl/src/simulate", lines_with("psctl/src/simulate", &words));
+}
+
+#[test]
 fn generated_types_stop_at_the_wire() {
     // Services speak protobuf by trade: net is where wire types are turned into calls.
     for folder in [

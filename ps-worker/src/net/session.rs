@@ -183,7 +183,7 @@ impl<T: Real> Session<T> {
             learner: Some(learner),
             theta: vec![T::ZERO; dim],
             gradient: vec![T::ZERO; dim],
-            stats: WorkerStats { loss_sum: Some(0.0), ..WorkerStats::default() },
+            stats: WorkerStats::of_learner(),
             compute: INLINE_MAX,
             delay,
         })
@@ -234,9 +234,7 @@ impl<T: Real> Session<T> {
                 Ok(result) => result,
                 Err(recovery) => return Ok(recovery),
             };
-            // A loss that is not finite cannot be told, and neither can any sum with it.
-            let sum = |sum: f64| sum + loss.loss * loss.n_samples as f64;
-            self.stats.loss_sum = self.stats.loss_sum.map(sum).filter(|sum| sum.is_finite());
+            self.stats.count_push(loss.n_samples, loss.loss);
             (clock, state, version) = (result.clock, result.state, self.steps.theta_version());
             self.link.acknowledge(clock);
             self.link.report(self.stats);
@@ -262,8 +260,6 @@ impl<T: Real> Session<T> {
                 Ok(result) => {
                     self.link.succeed();
                     let waited = result.waited.as_secs_f64();
-                    self.stats.pushes += 1;
-                    self.stats.samples += header.n_samples;
                     self.stats.wait_seconds += waited;
                     self.stats.comm_seconds += (begun.elapsed().as_secs_f64() - waited).max(0.0);
                     return Ok(Ok(result));

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use ps_common::exit::ExitError;
 use ps_common::export::{Format, check_creatable};
+use ps_common::job::Mode;
 use ps_server::args::{CrewArgs, JobArgs};
 use ps_server::run::read_start;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
@@ -159,11 +160,22 @@ impl LocalArgs {
     /// Whether the history takes a process of its own: the workers' losses make it up only in full
     /// batches behind a barrier, and they know nothing of test data.
     pub fn needs_evaluator(&self) -> bool {
-        !self.crew.mode.aggregates()
-            || self.job.consistency.backup_workers.is_some_and(|spare| spare > 0)
-            || self.learn.data.batch != BatchSize::Full
-            || !self.evaluation.test_data.is_empty()
+        needs_evaluator(self.crew.mode, &self.job, &self.learn, &self.evaluation)
     }
+}
+
+/// Whether the history takes somebody who measures: the workers' losses make it up only in full
+/// batches behind a barrier that waits for all, and they know nothing of test data.
+pub fn needs_evaluator(
+    mode: Mode,
+    job: &JobArgs,
+    learn: &LearnArgs,
+    evaluation: &EvaluationArgs,
+) -> bool {
+    !mode.aggregates()
+        || job.consistency.backup_workers.is_some_and(|spare| spare > 0)
+        || learn.data.batch != BatchSize::Full
+        || !evaluation.test_data.is_empty()
 }
 
 /// With local steps a server that is plain `sgd` has rate 1 (rule R13), unless --lr says otherwise.

@@ -64,7 +64,7 @@ fn points(history: &[HistoryEntry], against: Against) -> Vec<(f64, f64)> {
 }
 
 /// Whether finite values are all above 0 and far apart.
-fn wants_log(values: impl Iterator<Item = f64>) -> bool {
+pub(crate) fn wants_log(values: impl Iterator<Item = f64>) -> bool {
     let ends = values.filter(|v| v.is_finite()).fold(None, |ends: Option<(f64, f64)>, v| {
         Some(ends.map_or((v, v), |(lo, hi)| (lo.min(v), hi.max(v))))
     });
