@@ -10,8 +10,9 @@ use clap_complete::Shell;
 use ps_common::exit::{Exit, ExitError, conclude};
 use ps_common::{flags, logging};
 
+use crate::compare::CompareArgs;
 use crate::local::LocalArgs;
-use crate::{bench, local, operator};
+use crate::{bench, compare, local, operator};
 
 /// Version, and the builds of both roles that psctl plays.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -27,6 +28,7 @@ const EXAMPLES: &str = "\
 Examples:
   psctl local                       train on this machine: 1 server, 4 workers, 100 rounds
   psctl local --help                data, models, modes
+  psctl compare --workers 1,4       sync beside async, on the same job
   psctl status --watch              look at a running job
   psctl export --out theta.npy      take its theta
   source <(psctl completions bash)
@@ -49,6 +51,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Local(Box<LocalArgs>),
+    Compare(Box<CompareArgs>),
     Status(operator::StatusArgs),
     Health(operator::HealthArgs),
     Export(operator::ExportArgs),
@@ -103,6 +106,8 @@ fn run(arguments: &[OsString]) -> Result<(), ExitError> {
     match cli.command {
         Command::Local(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
         Command::Local(args) => block_on(local::run(*args, cli.verbose > 0)),
+        Command::Compare(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
+        Command::Compare(args) => block_on(compare::run(*args, cli.verbose > 0)),
         Command::Status(args) => block_on(operator::status(args)),
         Command::Health(args) => block_on(operator::health(args)),
         Command::Export(args) => block_on(operator::export(args)),
