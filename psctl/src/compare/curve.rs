@@ -136,13 +136,11 @@ impl Band {
     }
 }
 
-/// Several curves of (x, y), each rising in x, as one: (x, band of y) wherever all of them are,
-/// straight lines between their points.
+/// Several curves of (x, y), each rising in x and not empty, as one: (x, band of y), straight lines
+/// between a curve's points, its first and last value held before and after them: theta does not
+/// move before a run begins or after it has ended.
 pub(super) fn together(curves: &[Vec<(f64, f64)>]) -> Vec<(f64, Band)> {
-    let from = curves.iter().filter_map(|c| c.first()).map(|p| p.0).fold(f64::MIN, f64::max);
-    let to = curves.iter().filter_map(|c| c.last()).map(|p| p.0).fold(f64::MAX, f64::min);
     let mut places: Vec<f64> = curves.iter().flatten().map(|p| p.0).collect();
-    places.retain(|x| (from..=to).contains(x));
     places.sort_by(f64::total_cmp);
     places.dedup();
     let stride = places.len().div_ceil(RESAMPLED_MAX).max(1);
@@ -152,15 +150,14 @@ pub(super) fn together(curves: &[Vec<(f64, f64)>]) -> Vec<(f64, Band)> {
     kept.filter_map(|(_, &x)| Some((x, band(x)?))).collect()
 }
 
-/// The curve's value at `x`; `None` outside of it.
+/// The curve's value at `x`; `None` if it has no points.
 fn value_at(curve: &[(f64, f64)], x: f64) -> Option<f64> {
     let after = curve.partition_point(|point| point.0 < x);
-    let &(x1, y1) = curve.get(after)?;
-    if x1 <= x {
-        return Some(y1);
+    let Some(&(x1, y1)) = curve.get(after) else { return curve.last().map(|point| point.1) };
+    match after.checked_sub(1).map(|before| curve[before]) {
+        Some((x0, y0)) if x1 > x => Some(y0 + (x - x0) / (x1 - x0) * (y1 - y0)),
+        _ => Some(y1),
     }
-    let &(x0, y0) = curve.get(after.checked_sub(1)?)?;
-    Some(y0 + (x - x0) / (x1 - x0) * (y1 - y0))
 }
 
 #[cfg(test)]
@@ -203,7 +200,7 @@ mod tests {
     #[test]
     fn default_levels_are_round_and_reached_by_all() {
         assert_eq!(default_levels(3.2382, 0.04838, 0.01321), [0.4, 0.049, 0.014]);
-        assert_eq!(default_levels(0.6931, 0.6904, 0.6904), [0.692, 0.691]);
+        assert_eq!(default_levels(0.7, 0.6971, 0.6971), [0.699, 0.698]);
         assert_eq!(default_levels(100.0, 9.96, 9.96), [32.0, 10.0]);
         assert_eq!(default_levels(1.0, 1.0, 0.5), [0.5], "nothing below the first");
         assert_eq!(default_levels(1.0, 2.0, f64::NAN), Vec::<f64>::new());
@@ -224,12 +221,17 @@ mod tests {
     }
 
     #[test]
-    fn curves_come_together_where_all_of_them_are() {
-        let curves = [vec![(0.0, 4.0), (2.0, 2.0)], vec![(0.0, 6.0), (1.0, 5.0), (3.0, 1.0)]];
+    fn curves_come_together_and_stand_still_before_and_after() {
+        let curves = [vec![(0.0, 4.0), (2.0, 2.0)], vec![(1.0, 5.0), (3.0, 1.0)]];
         let band = |median, min, max| Band { median, min, max };
         assert_eq!(
             together(&curves),
-            [(0.0, band(5.0, 4.0, 6.0)), (1.0, band(4.0, 3.0, 5.0)), (2.0, band(2.5, 2.0, 3.0))]
+            [
+                (0.0, band(4.5, 4.0, 5.0)),
+                (1.0, band(4.0, 3.0, 5.0)),
+                (2.0, band(2.5, 2.0, 3.0)),
+                (3.0, band(1.5, 1.0, 2.0)),
+            ]
         );
         assert_eq!(together(&[]), []);
         let long: Vec<(f64, f64)> = (0..5000).map(|i| (f64::from(i), 1.0)).collect();

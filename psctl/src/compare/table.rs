@@ -63,7 +63,8 @@ fn results(figures: &Figures, variants: &[&VariantFigures], look: &Look) -> Stri
         let cells = columns.iter().map(|(_, cell)| cell(variant));
         table.row(std::iter::once(look.clean(&variant.name)).chain(cells));
     }
-    table.render("", look.width)
+    // A name that is cut would be no name.
+    table.render("", table.natural_width().max(look.width))
 }
 
 /// The final loss, or the word that stands in its place.
@@ -103,7 +104,7 @@ fn reached(figures: &Figures, variants: &[&VariantFigures], look: &Look) -> Stri
         table.row(std::iter::once(look.clean(&variant.name)).chain(cells));
     }
     let words = look.paint(Tone::Faint, "rounds / pushes / time; - if never");
-    format!("{}{words}\n", table.render("", look.width))
+    format!("{}{words}\n", table.render("", table.natural_width().max(look.width)))
 }
 
 fn effort(effort: Option<&Effort>) -> String {
