@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -64,7 +64,7 @@ pub fn parse(command: &Command, arguments: &[OsString]) -> Result<ArgMatches, Ex
             continue;
         }
         all.extend(
-            arguments_of(key, value).map_err(|what| {
+            arguments_of(known, value).map_err(|what| {
                 ExitError::config(format!("{}: `{key}` is {what}", path.display()))
             })?,
         );
@@ -94,7 +94,8 @@ fn read_toml(path: &Path) -> Result<toml::Table, ExitError> {
     })
 }
 
-fn arguments_of(key: &str, value: &toml::Value) -> Result<Vec<OsString>, &'static str> {
+/// One argument, or one for each item of a list whose flag is repeated instead of delimited.
+fn arguments_of(flag: &Arg, value: &toml::Value) -> Result<Vec<OsString>, &'static str> {
     let scalar = |value: &toml::Value| match value {
         toml::Value::String(s) => Ok(s.clone()),
         toml::Value::Integer(i) => Ok(i.to_string()),
@@ -102,15 +103,19 @@ fn arguments_of(key: &str, value: &toml::Value) -> Result<Vec<OsString>, &'stati
         toml::Value::Boolean(b) => Ok(b.to_string()),
         _ => Err("neither a string, a number, a boolean nor a list of these"),
     };
-    let text = match value {
+    let texts = match value {
         // An empty list is how `to_toml` writes an option that was not given.
         toml::Value::Array(items) if items.is_empty() => return Ok(Vec::new()),
         toml::Value::Array(items) => {
-            items.iter().map(scalar).collect::<Result<Vec<_>, _>>()?.join(",")
+            let texts = items.iter().map(scalar).collect::<Result<Vec<_>, _>>()?;
+            let repeated = matches!(flag.get_action(), ArgAction::Append)
+                && flag.get_value_delimiter().is_none();
+            if repeated { texts } else { vec![texts.join(",")] }
         }
-        other => scalar(other)?,
+        other => vec![scalar(other)?],
     };
-    Ok(vec![format!("--{key}={text}").into()])
+    let key = flag.get_long().unwrap_or_default();
+    Ok(texts.into_iter().map(|text| format!("--{key}={text}").into()).collect())
 }
 
 /// The arguments that give `flags` back when parsed: one `--name=value` for each field that is set.

@@ -11,10 +11,11 @@ use clap_complete::Shell;
 use ps_common::exit::{Exit, ExitError, conclude};
 use ps_common::{flags, logging};
 
+use crate::compare::CompareArgs;
 use crate::local::LocalArgs;
 use crate::predict::{self, PredictArgs};
 use crate::simulate::SimulateArgs;
-use crate::{bench, local, operator, simulate};
+use crate::{bench, compare, local, operator, simulate};
 
 /// Version, and the builds of both roles that psctl plays.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -30,6 +31,7 @@ const EXAMPLES: &str = "\
 Examples:
   psctl local                       train on this machine: 1 server, 4 workers, 100 rounds
   psctl local --help                data, models, modes
+  psctl compare --workers 1,4       sync beside async, on the same job
   psctl simulate --workers 1,4,16   the same in virtual time: who waits, what staleness does
   psctl status --watch              look at a running job
   psctl export --out theta.npy      take its theta
@@ -53,6 +55,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Local(Box<LocalArgs>),
+    Compare(Box<CompareArgs>),
     Simulate(Box<SimulateArgs>),
     Status(operator::StatusArgs),
     Health(operator::HealthArgs),
@@ -114,6 +117,8 @@ fn run(arguments: &[OsString]) -> Result<(), ExitError> {
     match cli.command {
         Command::Local(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
         Command::Local(args) => block_on(local::run(*args, cli.verbose > 0)),
+        Command::Compare(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
+        Command::Compare(args) => block_on(compare::run(*args, cli.verbose > 0)),
         Command::Simulate(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
         Command::Simulate(args) => simulate::run(&args, is_given(&matches, "rounds"), &mut out),
         Command::Status(args) => block_on(operator::status(args)),

@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod compare;
 pub mod local;
 pub mod observe;
 pub mod operator;

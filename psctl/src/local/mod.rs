@@ -10,15 +10,26 @@ mod supervise;
 mod verdict;
 
 use ps_common::exit::{Exit, ExitError};
+use ps_common::report::Report;
 use tokio::sync::mpsc;
 
 pub use args::LocalArgs;
 use processes::Processes;
 use programs::Programs;
-use screen::Screen;
+pub use screen::Screen;
 use supervise::{Files, Run};
 
-/// Trains with one server process and K worker processes, and leaves none of them behind.
+/// How a run ended, and what it left.
+#[derive(Debug)]
+pub struct Trained {
+    /// The server's, with psctl's own events. A failed job may have left one, too.
+    pub report: Option<Report>,
+    /// Why the run is not as it should be: the job failed, a process did, or somebody stopped it.
+    pub error: Option<ExitError>,
+}
+
+/// Trains with one server process and K worker processes, leaves none of them behind, and shows
+/// and writes what was asked for.
 ///
 /// # Errors
 /// A configuration error before anything is started; else what ended the run, an interruption
@@ -37,58 +48,66 @@ pub async fn run(args: LocalArgs, verbose: bool) -> Result<(), ExitError> {
             update.optimizer
         );
     }
-    let directory = tempfile::Builder::new().prefix("psctl-").tempdir().map_err(|e| {
-        ExitError::new(Exit::CannotCreate, "cannot create a temporary directory").because(e)
-    })?;
-    let files = Files::within(directory.path());
-    let (send, mut lines) = mpsc::unbounded_channel();
-    let mut processes = Processes::new(verbose.then_some(send));
-    let mut screen = Screen::new(args.output.quiet);
-    let mut run = None;
-    let result = tokio::select! {
-        result = async {
-            let programs = Programs::find().await?;
-            let run = run.insert(Run::new(&args, programs, &mut screen, verbose));
-            run.drive(&mut processes, &mut lines, &files).await
-        } => result,
-        interruption = interrupted() => Err(interruption),
-    };
-    let events = run.map(Run::into_events).unwrap_or_default();
-    screen.finish();
-    let result = finish(&args, &files, events, result);
-    processes.end().await;
-    while let Ok((who, line)) = lines.try_recv() {
-        screen.line(&format!("{who}: {line}"));
-    }
-    result
-}
-
-/// Writes and shows what there is. A failed job may have left a report, too.
-fn finish(
-    args: &LocalArgs,
-    files: &Files,
-    events: Vec<ps_common::report::Event>,
-    result: Result<(), ExitError>,
-) -> Result<(), ExitError> {
-    match result {
-        Ok(()) => {
-            let report = outcome::read_report(&files.report, events)?;
+    let screen = Screen::new(args.output.quiet);
+    match train(&args, screen, verbose, interrupted()).await {
+        Trained { report: Some(report), error: None } => {
             outcome::write_files(&args.output, &report)?;
             outcome::print_result(&args.output, &report, &mut std::io::stdout())
         }
-        Err(error) => {
-            if let Ok(report) = outcome::read_report(&files.report, events)
+        Trained { report, error } => {
+            if let Some(report) = report
                 && let Err(second) = outcome::write_files(&args.output, &report)
             {
                 tracing::warn!(%second, "the report of the failed job is lost");
             }
-            Err(error)
+            Err(error.unwrap_or_else(|| ExitError::new(Exit::Bug, "the server left no report")))
         }
     }
 }
 
+/// One run of `args`, which have been checked, until it ends or `stop` says that it should; of
+/// `args.output` only `theta_out` counts. Nothing of it is left running.
+pub async fn train(
+    args: &LocalArgs,
+    mut screen: Screen,
+    verbose: bool,
+    stop: impl Future<Output = ExitError>,
+) -> Trained {
+    let directory = match tempfile::Builder::new().prefix("psctl-").tempdir() {
+        Ok(directory) => directory,
+        Err(e) => {
+            let error = ExitError::new(Exit::CannotCreate, "cannot create a temporary directory");
+            return Trained { report: None, error: Some(error.because(e)) };
+        }
+    };
+    let files = Files::within(directory.path());
+    let (send, mut lines) = mpsc::unbounded_channel();
+    let mut processes = Processes::new(verbose.then_some(send));
+    let mut run = None;
+    let result = tokio::select! {
+        result = async {
+            let programs = Programs::find().await?;
+            let run = run.insert(Run::new(args, programs, &mut screen, verbose));
+            run.drive(&mut processes, &mut lines, &files).await
+        } => result,
+        interruption = stop => Err(interruption),
+    };
+    let events = run.map(Run::into_events).unwrap_or_default();
+    screen.finish();
+    let report = outcome::read_report(&files.report, events);
+    processes.end().await;
+    while let Ok((who, line)) = lines.try_recv() {
+        screen.line(&format!("{who}: {line}"));
+    }
+    match (report, result) {
+        (Ok(report), result) => Trained { report: Some(report), error: result.err() },
+        (Err(unread), Ok(())) => Trained { report: None, error: Some(unread) },
+        (Err(_), Err(error)) => Trained { report: None, error: Some(error) },
+    }
+}
+
 /// Ends when somebody wants psctl to end.
-async fn interrupted() -> ExitError {
+pub async fn interrupted() -> ExitError {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

@@ -13,15 +13,24 @@ use crate::show::progress::Progress;
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
 /// stderr during a run.
-pub(super) struct Screen {
-    /// `None`: quiet, or over.
+pub struct Screen {
+    /// `None`: none is shown, or it is over.
     progress: Option<Progress>,
+    /// Whether lines are shown.
+    lines: bool,
 }
 
 impl Screen {
     /// With progress, unless `quiet`. Lines are shown in either case.
-    pub(super) fn new(quiet: bool) -> Self {
-        Self { progress: (!quiet).then(|| Progress::stderr(LINE_EVERY)) }
+    pub fn new(quiet: bool) -> Self {
+        Self { progress: (!quiet).then(|| Progress::stderr(LINE_EVERY)), lines: true }
+    }
+
+    /// For one of many runs, whose end somebody else reports: progress on a terminal unless
+    /// `quiet`, lines only with `lines`.
+    pub fn of_many(quiet: bool, lines: bool) -> Self {
+        let shown = !quiet && console::Term::stderr().is_term();
+        Self { progress: shown.then(|| Progress::stderr(LINE_EVERY)), lines }
     }
 
     /// Shows how the job stands.
@@ -33,6 +42,9 @@ impl Screen {
 
     /// Says one line.
     pub(super) fn line(&mut self, text: &str) {
+        if !self.lines {
+            return;
+        }
         match &mut self.progress {
             Some(progress) => progress.note(text),
             None => {

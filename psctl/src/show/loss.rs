@@ -63,8 +63,8 @@ fn points(history: &[HistoryEntry], against: Against) -> Vec<(f64, f64)> {
     history.iter().map(|entry| (x(entry), entry.loss)).collect()
 }
 
-/// Whether finite values are all above 0 and far apart.
-pub(crate) fn wants_log(values: impl Iterator<Item = f64>) -> bool {
+/// Whether finite values are all above 0 and so far apart that a logarithmic axis shows more.
+pub fn wants_log(values: impl Iterator<Item = f64>) -> bool {
     let ends = values.filter(|v| v.is_finite()).fold(None, |ends: Option<(f64, f64)>, v| {
         Some(ends.map_or((v, v), |(lo, hi)| (lo.min(v), hi.max(v))))
     });

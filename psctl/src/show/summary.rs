@@ -266,4 +266,4 @@ fn member(rank: u32) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ use ps_common::report::{FinalResult, HistoryEntry};
 use super::*;
 
 /// A synchronous run of two workers without trouble.
-pub(in crate::show) fn report() -> Report {
+pub(crate) fn report() -> Report {
     let worker = |rank, compute_seconds, wait_seconds| WorkerReport {
         rank,
         incarnation: 1,
