@@ -314,7 +314,11 @@ async fn row_48_a_thousand_workers_come_back_at_once() {
                 for _ in 0..100 {
                     match caller.join(Caller::join_request(Some(rank), DIM)).await {
                         Ok(_) => break,
-                        Err(status) => assert_eq!(reason_of(&status).1, "RANK_TAKEN"),
+                        Err(status) => assert_eq!(
+                            reason_of(&status).1,
+                            "RANK_TAKEN",
+                            "{status:?} life {life} rank {rank}"
+                        ),
                     }
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 }

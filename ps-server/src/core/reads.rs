@@ -207,17 +207,16 @@ impl Core {
 
     /// Gives theta to those that wait for it and may have it, in the order of their asking.
     pub(super) fn wake_reads(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let mut readers: Vec<(usize, CallId)> = self
-            .waits
-            .readers()
-            .map(|(call, wait)| {
-                let turn = self.askers.iter().position(|&asker| asker == wait.caller.rank);
-                (turn.unwrap_or(usize::MAX), call)
-            })
-            .collect();
-        readers.sort_unstable();
+        if self.waits.readers().next().is_none() {
+            return;
+        }
         let limit = self.read_limit();
+        let due = self.waits.readers().filter(|(_, wait)| self.is_due(wait, limit));
+        let mut readers: Vec<(usize, CallId)> =
+            due.map(|(call, wait)| (self.turn_of(wait.caller.rank), call)).collect();
+        readers.sort_unstable();
         for (_, call) in readers {
+            // One that was given theta before it may have left no room.
             if !self.waits.get(call).is_some_and(|wait| self.is_due(wait, limit)) {
                 continue;
             }
@@ -231,6 +230,11 @@ impl Core {
                 _ => self.answer_pull(now, call, wait.caller, wait.since, out),
             }
         }
+    }
+
+    /// The place of `rank` in the row of those that wait for theta; behind all where it has none.
+    fn turn_of(&self, rank: u32) -> usize {
+        self.askers.iter().position(|&asker| asker == rank).unwrap_or(usize::MAX)
     }
 
     /// Whether a call that waits for theta can be answered; `limit` is [`Core::read_limit`].
