@@ -50,10 +50,11 @@ pub struct Journal {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     job: u64,
-    /// Held through a sync: there is one at a time. Taken before `state`.
-    commit: Mutex<()>,
     state: Mutex<State>,
-    changed: Condvar,
+    /// Something was appended, or the journal closed.
+    appended: Condvar,
+    /// A commit has ended, well or not.
+    committed: Condvar,
 }
 
 struct State {
@@ -70,6 +71,8 @@ struct State {
     older: Vec<(u64, u64)>,
     failed: Option<String>,
     callbacks: Vec<(Ticket, Callback)>,
+    /// A sync is under way, without the lock: there is one at a time.
+    is_committing: bool,
     is_closed: bool,
     n_commits: u64,
 }
@@ -138,6 +141,7 @@ impl Journal {
             older,
             failed: None,
             callbacks: Vec::new(),
+            is_committing: false,
             is_closed: false,
             n_commits: 0,
         };
@@ -145,9 +149,9 @@ impl Journal {
             disk,
             directory: directory.to_owned(),
             job,
-            commit: Mutex::new(()),
             state: Mutex::new(state),
-            changed: Condvar::new(),
+            appended: Condvar::new(),
+            committed: Condvar::new(),
         })
     }
 
@@ -188,7 +192,7 @@ impl Journal {
         state.end += bytes as u64;
         state.version = version;
         drop(state);
-        self.changed.notify_all();
+        self.appended.notify_all();
         Ok(Ticket(version))
     }
 
@@ -197,13 +201,20 @@ impl Journal {
     /// # Errors
     /// [`Error::JournalFailed`]: it is not known whether a restart would find it.
     pub fn wait(&self, ticket: Ticket) -> Result<(), Error> {
+        let mut state = self.state.lock();
         loop {
-            let outcome = self.state.lock().outcome(ticket);
-            if let Some(outcome) = outcome {
+            if let Some(outcome) = state.outcome(ticket) {
                 return outcome;
             }
+            if state.is_committing {
+                // All that wait are woken together, and the next sync is for all that came since.
+                self.committed.wait(&mut state);
+                continue;
+            }
+            drop(state);
             // Whatever becomes of it, for this record too, is in the state.
             let _ = self.commit();
+            state = self.state.lock();
         }
     }
 
@@ -231,37 +242,37 @@ impl Journal {
     /// # Errors
     /// [`Error::JournalFailed`].
     pub fn commit(&self) -> Result<u64, Error> {
-        let _one_at_a_time = self.commit.lock();
-        self.commit_locked()
-    }
-
-    fn commit_locked(&self) -> Result<u64, Error> {
-        let (segment, end, version) = {
-            let state = self.state.lock();
-            if let Some(failure) = state.failure() {
-                return Err(failure);
-            }
-            if state.version == state.durable_version {
-                return Ok(state.version);
-            }
-            (state.segment.clone(), state.end, state.version)
-        };
+        let mut state = self.quiet();
+        if let Some(failure) = state.failure() {
+            return Err(failure);
+        }
+        if state.version == state.durable_version {
+            return Ok(state.version);
+        }
+        state.is_committing = true;
+        let (segment, end, version) = (state.segment.clone(), state.end, state.version);
+        drop(state);
         let synced = segment.sync();
         let mut state = self.state.lock();
+        state.is_committing = false;
         if let Err(error) = synced {
-            self.fail(state, format!("sync: {error}"));
-            return Err(self.failure_now());
+            return Err(self.fail(state, format!("sync: {error}")));
         }
+        // It may have failed otherwise meanwhile; these records are durable all the same.
         state.durable_end = end;
         state.durable_version = version;
         state.n_commits += 1;
-        let settled = settled(&mut state);
-        drop(state);
-        for then in settled {
-            then(Ok(()));
-        }
-        self.changed.notify_all();
+        self.tell_settled(state);
         Ok(version)
+    }
+
+    /// The state while no sync is under way; none begins while it is held.
+    fn quiet(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        while state.is_committing {
+            self.committed.wait(&mut state);
+        }
+        state
     }
 
     /// Commits as soon as there is something to commit, until [`Journal::close`]: a thread's work.
@@ -273,7 +284,7 @@ impl Journal {
                 while !state.is_closed
                     && (state.version == state.durable_version || state.failed.is_some())
                 {
-                    self.changed.wait(&mut state);
+                    self.appended.wait(&mut state);
                 }
                 if state.is_closed {
                     return;
@@ -291,7 +302,7 @@ impl Journal {
     pub fn close(&self) -> Result<u64, Error> {
         let committed = self.commit();
         self.state.lock().is_closed = true;
-        self.changed.notify_all();
+        self.appended.notify_all();
         committed
     }
 
@@ -304,14 +315,16 @@ impl Journal {
     /// [`Error::JournalFailed`]; [`Error::Io`] if the file cannot be made: the journal goes on in
     /// the old segment, or has failed if what was made of the file cannot be taken back.
     pub fn rotate(&self) -> Result<u64, Error> {
-        let _one_at_a_time = self.commit.lock();
-        self.commit_locked()?;
-        let mut state = self.state.lock();
+        // Most of it without holding up appends.
+        self.commit()?;
+        let mut state = self.quiet();
+        if let Some(failure) = state.failure() {
+            return Err(failure);
+        }
         // Appends of since the commit: the new segment must not be durable before the old one.
         if state.version != state.durable_version {
             if let Err(error) = state.segment.sync() {
-                self.fail(state, format!("sync: {error}"));
-                return Err(self.failure_now());
+                return Err(self.fail(state, format!("sync: {error}")));
             }
             state.durable_version = state.version;
             state.durable_end = state.end;
@@ -331,11 +344,7 @@ impl Journal {
             state.older.push(closed);
             self.enter(&mut state, segment, version);
         }
-        let settled = settled(&mut state);
-        drop(state);
-        for then in settled {
-            then(Ok(()));
-        }
+        self.tell_settled(state);
         Ok(version)
     }
 
@@ -348,8 +357,7 @@ impl Journal {
     /// # Panics
     /// If `version` is older than the last record that was appended.
     pub fn restart(&self, version: u64) -> Result<(), Error> {
-        let _one_at_a_time = self.commit.lock();
-        let mut state = self.state.lock();
+        let mut state = self.quiet();
         assert!(version >= state.version, "the checkpoint has to hold every update");
         let path = path_of(&self.directory, version);
         // What may be there is of no record that counts, and its name is needed.
@@ -361,6 +369,7 @@ impl Journal {
         }
         self.enter(&mut state, segment, version);
         state.failed = None;
+        self.tell_settled(state);
         Ok(())
     }
 
@@ -434,34 +443,32 @@ impl Journal {
     }
 
     /// Nothing more is taken, and who waits for a record is told.
-    fn fail(&self, mut state: MutexGuard<'_, State>, why: String) {
-        state.failed = Some(why.clone());
+    fn fail(&self, mut state: MutexGuard<'_, State>, why: String) -> Error {
         let path = state.path.clone();
+        state.failed = Some(why.clone());
         let callbacks = std::mem::take(&mut state.callbacks);
         drop(state);
+        let failure = || Error::JournalFailed { path: path.clone(), why: why.clone() };
         for (_, then) in callbacks {
-            then(Err(Error::JournalFailed { path: path.clone(), why: why.clone() }));
+            then(Err(failure()));
         }
-        self.changed.notify_all();
+        self.committed.notify_all();
+        failure()
     }
 
-    fn failure_now(&self) -> Error {
-        let state = self.state.lock();
-        state.failure().unwrap_or_else(|| Error::JournalFailed {
-            path: state.path.clone(),
-            why: "it was restarted meanwhile".to_owned(),
-        })
+    /// Tells who waits for records that are durable now.
+    fn tell_settled(&self, mut state: MutexGuard<'_, State>) {
+        let durable = Ticket(state.durable_version);
+        let (settled, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut state.callbacks)
+            .into_iter()
+            .partition(|(ticket, _)| *ticket <= durable);
+        state.callbacks = waiting;
+        drop(state);
+        self.committed.notify_all();
+        for (_, then) in settled {
+            then(Ok(()));
+        }
     }
-}
-
-/// Takes out the callbacks of records that are durable.
-fn settled(state: &mut State) -> Vec<Callback> {
-    let durable = Ticket(state.durable_version);
-    let (settled, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut state.callbacks)
-        .into_iter()
-        .partition(|(ticket, _)| *ticket <= durable);
-    state.callbacks = waiting;
-    settled.into_iter().map(|(_, then)| then).collect()
 }
 
 /// A new segment whose header and name are durable before a record can be.
