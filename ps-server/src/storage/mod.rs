@@ -13,6 +13,8 @@ pub mod disk;
 mod error;
 mod faulty;
 pub mod journal;
+#[cfg(test)]
+mod tests;
 
 pub use directory::{Directory, FileReader, Loaded, Refused, Saved};
 pub use disk::{Disk, RealDisk};

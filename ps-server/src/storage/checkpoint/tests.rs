@@ -179,6 +179,7 @@ fn a_block_that_claims_much_costs_little() {
         [PLAIN, u32::MAX, u32::MAX, 0],
         [ZSTD, u32::MAX - 1, u32::MAX, 0],
         [SECTION_END, u32::MAX, u32::MAX, 0],
+        [SECTION_END, 0, 0, 1],
         [4, 8, 8, 0],
     ] {
         let mut claimed = bytes[..place].to_vec();

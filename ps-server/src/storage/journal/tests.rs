@@ -440,6 +440,33 @@ fn half_a_record_or_segment_that_cannot_be_taken_back_ends_the_journal() {
 }
 
 #[test]
+fn a_record_whose_place_a_checkpoint_took_does_not_count_beside_its_successor() {
+    // 3 failed, though all of it reached the disk; the checkpoint of 2 took over, and 3 came anew.
+    let disk = disk();
+    let journal = start(&disk, 0).expect("started");
+    (1..=3).for_each(|version| {
+        journal.append(version, &[b"old"]).expect("appended");
+    });
+    journal.commit().expect("durable");
+    let elsewhere = FaultyDisk::new(Path::new(PLACE));
+    let journal = start(&elsewhere, 2).expect("started");
+    (3..=4).for_each(|version| {
+        journal.append(version, &[b"new"]).expect("appended");
+    });
+    let file = disk.create(&segment(2)).expect("created");
+    let bytes = elsewhere.bytes(&segment(2)).expect("there");
+    file.write(&mut [IoSlice::new(&bytes)]).expect("written");
+    let mut found = Vec::new();
+    let recovered = recover(&disk, Path::new(PLACE), JOB, 0, |version, bytes| {
+        found.push((version, bytes.to_vec()));
+        Ok(())
+    });
+    assert_eq!(recovered.expect("good").version, 4);
+    let expected = [(1, b"old"), (2, b"old"), (3, b"new"), (4, b"new")];
+    assert_eq!(found, expected.map(|(version, bytes)| (version, bytes.to_vec())));
+}
+
+#[test]
 fn row_39_40_any_operation_may_fail_and_what_was_said_to_be_durable_is() {
     for fault in [Fault::NoSpace, Fault::Io] {
         for n_before in 0.. {
