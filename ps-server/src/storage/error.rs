@@ -157,16 +157,35 @@ impl Error {
         let path = path.to_owned();
         move |source| Self::Io { doing, path, source }
     }
+
+    /// As the error that a program ends with, its cause kept.
+    pub fn into_exit(self) -> ExitError {
+        let message = ExitError::new(self.exit(), self.to_string());
+        match self {
+            Self::CannotCreate { source, .. } | Self::Io { source, .. } => message.because(source),
+            _ => message,
+        }
+    }
 }
 
-impl From<Error> for ExitError {
-    fn from(error: Error) -> Self {
-        let (exit, message) = (error.exit(), error.to_string());
-        match error {
-            Error::CannotCreate { source, .. } | Error::Io { source, .. } => {
-                Self::new(exit, message).because(source)
-            }
-            _ => Self::new(exit, message),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_ends_with_the_place_the_code_and_the_cause() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let error = Error::io("write", Path::new("/c/x.psck"))(full());
+        assert!(error.is_no_space());
+        let exit = error.into_exit();
+        assert_eq!((exit.exit, &exit.message[..]), (Exit::Io, "cannot write /c/x.psck"));
+        let cause = std::error::Error::source(&exit).expect("kept").to_string();
+        assert_eq!(cause, full().to_string());
+
+        let (path, section) = (PathBuf::from("/c/x.psck"), Some("theta".to_owned()));
+        let bad = Error::Bad { path, offset: 60, section, what: "torn".to_owned() };
+        assert_eq!(bad.to_string(), "/c/x.psck: bad at byte 60 (section \"theta\"): torn");
+        let exit = bad.into_exit();
+        assert!(exit.exit == Exit::BadData && std::error::Error::source(&exit).is_none());
     }
 }

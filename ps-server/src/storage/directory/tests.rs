@@ -198,7 +198,6 @@ fn row_41_unread_ones_do_not_count_as_kept() {
     save(&directory, 5).expect("saved");
     assert_eq!(directory.versions().expect("listed"), [5, 4]);
     // Without a load nothing on the disk is known to be good, so nothing is deleted for long.
-    let disk = disk;
     drop(directory);
     let directory = open(&disk, 2).expect("opened");
     assert_eq!(save(&directory, 6).expect("saved").oldest_kept_version, 4);
@@ -376,4 +375,39 @@ fn row_42_the_faulty_disk_would_notice_a_directory_that_is_not_synced() {
     disk.restart(Loss::Everything);
     let directory = open(&disk, 2).expect("opened");
     assert!(load(&directory).expect("no error").is_none(), "the name survived unsynced");
+}
+
+/// Prints what a save and a load cost on this disk: `cargo test -p ps-server --lib -- --ignored
+/// --nocapture measure_a_save`.
+#[test]
+#[ignore = "measures, and decides nothing"]
+fn measure_a_save() {
+    let place = tempfile::tempdir_in(".").expect("temporary directory");
+    let directory = Directory::open(Arc::new(RealDisk), place.path(), 2).expect("opened");
+    let theta: Vec<u8> = (0..25_000_000_u32)
+        .flat_map(|i| {
+            (f32::from_bits(0x3c00_0000 | i.wrapping_mul(2_654_435_761) >> 8)).to_le_bytes()
+        })
+        .collect();
+    for version in 1..=4 {
+        let compression = if version % 2 == 0 { Compression::None } else { Compression::Zstd };
+        let begun = std::time::Instant::now();
+        let saved = directory
+            .save(version, compression, JOB, |writer| {
+                writer.section("theta", theta.chunks(1 << 18))
+            })
+            .expect("saved");
+        let seconds = begun.elapsed().as_secs_f64();
+        let begun = std::time::Instant::now();
+        let mut read = vec![0; theta.len()];
+        directory
+            .load(|reader| reader.next_section()?.expect("theta").fill(&mut read))
+            .expect("good");
+        assert!(read == theta);
+        println!(
+            "{compression:?}: {} bytes, saved in {seconds:.3} s, loaded in {:.3} s",
+            saved.bytes,
+            begun.elapsed().as_secs_f64()
+        );
+    }
 }

@@ -147,13 +147,16 @@ pub fn replay(
     })
 }
 
+/// Takes a version and a payload, and says whether to go on.
+type Each<'a> = dyn FnMut(u64, &[u8]) -> Result<bool, Error> + 'a;
+
 /// As [`replay`]; ends when `each` gives false.
 fn read_segment(
     path: &Path,
     source: impl Read,
     start: u64,
     job: Option<u64>,
-    each: &mut dyn FnMut(u64, &[u8]) -> Result<bool, Error>,
+    each: &mut Each<'_>,
 ) -> Result<SegmentEnd, Error> {
     let mut segment = Segment { path, source, start, offset: 0 };
     let mut version = start;
