@@ -258,6 +258,8 @@ impl Journal {
         if let Err(error) = synced {
             return Err(self.fail(state, format!("sync: {error}")));
         }
+        let is_in_order = Arc::ptr_eq(&segment, &state.segment) && version > state.durable_version;
+        assert!(is_in_order, "there is one sync at a time, and no segment begins meanwhile");
         // It may have failed otherwise meanwhile; these records are durable all the same.
         state.durable_end = end;
         state.durable_version = version;

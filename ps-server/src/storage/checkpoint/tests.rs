@@ -174,13 +174,17 @@ fn blocks_that_change_places_are_refused() {
 fn a_block_that_claims_much_costs_little() {
     let bytes = written(Compression::None, &[]);
     let place = bytes.len() - SECTION_HEADER_BYTES;
-    for fields in [
-        [ZSTD, 8, u32::MAX, 0],
-        [PLAIN, u32::MAX, u32::MAX, 0],
-        [ZSTD, u32::MAX - 1, u32::MAX, 0],
-        [SECTION_END, u32::MAX, u32::MAX, 0],
-        [SECTION_END, 0, 0, 1],
-        [4, 8, 8, 0],
+    for (fields, expected) in [
+        ([ZSTD, 8, u32::MAX, 0], "a block cannot have 4294967295 bytes in 8"),
+        ([PLAIN, u32::MAX, u32::MAX, 0], "a block cannot have"),
+        ([ZSTD, u32::MAX - 1, u32::MAX, 0], "a block cannot have"),
+        ([PLAIN, 8, 9, 0], "a block cannot have"),
+        ([PLAIN, 0, 0, 0], "a block cannot have"),
+        ([PLAIN, 8, 8, 1], "the checksum of a block does not match"),
+        ([ZSTD, 8, 9, crc32fast::hash(&[0; 8])], "a block does not unpack"),
+        ([SECTION_END, u32::MAX, u32::MAX, 0], "the section has 0 bytes"),
+        ([SECTION_END, 0, 0, 1], "the section's checksum does not match"),
+        ([4, 8, 8, 0], "no kind of block 4"),
     ] {
         let mut claimed = bytes[..place].to_vec();
         let mut section = Vec::from(SECTION_TAG);
@@ -194,7 +198,10 @@ fn a_block_that_claims_much_costs_little() {
         claimed.extend(header_crc(1, 0, &block).to_le_bytes());
         claimed.extend([0; 64]);
         let mut reader = Reader::open(NAME, &claimed[..]).expect("the job is good");
-        assert!(is_bad(&reader.finish().expect_err("a lie")), "{fields:?}");
+        let error = reader.finish().expect_err("a lie");
+        assert!(is_bad(&error), "{fields:?}");
+        let Error::Bad { what, .. } = error else { unreachable!("it is bad") };
+        assert!(what.contains(expected), "{fields:?}: {what}");
     }
 }
 
