@@ -103,6 +103,28 @@ fn simulated_time_is_the_only_time_of_a_simulation() {
 }
 
 #[test]
+fn storage_knows_bytes_and_names_only() {
+    let words = [
+        "crate::core",
+        "crate::table",
+        "crate::numeric",
+        "crate::driver",
+        "crate::net",
+        "tokio",
+        "tonic",
+        "wire::",
+        "Instant",
+        "SystemTime",
+        "std::thread",
+        "Element",
+    ];
+    // Its tests measure, and share a journal between threads.
+    let mut offenders = lines_with("ps-server/src/storage", &words);
+    offenders.retain(|line| !line.contains("/tests.rs:"));
+    none("ps-server/src/storage", offenders);
+}
+
+#[test]
 fn generated_types_stop_at_the_wire() {
     // Services speak protobuf by trade: net is where wire types are turned into calls.
     for folder in [
