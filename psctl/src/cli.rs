@@ -11,7 +11,7 @@ use ps_common::exit::{Exit, ExitError, conclude};
 use ps_common::{flags, logging};
 
 use crate::local::LocalArgs;
-use crate::{bench, local, operator};
+use crate::{bench, certs, local, operator};
 
 /// Version, and the builds of both roles that psctl plays.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -53,6 +53,7 @@ enum Command {
     Health(operator::HealthArgs),
     Export(operator::ExportArgs),
     Stop(operator::StopArgs),
+    Certs(certs::CertsArgs),
     /// Measures dense push-pull against the same work over bare sockets
     Bench(bench::Args),
     #[command(hide = true)]
@@ -107,6 +108,7 @@ fn run(arguments: &[OsString]) -> Result<(), ExitError> {
         Command::Health(args) => block_on(operator::health(args)),
         Command::Export(args) => block_on(operator::export(args)),
         Command::Stop(args) => block_on(operator::stop(args)),
+        Command::Certs(args) => certs::certs(&args),
         Command::Bench(args) => bench::run(&args, &mut out, &mut io::stderr()),
         Command::BenchRole(args) => bench::play(&args),
         Command::Completions { shell } => {

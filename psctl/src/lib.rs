@@ -4,6 +4,7 @@
 //! that it starts do.
 
 pub mod bench;
+pub mod certs;
 pub mod cli;
 pub mod local;
 pub mod observe;

@@ -26,7 +26,7 @@ impl Membership for MembershipService {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
-        let Peer { conn, address } = Peer::of(&request);
+        let Peer { conn, address, .. } = Peer::of(&request);
         let request = JoinRequest::try_from(request.into_inner()).map_err(|e| to_status(&e))?;
         let input = |call| Input::Join { call, conn, address: address.to_string(), request };
         match self.shell.call(None, input).await.map_err(|e| to_status(&e))? {
