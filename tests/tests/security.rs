@@ -179,14 +179,14 @@ async fn rows_26_and_27_without_the_right_token_nothing_is_read() {
     let joined = caller.membership.join(join(Some(&worker))).await.expect("a worker's token");
     let pb::JoinResponse { rank, incarnation, .. } = joined.into_inner();
     (caller.rank, caller.incarnation) = (rank, incarnation);
-    let push = |gradient: &[f32]| tokio_stream::iter(vec![caller.message(0, 0, gradient)]);
+    let message = caller.message(0, 0, &[1.0; DIM as usize]);
+    let push = || tokio_stream::iter(vec![message.clone()]);
     let mut parameters = caller.parameters.clone();
-    let gradient = [1.0; DIM as usize];
     let denied = (Code::PermissionDenied, "PERMISSION_DENIED".to_owned());
-    let status = parameters.push(with_token(push(&gradient), Some(&operator))).await;
+    let status = parameters.push(with_token(push(), Some(&operator))).await;
     assert_eq!(reason_of(&status.expect_err("row 27")), denied);
     for token in [None, Some("Bearer x")] {
-        let status = parameters.push(with_token(push(&gradient), token)).await;
+        let status = parameters.push(with_token(push(), token)).await;
         assert_eq!(reason_of(&status.expect_err("row 26")), unauthenticated);
     }
     let stop = || pb::StopRequest { reason: "curiosity".to_owned() };
@@ -195,7 +195,7 @@ async fn rows_26_and_27_without_the_right_token_nothing_is_read() {
     let request = with_token(pb::StatusRequest {}, Some(&operator));
     let status = caller.operator.status(request).await.expect("an operator's token").into_inner();
     assert_eq!(status.version, 0, "no push has counted");
-    parameters.push(with_token(push(&gradient), Some(&worker))).await.expect("a worker's token");
+    parameters.push(with_token(push(), Some(&worker))).await.expect("a worker's token");
 
     // Probes have no token.
     let mut health = tonic_health::pb::health_client::HealthClient::new(caller.channel.clone());
@@ -467,18 +467,20 @@ async fn row_29_too_many_calls_are_refused_and_may_come_again() {
     let mut caller = Caller::joined(&address, 0, DIM).await;
     let mut standing = Vec::new();
     for _ in 0..4 {
-        let stream = tokio_stream::pending::<pb::PushRequest>();
-        standing.push(caller.parameters.push_pull(stream).await.expect("within the limit"));
+        let (sender, messages) = tokio::sync::mpsc::channel::<pb::PushRequest>(1);
+        let stream = tokio_stream::wrappers::ReceiverStream::new(messages);
+        let answers = caller.parameters.push_pull(stream).await.expect("within the limit");
+        standing.push((sender, answers));
     }
     let status = caller.operator.status(pb::StatusRequest {}).await.expect_err("row 29");
     assert_eq!(reason_of(&status), (Code::ResourceExhausted, "OVERLOADED".to_owned()));
     let second = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
-    let health = async {
+    let second = async {
         let channel = second.expect("an address").connect().await?;
         let mut client = pb::operator_client::OperatorClient::new(channel);
         Ok::<_, Box<dyn std::error::Error>>(client.status(pb::StatusRequest {}).await?)
     };
-    assert!(health.await.is_err(), "a second connection is closed");
+    assert!(second.await.is_err(), "a second connection is closed");
     standing.pop();
     let mut again = caller.operator.status(pb::StatusRequest {}).await;
     let end = Instant::now() + PATIENCE;
@@ -497,7 +499,7 @@ async fn a_callers_deadline_is_kept_under_its_name() {
         rank: caller.rank,
         incarnation: caller.incarnation,
         version_min: 5,
-        wait_max_ms: 60_000,
+        wait_ms_max: 60_000,
         ..Default::default()
     };
     let mut request = Request::new(pull(&caller));
