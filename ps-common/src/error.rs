@@ -74,6 +74,10 @@ error_codes! {
     Draining = "DRAINING";
     /// Too much at once.
     Overloaded = "OVERLOADED";
+    /// No token, or one that the server does not know.
+    Unauthenticated = "UNAUTHENTICATED";
+    /// A good token of a role that may not make this call.
+    PermissionDenied = "PERMISSION_DENIED";
     /// A call that was not answered in time.
     Deadline = "DEADLINE";
     /// A bug.
@@ -108,6 +112,8 @@ impl ErrorCode {
             | Self::ProtoVersion
             | Self::NotBuilt
             | Self::JobEnded
+            | Self::Unauthenticated
+            | Self::PermissionDenied
             | Self::Internal => Retry::Never,
         }
     }

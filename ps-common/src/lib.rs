@@ -16,8 +16,12 @@ pub mod import;
 pub mod job;
 pub mod logging;
 pub mod report;
+#[cfg(feature = "net")]
+pub mod secrets;
 pub mod statistics;
 pub mod tables;
+#[cfg(feature = "net")]
+pub mod transport;
 pub mod units;
 #[cfg(feature = "net")]
 pub mod wire;

@@ -17,6 +17,7 @@ use serde::Serialize;
 pub use self::consistency::ConsistencyArgs;
 use crate::core::Config;
 use crate::numeric::Optimizer;
+use crate::security::{LimitArgs, Limits, Security, SecurityArgs};
 
 mod update;
 
@@ -113,9 +114,6 @@ pub struct ServeArgs {
     /// File that gets the bound port, written whole once the server serves
     #[arg(long, env = "PS_PORT_FILE", value_name = "FILE")]
     pub port_file: Option<PathBuf>,
-    /// Allow --listen addresses that other machines reach, without TLS or tokens
-    #[arg(long, env = "PS_INSECURE", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub insecure: bool,
     /// File that gets the report when the job ends (JSON)
     #[arg(long, env = "PS_REPORT", value_name = "FILE.json")]
     pub report: Option<PathBuf>,
@@ -129,9 +127,6 @@ pub struct ServeArgs {
     /// Evaluators that must have measured the first theta before the first update
     #[arg(long, env = "PS_OBSERVERS", value_name = "N", default_value_t = 0)]
     pub observers: u32,
-    /// Connections that may be open at once [default: 4 a worker, and 64]
-    #[arg(long, env = "PS_CONNECTIONS_MAX", value_name = "N")]
-    pub connections_max: Option<usize>,
     /// TCP congestion control of every connection, by the kernel's name, e.g. cubic [default: the
     /// system's]
     #[arg(long, env = "PS_CONGESTION", value_name = "NAME")]
@@ -139,6 +134,14 @@ pub struct ServeArgs {
     /// How long a stopping server waits for calls in flight
     #[arg(long, env = "PS_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s")]
     pub drain_timeout: String,
+    /// Who may come in.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub security: SecurityArgs,
+    /// What a connection may do.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub limits: LimitArgs,
     /// As every program.
     #[command(flatten)]
     #[serde(flatten)]
@@ -187,23 +190,31 @@ impl JobArgs {
     }
 }
 
+/// How the job is served, checked.
+#[derive(Debug, Clone)]
+pub struct ServeSpec {
+    /// For calls in flight at the end.
+    pub drain_timeout: Duration,
+    /// Who may come in.
+    pub security: Security,
+    /// What a connection may do.
+    pub limits: Limits,
+}
+
 impl ServeArgs {
     /// Checks what can be checked before anything is opened.
     ///
     /// # Errors
     /// A configuration error that names the flag.
-    pub fn check(&self) -> Result<Duration, ExitError> {
-        if !self.listen.ip().is_loopback() && !self.insecure {
-            return Err(ExitError::config(format!(
-                "--listen {} is reachable from other machines and this server has neither TLS nor \
-                 tokens; listen on 127.0.0.1, or add --insecure inside a network you trust",
-                self.listen
-            )));
-        }
-        duration("--drain-timeout", &self.drain_timeout)
+    pub fn check(&self, crew: &CrewArgs) -> Result<ServeSpec, ExitError> {
+        Ok(ServeSpec {
+            drain_timeout: duration("--drain-timeout", &self.drain_timeout)?,
+            security: self.security.check(self.listen)?,
+            limits: self.limits.check(crew.workers)?,
+        })
     }
 }
 
-fn duration(flag: &str, text: &str) -> Result<Duration, ExitError> {
+pub(crate) fn duration(flag: &str, text: &str) -> Result<Duration, ExitError> {
     parse_duration(text).map_err(|what| ExitError::config(format!("{flag}: {what}")))
 }

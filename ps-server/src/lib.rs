@@ -14,6 +14,7 @@ pub mod numeric;
 mod outputs;
 #[cfg(feature = "net")]
 pub mod run;
+pub mod security;
 pub mod storage;
 pub mod table;
 

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use crate::args::{ServerArgs, UpdateArgs};
 use crate::core::Input;
 use crate::driver::Driver;
-use crate::net::{Connections, Health, Shell, serve};
+use crate::net::{Connections, Health, Protection, Shell, serve};
 use crate::outputs;
 
 /// The whole program: parses `arguments` (the first is the program's name), runs, and says on
@@ -39,6 +39,7 @@ fn run_with(arguments: &[OsString]) -> Result<(), ExitError> {
     })?;
     if args.serve.program.print_config {
         args.job.check(&args.crew)?;
+        args.serve.check(&args.crew)?;
         print(&ps_common::flags::to_toml(&args));
         return Ok(());
     }
@@ -89,12 +90,12 @@ pub async fn run_and_tell(
     ready: impl FnOnce(SocketAddr) -> Result<(), ExitError>,
 ) -> Result<(), ExitError> {
     let mut spec = args.job.check(&args.crew)?;
-    let drain_timeout = args.serve.check()?;
+    let serving = args.serve.check(&args.crew)?;
     outputs::check(&args.serve)?;
     spec.config.observers = args.serve.observers;
-    let connections_max = args.serve.connections_max.unwrap_or(64 + 4 * args.crew.workers as usize);
-    if !args.serve.listen.ip().is_loopback() {
-        tracing::warn!(listen = %args.serve.listen, "serving without TLS and tokens (--insecure)");
+    let protection = Protection::load(&serving.security, serving.limits)?;
+    if let Some(warning) = &serving.security.warning {
+        tracing::warn!(listen = %args.serve.listen, "{warning}");
     }
     if let Some(warning) = spec.config.consistency.warning(args.crew.workers) {
         tracing::warn!("{warning}");
@@ -110,17 +111,18 @@ pub async fn run_and_tell(
         driver = driver.starting_from(start);
     }
     let shell = Shell::new(driver);
-    let connections = Connections::new(listener, Arc::clone(&shell), connections_max);
+    let connections = Connections::new(listener, Arc::clone(&shell), protection.limits());
     let mut signals = Signals::new()?;
 
     let (stop, stopped) = oneshot::channel::<()>();
     let (health_out, health_in) = oneshot::channel();
-    let server = tokio::spawn(serve(
-        Arc::clone(&shell),
-        connections,
-        |health| drop(health_out.send(health)),
-        async { drop(stopped.await) },
-    ));
+    let server = tokio::spawn({
+        let shell = Arc::clone(&shell);
+        async move {
+            let ready = |health| drop(health_out.send(health));
+            serve(shell, connections, &protection, ready, async { drop(stopped.await) }).await
+        }
+    });
     let health: Health = health_in
         .await
         .map_err(|_| ExitError::new(Exit::Bug, "the server ended before it served"))?;
@@ -142,7 +144,7 @@ pub async fn run_and_tell(
     tokio::select! {
         // How calls in flight ended is their callers' business.
         _ = server => {}
-        () = tokio::time::sleep(drain_timeout) => tracing::warn!("calls in flight were cut"),
+        () = tokio::time::sleep(serving.drain_timeout) => tracing::warn!("calls in flight were cut"),
         exit = signals.next() => return Err(ExitError::new(exit, "stopped at once")),
     }
     timer.abort();

@@ -11,6 +11,7 @@ use ps_common::flags::ProgramArgs;
 use ps_common::units::parse_duration;
 use serde::Serialize;
 
+use crate::credentials::CredentialArgs;
 use crate::data::DataArgs;
 use crate::local_steps::LocalStepsArgs;
 use crate::model::ModelArgs;
@@ -100,6 +101,10 @@ pub struct AttachArgs {
     /// Join as an observer: measure the loss on all rows, push nothing
     #[arg(long, env = "PS_EVALUATE", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub evaluate: bool,
+    /// Who it is.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub credentials: CredentialArgs,
     /// As every program.
     #[command(flatten)]
     #[serde(flatten)]
@@ -112,8 +117,10 @@ pub struct AttachArgs {
 /// Where and how, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attachment {
-    /// `http://HOST:PORT` or `HOST:PORT`.
+    /// `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT`.
     pub server: String,
+    /// TLS and the token, as they go with the URL.
+    pub credentials: CredentialArgs,
     /// K, where the user insists.
     pub workers: Option<u32>,
     /// Of theta, where the user insists.
@@ -148,8 +155,10 @@ impl WorkerArgs {
         let part = if attach.evaluate { self.check_evaluator()? } else { self.check_worker()? };
         let patience = parse_duration(&attach.connect_timeout)
             .map_err(|what| ExitError::config(format!("--connect-timeout: {what}")))?;
+        attach.credentials.check(&attach.server)?;
         Ok(Attachment {
             server: attach.server.clone(),
+            credentials: attach.credentials.clone(),
             workers: attach.workers,
             dtype: attach.dtype,
             patience,

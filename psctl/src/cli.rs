@@ -15,7 +15,7 @@ use crate::compare::CompareArgs;
 use crate::local::LocalArgs;
 use crate::predict::{self, PredictArgs};
 use crate::simulate::SimulateArgs;
-use crate::{bench, compare, local, operator, simulate};
+use crate::{bench, certs, compare, local, operator, simulate};
 
 /// Version, and the builds of both roles that psctl plays.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -62,6 +62,7 @@ enum Command {
     Export(operator::ExportArgs),
     Stop(operator::StopArgs),
     Predict(Box<PredictArgs>),
+    Certs(certs::CertsArgs),
     /// Measures dense push-pull against the same work over bare sockets
     Bench(bench::Args),
     #[command(hide = true)]
@@ -126,6 +127,7 @@ fn run(arguments: &[OsString]) -> Result<(), ExitError> {
         Command::Export(args) => block_on(operator::export(args)),
         Command::Stop(args) => block_on(operator::stop(args)),
         Command::Predict(args) => predict::run(&args, &mut out, &mut io::stderr()),
+        Command::Certs(args) => certs::certs(&args),
         Command::Bench(args) => bench::run(&args, &mut out, &mut io::stderr()),
         Command::BenchRole(args) => bench::play(&args),
         Command::Completions { shell } => {

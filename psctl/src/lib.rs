@@ -5,6 +5,7 @@
 //! that it starts do, and in virtual time the server's core and the workers' learners.
 
 pub mod bench;
+pub mod certs;
 pub mod cli;
 pub mod compare;
 pub mod local;

@@ -39,6 +39,8 @@ pub const fn grpc_code(code: ErrorCode) -> Code {
         ErrorCode::NoVacancy | ErrorCode::Overloaded => Code::ResourceExhausted,
         ErrorCode::NotBuilt => Code::Unimplemented,
         ErrorCode::Draining => Code::Unavailable,
+        ErrorCode::Unauthenticated => Code::Unauthenticated,
+        ErrorCode::PermissionDenied => Code::PermissionDenied,
         ErrorCode::Deadline => Code::DeadlineExceeded,
         ErrorCode::Internal => Code::Internal,
     }

@@ -13,9 +13,6 @@ use super::shell::Shell;
 use crate::core::Input;
 use crate::table::Gradient;
 
-/// Longest silence inside a push.
-const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A push as the core and the table take it.
 #[derive(Debug)]
 pub(super) struct Push {
@@ -40,13 +37,14 @@ impl From<Error> for Failure {
     }
 }
 
-/// Reads one push; `None` where the stream ends instead of beginning one.
+/// Reads one push, in which the sender may be silent for `stall`; `None` where the stream ends instead of beginning one.
 ///
 /// A refused push is read to its end (as far as theta is long) before the refusal is told, so that
 /// the sender is listening by then.
 pub(super) async fn read_push(
     shell: &Shell,
     stream: &mut Streaming<pb::PushRequest>,
+    stall: Duration,
 ) -> Result<Option<Push>, Failure> {
     let first = match stream.message().await {
         Ok(Some(first)) => first,
@@ -55,19 +53,26 @@ pub(super) async fn read_push(
     };
     let mut caller = None;
     let mut ended = first.last;
-    let result = assemble(shell, stream, first, &mut caller, &mut ended).await;
+    let mut rest = Chunks { stream, stall };
+    let result = assemble(shell, &mut rest, first, &mut caller, &mut ended).await;
     if let Err(Failure::Refused(error)) = &result {
         if !ended {
-            drain(shell, stream).await;
+            drain(shell, &mut rest).await;
         }
         shell.tell(Input::Rejected { caller, code: error.code });
     }
     result.map(Some)
 }
 
+/// What follows the first chunk of a push.
+struct Chunks<'a> {
+    stream: &'a mut Streaming<pb::PushRequest>,
+    stall: Duration,
+}
+
 async fn assemble(
     shell: &Shell,
-    stream: &mut Streaming<pb::PushRequest>,
+    rest: &mut Chunks<'_>,
     first: pb::PushRequest,
     caller: &mut Option<Caller>,
     ended: &mut bool,
@@ -92,28 +97,33 @@ async fn assemble(
             push.digest = digest.finalize();
             return Ok(push);
         }
-        chunk = next_chunk(stream).await?;
+        chunk = rest.next().await?;
         *ended = chunk.last;
     }
 }
 
-async fn next_chunk(stream: &mut Streaming<pb::PushRequest>) -> Result<pb::PushRequest, Failure> {
-    match tokio::time::timeout(CHUNK_TIMEOUT, stream.message()).await {
-        Ok(Ok(Some(chunk))) if chunk.header.is_none() => Ok(chunk),
-        Ok(Ok(Some(_))) => Err(Error::new(
-            ErrorCode::BadField,
-            "a header stands inside a push; the chunk before it should have been marked last",
-        )
-        .with("field", "header")
-        .into()),
-        Ok(Ok(None)) => Err(Error::new(
-            ErrorCode::BadField,
-            "the stream ended inside a push; its final chunk must be marked last",
-        )
-        .with("field", "last")
-        .into()),
-        Ok(Err(status)) => Err(Failure::Broken(status)),
-        Err(_) => Err(Error::new(ErrorCode::Deadline, "a push stalled for 30 s").into()),
+impl Chunks<'_> {
+    async fn next(&mut self) -> Result<pb::PushRequest, Failure> {
+        match tokio::time::timeout(self.stall, self.stream.message()).await {
+            Ok(Ok(Some(chunk))) if chunk.header.is_none() => Ok(chunk),
+            Ok(Ok(Some(_))) => Err(Error::new(
+                ErrorCode::BadField,
+                "a header stands inside a push; the chunk before it should have been marked last",
+            )
+            .with("field", "header")
+            .into()),
+            Ok(Ok(None)) => Err(Error::new(
+                ErrorCode::BadField,
+                "the stream ended inside a push; its final chunk must be marked last",
+            )
+            .with("field", "last")
+            .into()),
+            Ok(Err(status)) => Err(Failure::Broken(status)),
+            Err(_) => {
+                let what = format!("a push stood still for {:?}", self.stall);
+                Err(Error::new(ErrorCode::Deadline, what).into())
+            }
+        }
     }
 }
 
@@ -160,10 +170,10 @@ fn take(
 }
 
 /// Reads on to the end of a refused push.
-async fn drain(shell: &Shell, stream: &mut Streaming<pb::PushRequest>) {
+async fn drain(shell: &Shell, rest: &mut Chunks<'_>) {
     let theta_bytes = shell.driver().snapshot().map_or(0, |s| s.dim * s.dtype.size_bytes());
     let mut budget = theta_bytes + PARAMETERS_MESSAGE_BYTES_MAX;
-    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(CHUNK_TIMEOUT, stream.message()).await {
+    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(rest.stall, rest.stream.message()).await {
         if chunk.last || chunk.data.len() >= budget {
             return;
         }

@@ -8,14 +8,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ps_common::transport::Transport;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::Connected;
 
+use super::entrance::PREFACE;
 use super::lanes::Lanes;
 use super::shell::Shell;
+use super::turnaways::{Turnaways, Why};
 use crate::core::{ConnId, Input};
+use crate::security::Limits;
 
 /// Pause after a failed accept: out of file descriptors, the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -26,12 +30,23 @@ pub struct Connections {
     listener: TcpListener,
     shell: Arc<Shell>,
     permits: Arc<Semaphore>,
+    turnaways: Arc<Turnaways>,
+    /// Of a connection, until it is cut.
+    life_max: Duration,
 }
 
 impl Connections {
-    /// Takes at most `max` connections at once; more are closed as they come.
-    pub fn new(listener: TcpListener, shell: Arc<Shell>, max: usize) -> Self {
-        Self { listener, shell, permits: Arc::new(Semaphore::new(max)) }
+    /// Takes at most as many connections at once as `limits` say; more are closed as they come.
+    pub fn new(listener: TcpListener, shell: Arc<Shell>, limits: &Limits) -> Self {
+        let permits = Arc::new(Semaphore::new(limits.connections_max));
+        let turnaways = Arc::new(Turnaways::new(Arc::clone(&shell)));
+        let life_max = limits.age.saturating_add(limits.grace());
+        Self { listener, shell, permits, turnaways, life_max }
+    }
+
+    /// Where those are counted who are not let in.
+    pub(super) fn turnaways(&self) -> Arc<Turnaways> {
+        Arc::clone(&self.turnaways)
     }
 
     /// Gives all connections that come to `lanes`, for ever.
@@ -53,31 +68,46 @@ impl Connections {
 
     fn admit(&self, tcp: TcpStream, address: SocketAddr) -> Option<Accepted> {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            tracing::warn!(%address, "closed a connection beyond --connections-max");
+            self.turnaways.note(Why::Full, address, "one more came");
             return None;
         };
         // With a listener of our own tonic leaves this to us; without it a small step takes 88 ms.
         tcp.set_nodelay(true).ok()?;
         let tcp = tcp.into_std().ok()?;
-        let peer = Peer { conn: self.shell.connected(), address };
+        let line = Arc::new(Line::default());
+        let peer = Peer { conn: self.shell.connected(), address, line };
         let open = Open { shell: Arc::clone(&self.shell), conn: peer.conn };
-        Some(Accepted { tcp, peer, lane: None, open, permit })
+        let rest = Rest { peer, life_max: self.life_max, lane: None, _open: open, _permit: permit };
+        Some(Accepted { tcp, rest })
     }
 }
 
 /// Who is at the other end; an extension of every request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Peer {
     /// Names the connection.
     pub conn: ConnId,
     /// Where it comes from.
     pub address: SocketAddr,
+    /// To cut it.
+    pub line: Arc<Line>,
 }
 
 impl Peer {
     /// The peer that a request came from.
     pub(super) fn of<T>(request: &tonic::Request<T>) -> Self {
-        *request.extensions().get::<Self>().expect("every connection has a peer")
+        request.extensions().get::<Self>().expect("every connection has a peer").clone()
+    }
+}
+
+/// A hold on a connection that can only cut it.
+#[derive(Debug, Default)]
+pub(super) struct Line(Notify);
+
+impl Line {
+    /// Ends the connection and all that it carries.
+    pub(super) fn cut(&self) {
+        self.0.notify_one();
     }
 }
 
@@ -85,29 +115,70 @@ impl Peer {
 #[derive(Debug)]
 pub(super) struct Accepted {
     tcp: std::net::TcpStream,
-    peer: Peer,
-    /// Counts it where it is served.
-    pub(super) lane: Option<Arc<()>>,
-    open: Open,
-    permit: OwnedSemaphorePermit,
+    rest: Rest,
 }
 
-/// A connection that is served.
+/// What belongs to a connection besides its bytes.
 #[derive(Debug)]
-pub(super) struct Connection {
-    tcp: TcpStream,
+pub(super) struct Rest {
     peer: Peer,
-    _lane: Option<Arc<()>>,
+    life_max: Duration,
+    /// Counts it where it is served.
+    lane: Option<Arc<()>>,
     _open: Open,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Connection {
+impl Accepted {
+    /// Where it comes from.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.rest.peer.address
+    }
+
+    /// Counts it among those that hold `lane`.
+    pub(super) fn belongs_to(&mut self, lane: &Arc<()>) {
+        self.rest.lane = Some(Arc::clone(lane));
+    }
+
     /// Has the runtime of this thread wait for the connection's traffic.
-    pub(super) fn open(accepted: Accepted) -> io::Result<Self> {
-        let Accepted { tcp, peer, lane, open, permit } = accepted;
-        let tcp = TcpStream::from_std(tcp)?;
-        Ok(Self { tcp, peer, _lane: lane, _open: open, _permit: permit })
+    pub(super) fn open(self) -> io::Result<(TcpStream, Rest)> {
+        Ok((TcpStream::from_std(self.tcp)?, self.rest))
+    }
+}
+
+/// A connection that is served.
+pub(super) struct Connection {
+    transport: Transport,
+    /// How much of [`PREFACE`], which was read at the entrance, has been handed on.
+    n_replayed: usize,
+    /// Done when the connection is cut: why.
+    end: Pin<Box<dyn Future<Output = &'static str> + Send>>,
+    ended: Option<&'static str>,
+    rest: Rest,
+}
+
+impl Connection {
+    /// A connection whose [`PREFACE`] has been read.
+    pub(super) fn new(transport: Transport, rest: Rest) -> Self {
+        let (line, life_max) = (Arc::clone(&rest.peer.line), rest.life_max);
+        let end = Box::pin(async move {
+            tokio::select! {
+                () = line.0.notified() => "the peer stands still",
+                () = tokio::time::sleep(life_max) => "the connection has come of age",
+            }
+        });
+        Self { transport, n_replayed: 0, end, ended: None, rest }
+    }
+
+    /// Why the connection is cut, once it is.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
+        if self.ended.is_none()
+            && let Poll::Ready(why) = self.end.as_mut().poll(cx)
+        {
+            tracing::debug!(address = %self.rest.peer.address, why, "cut a connection");
+            self.ended = Some(why);
+        }
+        self.ended.map(|why| io::Error::new(io::ErrorKind::TimedOut, why))
     }
 }
 
@@ -128,7 +199,7 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer
+        self.rest.peer.clone()
     }
 }
 
@@ -138,7 +209,19 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buffer)
+        if self.n_replayed < PREFACE.len() {
+            let n = buffer.remaining().min(PREFACE.len() - self.n_replayed);
+            buffer.put_slice(&PREFACE[self.n_replayed..][..n]);
+            self.n_replayed += n;
+            return Poll::Ready(Ok(()));
+        }
+        if self.ended.is_none()
+            && let Poll::Ready(read) = Pin::new(&mut self.transport).poll_read(cx, buffer)
+        {
+            return Poll::Ready(read);
+        }
+        // Asked only when there is nothing to read: traffic does not pay for it.
+        self.poll_end(cx).map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
     }
 }
 
@@ -148,7 +231,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+        Pin::new(&mut self.transport).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -156,18 +239,18 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.transport).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.transport.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }

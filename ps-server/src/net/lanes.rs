@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use ps_common::exit::{Exit, ExitError};
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::Stream;
 
 use super::connections::{Accepted, Connection};
+use super::entrance::Entrance;
 
 /// Applying a push keeps a thread busy, so there are more of them than processors.
 const LANES_PER_CORE: usize = 2;
@@ -32,18 +32,19 @@ struct Lane {
 }
 
 impl Lanes {
-    /// Starts threads that run what `serve` makes of their connections. Where that ends while
+    /// Starts threads that let connections in by `entrance` and run what `serve` makes of them. Where that ends while
     /// connections still come, they are closed.
     ///
     /// # Errors
     /// The system's, where it gives no threads.
     pub(super) fn start<F: Future<Output = ()>>(
+        entrance: &Entrance,
         serve: impl Fn(Incoming) -> F + Clone + Send + 'static,
     ) -> Result<Self, ExitError> {
         let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
         let n_lanes = (n_cores * LANES_PER_CORE).clamp(LANES_MIN, LANES_MAX);
         (0..n_lanes)
-            .map(|i| Lane::start(i, serve.clone()))
+            .map(|i| Lane::start(i, entrance.clone(), serve.clone()))
             .collect::<io::Result<_>>()
             .map(Self)
             .map_err(|e| ExitError::new(Exit::Io, "cannot start the server's threads").because(e))
@@ -53,7 +54,7 @@ impl Lanes {
     pub(super) fn take(&self, mut accepted: Accepted) {
         let lane = self.0.iter().min_by_key(|lane| Arc::strong_count(&lane.open));
         let lane = lane.expect("there are lanes");
-        accepted.lane = Some(Arc::clone(&lane.open));
+        accepted.belongs_to(&lane.open);
         // A lane that has ended closes it.
         let _ = lane.connections.send(accepted);
     }
@@ -75,6 +76,7 @@ impl Lanes {
 impl Lane {
     fn start<F: Future<Output = ()>>(
         i: usize,
+        entrance: Entrance,
         serve: impl FnOnce(Incoming) -> F + Send + 'static,
     ) -> io::Result<Self> {
         let (connections, accepted) = mpsc::unbounded_channel();
@@ -84,7 +86,7 @@ impl Lane {
         std::thread::Builder::new().name(format!("lane-{i}")).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(incoming(accepted)) => {}
+                    () = serve(entrance.pass(accepted)) => {}
                     _ = dropped => {}
                 }
             });
@@ -99,13 +101,12 @@ impl Lane {
 /// The connections of one lane, for ever.
 pub(super) type Incoming = std::pin::Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>>;
 
-fn incoming(accepted: mpsc::UnboundedReceiver<Accepted>) -> Incoming {
-    Box::pin(UnboundedReceiverStream::new(accepted).map(Connection::open))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::testing;
+    use crate::net::turnaways::Turnaways;
+    use tokio_stream::StreamExt;
 
     #[tokio::test]
     async fn finishing_waits_and_dropping_cuts() {
@@ -113,10 +114,12 @@ mod tests {
             let mut incoming = incoming;
             while incoming.next().await.is_some() {}
         };
-        Lanes::start(drained).expect("threads").finish().await;
+        let turnaways = Arc::new(Turnaways::new(testing::shell()));
+        let entrance = testing::unprotected().entrance(turnaways);
+        Lanes::start(&entrance, drained).expect("threads").finish().await;
 
         let (hold, mut cut) = mpsc::channel::<()>(1);
-        let lanes = Lanes::start(move |_| {
+        let lanes = Lanes::start(&entrance, move |_| {
             let hold = hold.clone();
             async move {
                 let _hold = hold;

@@ -26,7 +26,7 @@ impl Membership for MembershipService {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
-        let Peer { conn, address } = Peer::of(&request);
+        let Peer { conn, address, .. } = Peer::of(&request);
         let request = JoinRequest::try_from(request.into_inner()).map_err(|e| to_status(&e))?;
         if let Some(tables) = &request.tables {
             self.shell.driver().check_start(tables).map_err(|e| to_status(&e))?;

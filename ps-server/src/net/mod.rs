@@ -3,13 +3,22 @@
 mod assemble;
 mod chunks;
 mod connections;
+mod entrance;
+mod gate;
 mod lanes;
 mod membership;
 mod operator;
+mod pace;
 mod parameters;
+mod protection;
 mod router;
 mod shell;
+#[cfg(test)]
+mod testing;
+mod tls;
+mod turnaways;
 
 pub use connections::Connections;
+pub use protection::Protection;
 pub use router::{Health, serve};
 pub use shell::Shell;

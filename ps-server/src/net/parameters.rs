@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ps_common::calls::{Caller, Evaluation, Outcome, PullRequest, PushResult};
 use ps_common::statistics::Statistics;
@@ -18,7 +19,9 @@ use super::assemble::{Failure, Push, read_push};
 use super::chunks;
 use super::connections::Peer;
 use super::membership::{state_of, unexpected};
+use super::pace::Outlet;
 use super::shell::Shell;
+use super::turnaways::Turnaways;
 use crate::core::{ConnId, Input};
 use crate::driver::Delivery;
 use crate::table::Snapshot;
@@ -30,6 +33,19 @@ const MESSAGES_AHEAD: usize = 4;
 #[derive(Debug, Clone)]
 pub(super) struct ParametersService {
     pub(super) shell: Arc<Shell>,
+    /// Of a peer inside a push or an answer.
+    pub(super) stall: Duration,
+    pub(super) turnaways: Arc<Turnaways>,
+}
+
+impl ParametersService {
+    /// The way out of an answer to `peer`, and what it is read from.
+    fn outlet<T: Send + 'static>(&self, peer: Peer) -> (Outlet<T>, Messages<T>) {
+        let (messages, receiver) = mpsc::channel(MESSAGES_AHEAD);
+        let turnaways = Arc::clone(&self.turnaways);
+        let outlet = Outlet { messages, peer, stall: self.stall, turnaways };
+        (outlet, Box::pin(ReceiverStream::new(receiver)))
+    }
 }
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -45,7 +61,7 @@ impl Parameters for ParametersService {
     ) -> Result<Response<pb::PushResponse>, Status> {
         let conn = Peer::of(&request).conn;
         let mut stream = request.into_inner();
-        let push = match read_push(&self.shell, &mut stream).await {
+        let push = match read_push(&self.shell, &mut stream, self.stall).await {
             Ok(Some(push)) => push,
             Ok(None) => return Err(to_status(&nothing())),
             Err(failure) => return Err(status_of(failure)),
@@ -58,13 +74,21 @@ impl Parameters for ParametersService {
         &self,
         request: Request<pb::PullRequest>,
     ) -> Result<Response<Self::PullStream>, Status> {
-        let conn = Peer::of(&request).conn;
+        let peer = Peer::of(&request);
+        let conn = peer.conn;
         let request = PullRequest::from(request.into_inner());
         let input = |call| Input::Pull { call, conn, request };
         match self.shell.call(None, input).await.map_err(|e| to_status(&e))? {
             Delivery::Pulled(header, theta) => {
-                let messages = tokio_stream::iter(chunks::of_pull(header, theta).map(Ok));
-                Ok(Response::new(Box::pin(messages)))
+                let (outlet, messages) = self.outlet(peer);
+                tokio::spawn(async move {
+                    for message in chunks::of_pull(header, theta) {
+                        if outlet.send(Ok(message)).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                Ok(Response::new(messages))
             }
             other => Err(unexpected(&other)),
         }
@@ -74,23 +98,24 @@ impl Parameters for ParametersService {
         &self,
         request: Request<Streaming<pb::PushRequest>>,
     ) -> Result<Response<Self::PushPullStream>, Status> {
-        let conn = Peer::of(&request).conn;
+        let peer = Peer::of(&request);
+        let conn = peer.conn;
         let stream = request.into_inner();
-        let (sender, receiver) = mpsc::channel(MESSAGES_AHEAD);
+        let (outlet, messages) = self.outlet(peer);
         let shell = Arc::clone(&self.shell);
         tokio::spawn(async move {
             tokio::select! {
-                result = steps(&shell, conn, stream, &sender) => {
+                result = steps(&shell, conn, stream, &outlet) => {
                     if let Err(status) = result {
                         // The caller may be gone: then nobody needs to know.
-                        let _ = sender.send(Err(status)).await;
+                        let _ = outlet.send(Err(status)).await;
                     }
                 }
                 // Withdraws the held call of a caller that is gone.
-                () = sender.closed() => {}
+                () = outlet.messages.closed() => {}
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(messages))
     }
 
     async fn evaluate(
@@ -126,13 +151,13 @@ async fn steps(
     shell: &Shell,
     conn: ConnId,
     mut stream: Streaming<pb::PushRequest>,
-    sender: &mpsc::Sender<Result<pb::PushPullResponse, Status>>,
+    outlet: &Outlet<pb::PushPullResponse>,
 ) -> Result<(), Status> {
-    while let Some(push) = read_push(shell, &mut stream).await.map_err(status_of)? {
+    while let Some(push) = read_push(shell, &mut stream, outlet.stall).await.map_err(status_of)? {
         let (result, theta) = deliver(shell, conn, push, true).await?;
         let theta = (result.outcome != Outcome::Waiting).then_some(theta);
         for message in chunks::of_step(result, theta) {
-            if sender.send(Ok(message)).await.is_err() {
+            if outlet.send(Ok(message)).await.is_err() {
                 return Ok(());
             }
         }

@@ -22,11 +22,14 @@ use tonic_health::server::HealthReporter;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::connections::Connections;
+use super::gate::GateLayer;
 use super::lanes::{Incoming, Lanes};
 use super::membership::MembershipService;
 use super::operator::OperatorService;
 use super::parameters::ParametersService;
+use super::protection::Protection;
 use super::shell::Shell;
+use super::turnaways::Turnaways;
 
 /// Bytes that may be on their way in one stream or connection. Large enough to keep the pipe full
 /// and h2's guard against small frames quiet, small enough that data is still in cache when it is
@@ -71,7 +74,7 @@ impl Health {
 }
 
 /// The services, and a hold on their health; not serving yet.
-fn routes(shell: &Arc<Shell>) -> (Routes, Health) {
+fn routes(shell: &Arc<Shell>, stall: Duration, turnaways: Arc<Turnaways>) -> (Routes, Health) {
     let (reporter, health) = tonic_health::server::health_reporter();
     let reflection = |builder: tonic_reflection::server::Builder<'static>| {
         builder
@@ -82,7 +85,7 @@ fn routes(shell: &Arc<Shell>) -> (Routes, Health) {
     let v1 = reflection(new()).build_v1().expect("our own descriptor set is valid");
     let v1alpha = reflection(new()).build_v1alpha().expect("our own descriptor set is valid");
     let shell = || Arc::clone(shell);
-    let parameters = ParametersServer::new(ParametersService { shell: shell() })
+    let parameters = ParametersServer::new(ParametersService { shell: shell(), stall, turnaways })
         .max_decoding_message_size(PARAMETERS_MESSAGE_BYTES_MAX);
     let membership = MembershipServer::new(MembershipService { shell: shell() })
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
@@ -97,6 +100,15 @@ fn routes(shell: &Arc<Shell>) -> (Routes, Health) {
     (routes, Health(reporter))
 }
 
+/// What every lane serves.
+#[derive(Clone)]
+struct Served {
+    routes: Routes,
+    gate: GateLayer,
+    /// Of a connection, before it is asked to end.
+    age: Duration,
+}
+
 /// Serves `connections` until `stop` ends and calls in flight are done. The health that `ready`
 /// gets is not serving yet.
 ///
@@ -105,11 +117,17 @@ fn routes(shell: &Arc<Shell>) -> (Routes, Health) {
 pub async fn serve(
     shell: Arc<Shell>,
     connections: Connections,
+    protection: &Protection,
     ready: impl FnOnce(Health),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ExitError> {
-    let (routes, health) = routes(&shell);
-    let lanes = Lanes::start(move |incoming| serve_lane(routes.clone(), incoming))?;
+    let turnaways = connections.turnaways();
+    let limits = *protection.limits();
+    let (routes, health) = routes(&shell, limits.stall, Arc::clone(&turnaways));
+    let entrance = protection.entrance(Arc::clone(&turnaways));
+    let gate = GateLayer(Arc::new(protection.rules(turnaways)));
+    let served = Served { routes, gate, age: limits.age };
+    let lanes = Lanes::start(&entrance, move |incoming| served.clone().on_lane(incoming))?;
     ready(health);
     tokio::select! {
         never = connections.hand_out(&lanes) => match never {},
@@ -119,23 +137,28 @@ pub async fn serve(
     Ok(())
 }
 
-/// Serves the connections of one lane until no more come and their calls in flight are done.
-async fn serve_lane(routes: Routes, incoming: Incoming) {
-    let served = Server::builder()
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(2 * WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .layer(CatchPanicLayer::custom(internal_error))
-        .add_routes(routes)
-        // The end of `incoming` stops it; only with a signal does it then wait for its calls.
-        .serve_with_incoming_shutdown(incoming, std::future::pending())
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "a thread stopped serving");
+impl Served {
+    /// Serves the connections of one lane until no more come and their calls in flight are done.
+    async fn on_lane(self, incoming: Incoming) {
+        let served = Server::builder()
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(2 * WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
+            // Asks it to end; `Connection` cuts what has not ended by the end of its grace.
+            .max_connection_age(self.age)
+            .layer(CatchPanicLayer::custom(internal_error))
+            .layer(self.gate)
+            .add_routes(self.routes)
+            // The end of `incoming` stops it; only with a signal does it then wait for its calls.
+            .serve_with_incoming_shutdown(incoming, std::future::pending())
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "a thread stopped serving");
+        }
     }
 }
 
@@ -154,11 +177,7 @@ fn internal_error(panic: Box<dyn Any + Send + 'static>) -> http::Response<Body> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Config, Consistency, DelayScaling, StopRules};
-    use crate::driver::Driver;
-    use crate::numeric::Optimizer;
-    use ps_common::Dtype;
-    use ps_common::job::{Aggregate, OnWorkerLoss};
+    use crate::net::testing;
     use ps_common::wire::pb;
     use ps_common::wire::pb::operator_client::OperatorClient;
     use ps_common::wire::pb::operator_server::Operator;
@@ -193,28 +212,18 @@ mod tests {
 
     #[tokio::test]
     async fn row_48_a_panic_ends_its_call_and_nothing_else() {
-        let config = Config {
-            consistency: Consistency::Async {
-                delay_scaling: DelayScaling::None,
-                max_gradient_delay: None,
-            },
-            n_workers: 1,
-            aggregate: Aggregate::Mean,
-            rounds: None,
-            lease: Duration::from_secs(1),
-            on_worker_loss: OnWorkerLoss::Continue,
-            replacement_timeout: Duration::from_secs(1),
-            observers: 0,
-            wait_max: Config::WAIT_MAX,
-            stop: StopRules::default(),
-        };
-        let sgd = Optimizer::sgd(1.0);
-        let shell = Shell::new(Driver::new(config, Dtype::F32, sgd, CHUNK_BYTES, "test"));
+        let shell = testing::shell();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
-        let connections = Connections::new(listener, shell, 4);
+        let protection = testing::unprotected();
+        let limits = *protection.limits();
+        let connections = Connections::new(listener, shell, &limits);
+        let turnaways = connections.turnaways();
+        let entrance = protection.entrance(Arc::clone(&turnaways));
+        let gate = GateLayer(Arc::new(protection.rules(turnaways)));
         let routes = Routes::new(OperatorServer::new(Buggy));
-        let lanes = Lanes::start(move |incoming| serve_lane(routes.clone(), incoming));
+        let served = Served { routes, gate, age: limits.age };
+        let lanes = Lanes::start(&entrance, move |incoming| served.clone().on_lane(incoming));
         let lanes = lanes.expect("threads");
         let server = tokio::spawn(async move { connections.hand_out(&lanes).await });
 

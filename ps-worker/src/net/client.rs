@@ -3,12 +3,10 @@
 //! Turns domain values into messages and statuses into [`Failure`]s. Decides nothing: what to do
 //! about a failure is `retry`'s and the session's business.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use prost::Message;
 use ps_common::Element;
 use ps_common::calls::{
@@ -23,11 +21,9 @@ use ps_common::wire::pb::operator_client::OperatorClient;
 use ps_common::wire::pb::parameters_client::ParametersClient;
 use ps_common::wire::status::{Failure, from_status};
 use ps_common::wire::{self, parameters, pb};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint, Uri};
-use tower::Service;
 
+use super::connect::{Approach, Line, NoConnection, Route};
 use super::retry::Budget;
 use super::steps::Steps;
 use super::tensor::{Assembly, ChunkHead, broken, chunks};
@@ -42,13 +38,6 @@ pub const WAIT_MAX: Duration = Duration::from_secs(20);
 /// Statistics are merged once the slowest worker has read its data.
 const MERGE_DEADLINE: Duration = Duration::from_secs(600);
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Full enough to keep the connection busy, small enough that chunks are used while in cache.
-const WINDOW_BYTES: u32 = 2 << 20;
-/// One chunk with its headers is one frame.
-const FRAME_BYTES_MAX: u32 = wire::CHUNK_BYTES as u32 + (64 << 10);
 /// A status lists every worker, so it may exceed what other answers may: gRPC's own default.
 const STATUS_BYTES_MAX: usize = 4 << 20;
 
@@ -88,10 +77,10 @@ impl Traffic {
 /// was cut.
 #[derive(Debug, Clone)]
 pub struct Client {
-    membership: MembershipClient<Channel>,
-    parameters: ParametersClient<Channel>,
-    operator: OperatorClient<Channel>,
-    channel: Channel,
+    membership: MembershipClient<Line>,
+    parameters: ParametersClient<Line>,
+    operator: OperatorClient<Line>,
+    line: Line,
     traffic: Arc<Traffic>,
 }
 
@@ -101,54 +90,55 @@ impl Client {
     /// # Errors
     /// Configuration where `url` is none; unavailable, with the last cause, where nobody answers.
     pub async fn connect(url: &str, patience: Duration) -> Result<Self, ExitError> {
-        Self::connect_with(url, patience, None).await
+        Self::connect_with(url, patience, &Approach::default()).await
     }
 
-    /// Like [`Client::connect`], with the TCP congestion control that `congestion` names.
+    /// Like [`Client::connect`], as `approach` says; `https://HOST:PORT` wants TLS there.
     ///
     /// # Errors
-    /// As [`Client::connect`]; a name that the system does not know looks like a server that is not
-    /// reachable, with the kernel's word for it as the cause.
+    /// As [`Client::connect`], and configuration where TLS fails for good. A congestion control that
+    /// the system does not know looks like a server that is not reachable, with the kernel's word
+    /// for it as the cause.
     pub async fn connect_with(
         url: &str,
         patience: Duration,
-        congestion: Option<&str>,
+        approach: &Approach,
     ) -> Result<Self, ExitError> {
-        let endpoint = endpoint(&parse_url(url)?);
-        let congestion = congestion.map(str::to_owned);
+        let route = Route::new(url, approach)?;
         let mut budget = Budget::new(patience, u64::from(std::process::id()));
         loop {
             let begun = Instant::now();
-            match endpoint.connect_with_connector(connector(congestion.clone())).await {
-                Ok(channel) => return Ok(Self::over(channel)),
-                Err(error) => {
-                    // The time that the attempt took counts against the patience as well.
-                    let Some(pause) = budget.spend(begun, None) else {
-                        return Err(ExitError::new(
-                            Exit::Unavailable,
-                            format!("server {url} is not reachable within {patience:?}; is it up?"),
-                        )
-                        .because(error));
-                    };
-                    tokio::time::sleep(pause).await;
-                }
-            }
+            let error = match route.connect().await {
+                Ok(line) => return Ok(Self::over(line)),
+                Err(NoConnection::Hopeless(error)) => return Err(error),
+                Err(NoConnection::Failed(error)) => error,
+            };
+            // The time that the attempt took counts against the patience as well.
+            let Some(pause) = budget.spend(begun, None) else {
+                return Err(ExitError::new(
+                    Exit::Unavailable,
+                    format!("server {url} is not reachable within {patience:?}; is it up?"),
+                )
+                .because(error));
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
-    /// Calls over a channel that is already there.
-    pub fn over(channel: Channel) -> Self {
+    /// Calls over a line that is already there.
+    pub fn over(line: impl Into<Line>) -> Self {
+        let line = line.into();
         Self {
-            membership: MembershipClient::new(channel.clone())
+            membership: MembershipClient::new(line.clone())
                 .max_decoding_message_size(wire::CONTROL_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(wire::CONTROL_MESSAGE_BYTES_MAX),
-            parameters: ParametersClient::new(channel.clone())
+            parameters: ParametersClient::new(line.clone())
                 .max_decoding_message_size(wire::PARAMETERS_MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(wire::PARAMETERS_MESSAGE_BYTES_MAX),
-            operator: OperatorClient::new(channel.clone())
+            operator: OperatorClient::new(line.clone())
                 .max_decoding_message_size(STATUS_BYTES_MAX)
                 .max_encoding_message_size(wire::CONTROL_MESSAGE_BYTES_MAX),
-            channel,
+            line,
             traffic: Arc::default(),
         }
     }
@@ -303,7 +293,7 @@ impl Client {
 
     /// A standing stream of steps; it is opened with the first one.
     pub fn steps(&self) -> Steps {
-        Steps::new(self.channel.clone(), self.traffic.clone())
+        Steps::new(self.line.clone(), self.traffic.clone())
     }
 
     async fn unary<Q: Message, A: Message>(
@@ -342,66 +332,6 @@ pub(super) async fn within<T>(
         Ok(answer) => answer.map_err(|status| from_status(&status)),
         Err(_) => Err(Failure::Transport(format!("no answer within {limit:?}"))),
     }
-}
-
-fn endpoint(uri: &Uri) -> Endpoint {
-    Endpoint::from(uri.clone())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-}
-
-/// Opens TCP connections for an endpoint. With a connector of our own tonic leaves `TCP_NODELAY` to
-/// us; without it a small step takes 88 ms.
-fn connector(
-    congestion: Option<String>,
-) -> impl Service<Uri, Response = TokioIo<TcpStream>, Error = io::Error, Future: Send> + Send + 'static
-{
-    tower::service_fn(move |uri: Uri| {
-        let congestion = congestion.clone();
-        async move {
-            let host = uri.host().expect("parse_url wants one");
-            let port = uri.port_u16().expect("parse_url wants one");
-            // An IPv6 address stands in brackets.
-            let tcp = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
-            tcp.set_nodelay(true)?;
-            if let Some(name) = congestion {
-                ps_common::congestion::set((&tcp).into(), &name)?;
-            }
-            Ok(TokioIo::new(tcp))
-        }
-    })
-}
-
-/// Reads `http://HOST:PORT` or `HOST:PORT`.
-///
-/// # Errors
-/// Configuration, naming `--server` and what is wrong with it.
-pub fn parse_url(text: &str) -> Result<Uri, ExitError> {
-    let refuse = |what: &str| {
-        Err(ExitError::config(format!("--server {text}: {what}; expected http://HOST:PORT")))
-    };
-    let whole = match text.split_once("://") {
-        None => format!("http://{text}"),
-        Some(("http", _)) => text.to_owned(),
-        Some(("https", _)) => return refuse("TLS is not built yet"),
-        Some(_) => return refuse("the scheme is not http"),
-    };
-    let Ok(uri) = whole.parse::<Uri>() else { return refuse("not a URL") };
-    if uri.host().is_none_or(str::is_empty) {
-        return refuse("there is no host");
-    }
-    if uri.port_u16().is_none_or(|port| port == 0) {
-        return refuse("there is no port");
-    }
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return refuse("there is something after the port");
-    }
-    Ok(uri)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status as GrpcStatus, Streaming};
 
 use super::*;
+use crate::net::connect::parse_url;
 
 /// Clocks with a meaning of their own.
 const WAITS_ONCE: u64 = 11;
@@ -358,9 +359,9 @@ fn urls_are_read_with_or_without_a_scheme() {
         assert_eq!(parse_url(text).expect(text).authority().expect("has one"), "127.0.0.1:50051");
     }
     assert_eq!(parse_url("[::1]:7").expect("v6").port_u16(), Some(7));
+    assert_eq!(parse_url("https://h:1").expect("TLS").scheme_str(), Some("https"));
     for (text, says) in [
-        ("https://h:1", "TLS is not built yet"),
-        ("ftp://h:1", "the scheme is not http"),
+        ("ftp://h:1", "neither http nor https"),
         ("h", "there is no port"),
         ("http://h:0", "there is no port"),
         ("http://:5", "there is no host"),

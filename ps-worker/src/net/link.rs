@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::client::Client;
+use super::connect::{Approach, Credentials};
 use super::retry::{Budget, Remedy};
 use crate::args::Attachment;
 
@@ -78,6 +79,7 @@ pub(super) enum Recovery {
 /// A member of a job.
 pub(super) struct Link {
     url: String,
+    approach: Approach,
     client: Client,
     request: JoinRequest,
     answer: JoinAnswer,
@@ -94,29 +96,27 @@ impl Link {
         present: watch::Sender<Option<Presence>>,
     ) -> Result<Option<Self>, ExitError> {
         let url = attachment.server.clone();
-        let client = Client::connect(&url, attachment.patience).await?;
+        let credentials = Credentials::load(&attachment.credentials, &url)?;
+        let approach = Approach { credentials, ..Approach::default() };
+        let client = Client::connect_with(&url, attachment.patience, &approach).await?;
         let mut budget = Budget::new(attachment.patience, u64::from(std::process::id()));
         if let Some(workers) = attachment.workers {
-            // Asked before the join, so that a misled worker takes nobody's rank.
-            let status = loop {
-                match client.status().await {
-                    Ok(status) => break status,
-                    Err(failure) => pause_after(&mut budget, &url, failure).await?,
-                }
-            };
-            if status.n_workers != workers {
-                return Err(ExitError::config(format!(
-                    "--workers is {workers} here, {} at server {url}",
-                    status.n_workers
-                )));
-            }
+            check_workers(workers, &client, &mut budget, &url).await?;
         }
         let Some(answer) = join(&client, &request, &mut budget, &url, false).await? else {
             return Ok(None);
         };
         budget.succeed();
         let stats = WorkerStats::default();
-        let link = Self { url, client, request, answer, budget, present, stats };
+        if let Some(workers) = attachment.workers.filter(|&workers| workers != answer.n_shards) {
+            // With tokens only an operator may ask before the join.
+            let leave = Leave { caller: answer.caller, stats, final_metrics: None };
+            if let Err(failure) = client.leave(leave).await {
+                tracing::debug!(%failure, "no goodbye");
+            }
+            return Err(other_workers(workers, answer.n_shards, &url));
+        }
+        let link = Self { url, approach, client, request, answer, budget, present, stats };
         link.publish();
         Ok(Some(link))
     }
@@ -192,7 +192,9 @@ impl Link {
         // Over a new connection: the server sees by the end of the old one that the rank is free.
         self.present.send_replace(None);
         let traffic = self.client.traffic().clone();
-        self.client = Client::connect(&self.url, self.budget.patience()).await?.counting(traffic);
+        let patience = self.budget.patience();
+        let client = Client::connect_with(&self.url, patience, &self.approach).await?;
+        self.client = client.counting(traffic);
         if self.request.role == Role::Worker {
             // The shard in memory goes with the rank.
             self.request.rank = Some(self.answer.caller.rank);
@@ -222,6 +224,33 @@ impl Link {
             stats: self.stats,
         }));
     }
+}
+
+/// Asked before the join, so that a misled worker takes nobody's rank. A server that lets only
+/// operators ask says it with the join.
+async fn check_workers(
+    workers: u32,
+    client: &Client,
+    budget: &mut Budget,
+    url: &str,
+) -> Result<(), ExitError> {
+    let status = loop {
+        match client.status().await {
+            Ok(status) => break status,
+            Err(Failure::Refused(error)) if error.code == ErrorCode::PermissionDenied => {
+                return Ok(());
+            }
+            Err(failure) => pause_after(budget, url, failure).await?,
+        }
+    };
+    match status.n_workers == workers {
+        true => Ok(()),
+        false => Err(other_workers(workers, status.n_workers, url)),
+    }
+}
+
+fn other_workers(here: u32, there: u32, url: &str) -> ExitError {
+    ExitError::config(format!("--workers is {here} here, {there} at server {url}"))
 }
 
 /// Joins, trying again where that may help. `None`: the job has ended.
@@ -285,9 +314,11 @@ pub(super) fn explain(failure: Failure) -> ExitError {
         return ExitError::new(Exit::Failed, "the server's answer is of no use").because(failure);
     };
     let (exit, what) = match error.code {
-        ErrorCode::ConfigMismatch | ErrorCode::ProtoVersion | ErrorCode::NotBuilt => {
-            (Exit::Config, error.to_string())
-        }
+        ErrorCode::ConfigMismatch
+        | ErrorCode::ProtoVersion
+        | ErrorCode::NotBuilt
+        | ErrorCode::Unauthenticated
+        | ErrorCode::PermissionDenied => (Exit::Config, error.to_string()),
         ErrorCode::NonFinite | ErrorCode::UpdateOverflow => {
             (Exit::Failed, format!("diverged, lower --lr at the server: {error}"))
         }

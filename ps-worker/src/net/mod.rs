@@ -4,8 +4,10 @@
 //! `model` and `data`.
 
 pub mod client;
+pub mod connect;
 pub mod evaluate;
 mod framing;
+mod lesson;
 pub mod link;
 pub mod retry;
 pub mod session;
@@ -16,4 +18,5 @@ mod stream;
 mod tensor;
 
 pub use client::Client;
+pub use connect::{Approach, Credentials};
 pub use steps::Steps;

@@ -13,9 +13,9 @@ use ps_common::wire::pb;
 use ps_common::wire::status::Failure;
 use ps_common::{Element, dtype};
 use tokio::sync::mpsc;
-use tonic::transport::Channel;
 
 use super::client::{CALL_DEADLINE, Traffic, WAIT_MAX};
+use super::connect::Line;
 use super::framing::{Head, PREFIX_BYTES, decode_head, encode};
 use super::stream::{Incoming, open};
 use super::tensor::{Assembly, ChunkHead, broken, chunks};
@@ -36,9 +36,9 @@ pub struct Steps {
 }
 
 impl Steps {
-    pub(super) fn new(channel: Channel, traffic: Arc<Traffic>) -> Self {
+    pub(super) fn new(line: Line, traffic: Arc<Traffic>) -> Self {
         let (requests, queue) = mpsc::channel(CHUNKS_QUEUED);
-        let answers = open(channel, "/ps.v1.Parameters/PushPull", queue);
+        let answers = open(line, "/ps.v1.Parameters/PushPull", queue);
         Self { requests, answers, traffic, theta_version: 0 }
     }
 

@@ -13,8 +13,9 @@ use ps_common::wire::status::{Failure, from_status};
 use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
+
+use super::connect::Line;
 
 type Opening = Pin<Box<dyn Future<Output = Result<Body, Failure>> + Send>>;
 
@@ -98,11 +99,7 @@ fn joined(first: &[u8], second: &[u8]) -> Bytes {
 
 /// Calls `path`. The messages of `queue` go out with their prefixes, each as a frame; when its
 /// sender is dropped the request ends. Nothing happens before the first [`Incoming::more`].
-pub(super) fn open(
-    mut channel: Channel,
-    path: &'static str,
-    queue: mpsc::Receiver<Bytes>,
-) -> Incoming {
+pub(super) fn open(mut line: Line, path: &'static str, queue: mpsc::Receiver<Bytes>) -> Incoming {
     Incoming::Opening(Box::pin(async move {
         let mut request = http::Request::new(Body::new(Outgoing(queue)));
         *request.method_mut() = http::Method::POST;
@@ -112,10 +109,9 @@ pub(super) fn open(
         headers.insert(http::header::TE, http::HeaderValue::from_static("trailers"));
         headers
             .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/grpc"));
-        let broken =
-            |error: tonic::transport::Error| from_status(&Status::from_error(Box::new(error)));
-        poll_fn(|cx| channel.poll_ready(cx)).await.map_err(broken)?;
-        let (head, body) = channel.call(request).await.map_err(broken)?.into_parts();
+        let broken = |error| from_status(&Status::from_error(error));
+        poll_fn(|cx| line.poll_ready(cx)).await.map_err(broken)?;
+        let (head, body) = line.call(request).await.map_err(broken)?.into_parts();
         if head.status != http::StatusCode::OK {
             let what = format!("HTTP status {} instead of a gRPC answer", head.status);
             return Err(Failure::Other(Code::Unknown, what));

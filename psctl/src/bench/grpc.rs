@@ -15,7 +15,7 @@ use ps_common::job::{Fingerprint, JobState, Mode, PROTOCOL_VERSION, Role};
 use ps_common::tables::{Table, Tables};
 use ps_common::wire::status::Failure;
 use ps_server::args::ServerArgs as RealServerArgs;
-use ps_worker::net::{Client, Steps};
+use ps_worker::net::{Approach, Client, Steps};
 
 use super::role::{ServerArgs, WorkerArgs};
 use super::work::LEARNING_RATE;
@@ -79,7 +79,8 @@ fn real_args(args: &ServerArgs) -> Result<RealServerArgs, ExitError> {
 /// Joins as rank `args.rank`.
 pub(super) async fn connect(args: &WorkerArgs) -> Result<Connection, ExitError> {
     let url = args.address.to_string();
-    let client = Client::connect_with(&url, CONNECT_PATIENCE, args.congestion.as_deref()).await?;
+    let approach = Approach { congestion: args.congestion.clone(), ..Approach::default() };
+    let client = Client::connect_with(&url, CONNECT_PATIENCE, &approach).await?;
     let tables = Tables::new(vec![Table::zeros("theta", &[args.job.n as u64], false)])
         .map_err(|e| ExitError::config("--sizes makes no theta").because(e))?;
     let request = JoinRequest {

@@ -5,10 +5,12 @@ use std::time::Duration;
 use clap::Args;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::units::parse_duration;
-use ps_worker::net::client::parse_url;
+use ps_common::wire::status::{Failure, from_status};
+use ps_worker::credentials::CredentialArgs;
+use ps_worker::net::connect::{NoConnection, Route};
+use ps_worker::net::{Approach, Credentials};
 use tokio::time::timeout;
 use tonic::Code;
-use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -18,7 +20,7 @@ use crate::cli::print;
 /// Asks a server whether it serves: exit code 0 if so, 1 if not, 69 if it is not reachable
 #[derive(Args, Debug)]
 pub struct HealthArgs {
-    /// URL of the server
+    /// URL of the server, https://HOST:PORT with TLS
     #[arg(long, env = "PS_SERVER", default_value = "http://127.0.0.1:50051", value_name = "URL")]
     server: String,
     /// Service asked about, such as ps.v1.Parameters; empty: the server as a whole
@@ -27,6 +29,9 @@ pub struct HealthArgs {
     /// How long the answer may take in all
     #[arg(long, default_value = "3s", value_name = "TIME", value_parser = parse_duration)]
     timeout: Duration,
+    /// TLS; a token is not needed for this call.
+    #[command(flatten)]
+    credentials: CredentialArgs,
 }
 
 /// Asks once: a health check that tries again hides what it should show.
@@ -34,14 +39,18 @@ pub struct HealthArgs {
 /// # Errors
 /// Failed where the server says that it does not serve; unavailable where it does not answer.
 pub async fn health(args: HealthArgs) -> Result<(), ExitError> {
-    let url = parse_url(&args.server)?;
+    let credentials = Credentials::load(&args.credentials, &args.server)?;
+    let approach = Approach { credentials, ..Approach::default() };
+    let route = Route::new(&args.server, &approach)?;
     let unreachable =
         |what: &str| ExitError::new(Exit::Unavailable, format!("server {}: {what}", args.server));
     let check = async {
-        let channel = Endpoint::from(url).connect().await;
-        let channel = channel.map_err(|e| unreachable("not reachable").because(e))?;
+        let line = route.connect().await.map_err(|why| match why {
+            NoConnection::Hopeless(error) => error,
+            NoConnection::Failed(error) => unreachable("not reachable").because(error),
+        })?;
         let request = HealthCheckRequest { service: args.service.clone() };
-        Ok(HealthClient::new(channel).check(request).await)
+        Ok(HealthClient::new(line).check(request).await)
     };
     let answer = timeout(args.timeout, check)
         .await
@@ -58,6 +67,11 @@ pub async fn health(args: HealthArgs) -> Result<(), ExitError> {
             Exit::Failed,
             format!("server {} has no service `{}`", args.server, args.service),
         )),
-        Err(status) => Err(unreachable("the health check failed").because(status)),
+        Err(status) => Err(match from_status(&status) {
+            Failure::Refused(error) => {
+                ExitError::config(format!("server {}: {}", args.server, error.message))
+            }
+            failure => unreachable("the health check failed").because(failure),
+        }),
     }
 }

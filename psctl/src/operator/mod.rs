@@ -8,10 +8,12 @@ mod stop;
 use std::time::Duration;
 
 use clap::Args;
+use ps_common::ErrorCode;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::units::parse_duration;
 use ps_common::wire::status::Failure;
-use ps_worker::net::Client;
+use ps_worker::credentials::CredentialArgs;
+use ps_worker::net::{Approach, Client, Credentials};
 
 pub use export::{ExportArgs, export};
 pub use health::{HealthArgs, health};
@@ -21,25 +23,39 @@ pub use stop::{StopArgs, stop};
 /// Which server.
 #[derive(Args, Debug, Clone)]
 pub struct ServerAddress {
-    /// URL of the server
+    /// URL of the server, https://HOST:PORT with TLS
     #[arg(long, env = "PS_SERVER", default_value = "http://127.0.0.1:50051", value_name = "URL")]
     pub server: String,
     /// How long to try to reach it
     #[arg(long, env = "PS_CONNECT_TIMEOUT", default_value = "2s", value_name = "TIME", value_parser = parse_duration)]
     pub connect_timeout: Duration,
+    /// Who asks.
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
 }
 
 impl ServerAddress {
     async fn connect(&self) -> Result<Client, ExitError> {
-        Client::connect(&self.server, self.connect_timeout).await
+        let credentials = Credentials::load(&self.credentials, &self.server)?;
+        let approach = Approach { credentials, ..Approach::default() };
+        Client::connect_with(&self.server, self.connect_timeout, &approach).await
     }
 
     /// A call to this server failed.
     fn failed(&self, call: &str, failure: Failure) -> ExitError {
         let exit = match &failure {
             Failure::Transport(_) => Exit::Unavailable,
+            Failure::Refused(error) if is_about_credentials(error.code) => Exit::Config,
             Failure::Refused(_) | Failure::Other(..) => Exit::Failed,
         };
         ExitError::new(exit, format!("server {}: {call} failed", self.server)).because(failure)
     }
+}
+
+/// What another file or flag would mend, and no second attempt.
+fn is_about_credentials(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::Unauthenticated | ErrorCode::PermissionDenied | ErrorCode::ConfigMismatch
+    )
 }
