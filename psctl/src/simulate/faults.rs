@@ -228,7 +228,15 @@ fn parse_ranks(text: &str) -> Result<RangeInclusive<u32>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(text.as_bytes()).expect("written");
+        file
+    }
 
     fn parse(flags: &[&str]) -> Result<Faults, ExitError> {
         Faults::parse(&flags.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>(), None)
@@ -243,10 +251,9 @@ mod tests {
         ];
         let by_flags = parse(&flags).expect("valid");
         assert_eq!(parse(&[&flags.join(",")]).expect("valid"), by_flags);
-        let path = tempfile::NamedTempFile::new().expect("a file");
         let text = "[[partition]]\nranks = '0-3'\nfrom = '1s'\nto = 2\n[[crash]]\nrank = 2\n\
                     at = 1.5\nback = '3s'\n[[slow]]\nrank = 1\nfrom = '1s'\nto = '2s'\nfactor = 10\n";
-        std::fs::write(path.path(), text).expect("written");
+        let path = file(text);
         assert_eq!(Faults::parse(&[], Some(path.path())).expect("valid"), by_flags);
 
         assert_eq!(by_flags.rank_max(), Some(3));
@@ -281,13 +288,12 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_named_with_the_place() {
-        let path = tempfile::NamedTempFile::new().expect("a file");
         for (text, says) in [
             ("[[crash]]\nrank = 1\n", "[[crash]] number 1: `at=` is missing"),
             ("\n\n[[melt]]\n", ":3: unknown field `melt`"),
             ("crash = [\n", ":"),
         ] {
-            std::fs::write(path.path(), text).expect("written");
+            let path = file(text);
             let error = Faults::parse(&[], Some(path.path())).expect_err(text);
             assert!(error.exit == Exit::BadData && error.message.contains(says), "{error}");
         }

@@ -39,7 +39,7 @@ pub use args::SimulateArgs;
 use args::X;
 use engine::{Setup, World};
 pub use outcome::{IdleShare, Point, Results, RunResult};
-use plan::{Member, Plan};
+use plan::{History, Member, Plan};
 use watch::Rows;
 
 use crate::cli::print;
@@ -96,15 +96,10 @@ pub fn results(args: &SimulateArgs, rounds_given: bool) -> Result<Results, ExitE
 
 fn simulate<T: Real>(args: &SimulateArgs, plan: &Plan) -> Result<Results, ExitError> {
     let problem = Problem::survey(&args.learn)?;
-    let watched = plan.members.iter().any(|member| member.watched);
-    let rows = if watched {
-        Some(Rows {
-            model: problem.model().clone(),
-            train: problem.load_all::<T>()?,
-            test: problem.load_test::<T>(&args.evaluation)?,
-        })
-    } else {
-        None
+    let rows = Rows {
+        model: problem.model().clone(),
+        train: problem.load_all::<T>()?,
+        test: problem.load_test::<T>(&args.evaluation)?,
     };
     let calm = plan.world.without_misfortunes();
     let jobs: Vec<(&Member, &World)> = plan
@@ -115,17 +110,21 @@ fn simulate<T: Real>(args: &SimulateArgs, plan: &Plan) -> Result<Results, ExitEr
         .collect();
     let progress = AtomicU64::new(0);
     let one = |&(member, world): &(&Member, &World)| {
-        let every = match (args.evaluation.eval_every, &plan.schedule) {
-            (Some(every), _) => every,
-            (None, Some(_)) => 1,
-            (None, None) => problem.updates_per_pass(member.mode, member.n_workers),
+        let per_pass = || problem.updates_per_pass(member.mode, member.n_workers);
+        let watch = match (member.history, &plan.schedule) {
+            (History::Nobody, _) => None,
+            (History::Workers, _) => Some((&rows, None)),
+            (History::Observer, Some(_)) => Some((&rows, args.evaluation.eval_every.or(Some(1)))),
+            (History::Observer, None) => {
+                Some((&rows, Some(args.evaluation.eval_every.unwrap_or_else(per_pass))))
+            }
         };
         let setup = Setup {
             problem: &problem,
             spec: &member.spec,
             world,
             sim_seed: member.sim_seed,
-            watch: rows.as_ref().filter(|_| member.watched).map(|rows| (rows, every)),
+            watch,
             progress: &progress,
         };
         let finished = match &plan.schedule {

@@ -22,8 +22,18 @@ pub(super) struct Member {
     pub(super) n_workers: u32,
     pub(super) sim_seed: u64,
     pub(super) spec: JobSpec,
-    /// Whether the history takes an observer.
-    pub(super) watched: bool,
+    pub(super) history: History,
+}
+
+/// Where a run's history is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum History {
+    /// The workers' losses make it up: full batches behind a barrier.
+    Workers,
+    /// An observer measures it.
+    Observer,
+    /// Nobody looks at it.
+    Nobody,
 }
 
 /// What was asked for, checked.
@@ -62,7 +72,8 @@ impl SimulateArgs {
         }
         let most = self.runs.workers.iter().max().copied().unwrap_or(0);
         world.check_ranks(most)?;
-        if self.evaluation.eval_every.is_some() && !members.iter().any(|member| member.watched) {
+        let is_observed = |member: &Member| member.history == History::Observer;
+        if self.evaluation.eval_every.is_some() && !members.iter().any(is_observed) {
             return Err(ExitError::config(
                 "--eval-every has no meaning with --mode sync, --batch full and no --test-data: \
                  the workers' own losses give every round an entry",
@@ -86,8 +97,9 @@ impl SimulateArgs {
 
     fn member(&self, mode: Mode, n_workers: u32, sim_seed: u64) -> Result<Member, ExitError> {
         let spec = self.job.check(&CrewArgs { mode, workers: n_workers })?;
-        let watched = needs_evaluator(mode, &self.job, &self.learn, &self.evaluation);
-        Ok(Member { mode, n_workers, sim_seed, spec, watched })
+        let observed = needs_evaluator(mode, &self.job, &self.learn, &self.evaluation);
+        let history = if observed { History::Observer } else { History::Workers };
+        Ok(Member { mode, n_workers, sim_seed, spec, history })
     }
 
     /// The runs of one worker that are missing. Where the job's options permit none there is
@@ -101,7 +113,7 @@ impl SimulateArgs {
             if members.iter().chain(&baselines).find(serves).is_none()
                 && let Ok(alone) = self.member(member.mode, 1, member.sim_seed)
             {
-                baselines.push(Member { watched: false, ..alone });
+                baselines.push(Member { history: History::Nobody, ..alone });
             }
         }
         baselines

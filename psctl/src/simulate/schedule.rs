@@ -158,11 +158,13 @@ fn check_rank(place: &Place, rank: u32, n_workers: u32) -> Result<(), ExitError>
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn read_text(text: &str, fixed_delay: Option<u64>) -> Result<Vec<(u32, u64)>, ExitError> {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), text).expect("written");
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(text.as_bytes()).expect("written");
         let turns = read(file.path(), fixed_delay, 3)?;
         Ok(turns.into_iter().map(|turn| (turn.rank, turn.delay)).collect())
     }

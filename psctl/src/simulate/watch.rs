@@ -23,15 +23,15 @@ pub(super) struct Rows<T> {
 /// An observer.
 pub(super) struct Watch<'a, T> {
     rows: &'a Rows<T>,
-    /// Versions between measurements.
-    every: u64,
+    /// Versions between measurements; `None`: only the final theta is measured.
+    every: Option<u64>,
     next: u64,
     /// When the job began, and as whom it was joined.
     joined: Option<(Time, Caller)>,
 }
 
 impl<'a, T: Real> Watch<'a, T> {
-    pub(super) fn new(rows: &'a Rows<T>, every: u64) -> Self {
+    pub(super) fn new(rows: &'a Rows<T>, every: Option<u64>) -> Self {
         Self { rows, every, next: 0, joined: None }
     }
 
@@ -58,10 +58,10 @@ impl<'a, T: Real> Watch<'a, T> {
         r#final: bool,
     ) -> Option<Evaluation> {
         let (began, caller) = self.joined?;
-        if theta.version < self.next && !r#final {
-            return None;
+        if !r#final {
+            let every = self.every.filter(|_| theta.version >= self.next)?;
+            self.next = theta.version + every;
         }
-        self.next = theta.version + self.every;
         let values = theta.values::<T>();
         let train = self.rows.model.metrics(&values, &self.rows.train);
         let test = self.rows.test.as_ref().filter(|_| r#final);

@@ -42,8 +42,9 @@ pub(super) struct Setup<'a, T> {
     pub(super) spec: &'a JobSpec,
     pub(super) world: &'a World,
     pub(super) sim_seed: u64,
-    /// Rows to measure on, and versions between measurements; `None`: the workers' losses do.
-    pub(super) watch: Option<(&'a Rows<T>, u64)>,
+    /// Rows to measure on, and versions between measurements, if not only of the final theta.
+    /// Workers that are lost at the end leave no metrics, so that theirs do not do.
+    pub(super) watch: Option<(&'a Rows<T>, Option<u64>)>,
     /// Counts gradients that have counted.
     pub(super) progress: &'a AtomicU64,
 }
@@ -321,3 +322,6 @@ impl<T: Real> Run<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
