@@ -98,7 +98,7 @@ fn pure_parts_know_no_runtime_network_or_clock() {
 
 #[test]
 fn simulated_time_is_the_only_time_of_a_simulation() {
-    let words = ["Instant", "SystemTime", "sleep", "tokio", "tonic", "std::net"];
+    let words = ["Instant", "SystemTime", "sleep(", "tokio", "tonic", "std::net"];
     none("psctl/src/simulate", lines_with("psctl/src/simulate", &words));
 }
 
