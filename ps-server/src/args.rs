@@ -48,6 +48,8 @@ Examples:
   ps-server --mode async --workers 8 --lr 0.05          every gradient when it arrives
   ps-server --mode ssp --staleness-bound 2              nobody more than 2 steps ahead
   ps-server --listen 127.0.0.1:0 --port-file port.txt   any free port, written to a file
+  psctl certs --out certs --host NAME                   for other machines: TLS and tokens; it
+                                                        prints the flags that use them
 
 Every option is also a PS_... environment variable and a key of --config FILE.toml.
 Logs go to stderr; PS_LOG=debug shows more.";

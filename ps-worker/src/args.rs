@@ -39,6 +39,7 @@ const EXAMPLES: &str = "\
 Examples:
   ps-worker                                             the built-in problem, a server here
   ps-worker --server http://10.0.0.5:50051 --rank 2     a certain rank of a server elsewhere
+  ps-worker --server https://ps:50051 --tls-ca ca.pem --token-file worker.token
   ps-worker --evaluate --eval-every 10                  looks on and measures the loss
 
 Every option is also a PS_... environment variable and a key of --config FILE.toml.

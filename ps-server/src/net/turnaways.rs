@@ -99,3 +99,21 @@ impl Turnaways {
         Some(tally.n_total)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::testing;
+
+    #[tokio::test]
+    async fn a_flood_is_counted_whole_and_said_once_a_second() {
+        let turnaways = Turnaways::new(testing::shell());
+        let begun = Instant::now();
+        assert_eq!(turnaways.count(Why::Token, begun), Some(1));
+        for _ in 0..9 {
+            assert_eq!(turnaways.count(Why::Token, begun + SAY_EVERY / 2), None);
+        }
+        assert_eq!(turnaways.count(Why::Role, begun), Some(1), "each kind has its own");
+        assert_eq!(turnaways.count(Why::Token, begun + SAY_EVERY), Some(11));
+    }
+}

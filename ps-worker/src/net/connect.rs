@@ -242,7 +242,7 @@ impl Dial {
         match TlsConnector::from(Arc::clone(&tls.config)).connect(name, tcp).await {
             Ok(stream) => Ok(Transport::Tls(Box::new(stream.into()))),
             Err(error) => {
-                self.lesson.from_tls(&error);
+                self.lesson.note_tls(&error);
                 Err(match error.kind() {
                     io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
                         let what = "the server closed the connection in the TLS handshake; does it \
@@ -282,7 +282,7 @@ impl AsyncRead for Watched {
                 }
             }
             // A server looks at a certificate when its peer believes the handshake done.
-            Poll::Ready(Err(error)) => self.lesson.from_tls(error),
+            Poll::Ready(Err(error)) => self.lesson.note_tls(error),
             _ => {}
         }
         read

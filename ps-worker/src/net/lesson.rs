@@ -29,7 +29,7 @@ impl Lesson {
     }
 
     /// Looks whether TLS says in `error` what is wrong for good.
-    pub(super) fn from_tls(&self, error: &io::Error) {
+    pub(super) fn note_tls(&self, error: &io::Error) {
         let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         if let Some(lesson) = cause.and_then(of_tls) {
             self.learn(lesson);
@@ -124,7 +124,7 @@ mod tests {
             (rustls::Error::HandshakeNotComplete, None),
         ] {
             let lesson = Lesson::default();
-            lesson.from_tls(&io::Error::new(io::ErrorKind::InvalidData, error));
+            lesson.note_tls(&io::Error::new(io::ErrorKind::InvalidData, error));
             let learned = lesson.learned().map(|error| error.message);
             match says {
                 None => assert_eq!(learned, None),
@@ -134,7 +134,7 @@ mod tests {
             assert_eq!(lesson.learned(), None);
         }
         let lesson = Lesson::default();
-        lesson.from_tls(&io::Error::from(io::ErrorKind::ConnectionReset));
+        lesson.note_tls(&io::Error::from(io::ErrorKind::ConnectionReset));
         assert_eq!(lesson.learned(), None);
     }
 }
