@@ -162,6 +162,27 @@ pub struct JobSpec {
 }
 
 impl JobArgs {
+    /// The job in one of several modes that it is run in: without the options that only others of
+    /// `modes` use. What none of them uses stays, to be refused.
+    #[must_use]
+    pub fn in_one_of(&self, mode: Mode, modes: &[Mode]) -> Self {
+        let mut job = self.clone();
+        let unused = |of: Mode| of != mode && modes.contains(&of);
+        if unused(Mode::Sync) {
+            job.aggregate = None;
+            job.consistency.backup_workers = None;
+        }
+        if unused(Mode::Ssp) {
+            job.consistency.staleness_bound = None;
+        }
+        if unused(Mode::Async) {
+            job.consistency.delay_scaling = None;
+            job.consistency.max_gradient_delay = None;
+            job.consistency.on_excess = None;
+        }
+        job
+    }
+
     /// Checks combinations with a crew and gives defaults their values.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ use crate::args::{ServerArgs, UpdateArgs};
 use crate::core::Input;
 use crate::driver::Driver;
 use crate::net::{Connections, Health, Protection, Shell, serve};
+use crate::numeric::LR;
 use crate::outputs;
 
 /// The whole program: parses `arguments` (the first is the program's name), runs, and says on
@@ -213,8 +214,9 @@ fn explain_rate(args: &ServerArgs, shell: &Shell) {
     if shell.driver().job().is_some_and(steps_are_local) && (optimizer != "sgd" || *lr != Some(1.0))
     {
         tracing::warn!(
-            "the workers push their local steps (--local-lr), which --optimizer {optimizer} takes \
-             as a gradient at its own rate; federated averaging is --optimizer sgd with --lr 1"
+            "the workers push their local steps (--local-lr), which --optimizer {optimizer} with \
+             --lr {} takes as a gradient; federated averaging is --optimizer sgd with --lr 1",
+            lr.unwrap_or(LR)
         );
     }
 }

@@ -153,7 +153,10 @@ fn block_on(work: impl Future<Output = Result<(), ExitError>>) -> Result<(), Exi
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime
         .map_err(|e| ExitError::new(Exit::Io, "cannot set up asynchronous I/O").because(e))?;
-    runtime.block_on(work)
+    let result = runtime.block_on(work);
+    // A simulation that nobody waits for any more must not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 /// Writes a result. A reader that has seen enough (`| head`) is no failure.

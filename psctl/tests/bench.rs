@@ -113,11 +113,17 @@ fn no_process_outlives_a_bench_that_is_killed() {
 }
 
 #[test]
-fn sizes_and_workers_that_make_no_sense_are_usage_errors() {
-    for arguments in
-        [["--sizes=0"], ["--workers=0"], ["--mode=ssp"], ["--seconds=0"], ["--repeats=0"]]
-    {
-        let output = psctl(&[&["bench", "--raw-only"][..], &arguments[..]].concat());
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+fn what_makes_no_sense_is_refused() {
+    for (argument, code) in [
+        ("--sizes=0", 2),
+        ("--workers=0", 2),
+        ("--mode=bsp", 2),
+        ("--seconds=0", 2),
+        ("--repeats=0", 2),
+        // A mode, but none that the bench has.
+        ("--mode=ssp", 78),
+    ] {
+        let output = psctl(&["bench", "--raw-only", argument]);
+        assert_eq!(output.status.code(), Some(code), "{argument}");
     }
 }

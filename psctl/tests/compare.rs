@@ -183,3 +183,35 @@ fn an_interruption_shows_what_there_is_and_leaves_nothing_behind() {
     lines.read_to_string(&mut line).expect("UTF-8");
     assert!(line.contains("interrupted"), "{line}");
 }
+
+#[test]
+fn simulated_variants_are_those_of_the_same_job_in_virtual_time() {
+    let arguments = [
+        "--simulated",
+        "--modes=sync,ssp,async",
+        // An option of one of the modes is that one's alone.
+        "--staleness-bound=1",
+        "--workers=4",
+        "--dtype=f64",
+        "--rounds=100",
+        "--compute-time=exponential,mean=10ms",
+        "--seeds=2",
+        "--json",
+    ];
+    let output = psctl(&arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let whole = json(&output);
+    let variants = whole["variants"].as_array().expect("variants");
+    let names: Vec<_> = variants.iter().map(|v| v["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["sync", "ssp", "async"]);
+    let median = |variant: &Value, of: &str| variant[of]["median"].as_f64().expect("a figure");
+    // The golden loss of sync_k4.json, whatever the compute times.
+    assert!((median(&variants[0], "loss") - 0.04838314456840).abs() < 1e-9);
+    for variant in &variants[1..] {
+        assert_eq!(median(variant, "pushes"), 400.0);
+        assert!(median(variant, "loss") < 0.02, "four steps a round: {variant}");
+    }
+    let seconds: Vec<f64> = variants.iter().map(|v| median(v, "wall_seconds")).collect();
+    assert!(seconds[0] > seconds[1] && seconds[1] > seconds[2], "who waits less is done sooner");
+    assert_eq!(psctl(&arguments).stdout, output.stdout, "the same bytes again");
+}

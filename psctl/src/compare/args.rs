@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use ps_common::exit::ExitError;
 use ps_common::export::check_creatable;
+use ps_common::flags::to_arguments;
 use ps_common::job::Mode;
 use ps_server::args::JobArgs;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
@@ -16,6 +17,7 @@ use serde::Serialize;
 use super::variant::{self, Variant};
 use crate::local::args::ClusterArgs;
 use crate::show::chart;
+use crate::simulate::WorldArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,8 +25,10 @@ Examples:
   psctl compare --modes sync,async --workers 1,2,4 --seeds 3 --batch 50 --plot loss.svg
   psctl compare --variant \"slow: --lr 0.01\" --variant \"fast: --lr 0.3 --mode async\"
   psctl compare --to-loss 0.1,0.05 --x seconds --plot loss.png --csv runs.csv
+  psctl compare --simulated --modes sync,ssp,async --stragglers share=0.02,factor=10
 
-Each variant is a real local cluster, as of psctl local; they run one after another. --modes and
+Each variant is a real local cluster, as of psctl local, or with --simulated one in virtual time;
+they run one after another. --modes and
 --workers are lists: there is a variant for each pair. --variant adds one with options of its own,
 which go before those of the command line; it runs with each of --workers unless it says --workers,
 in sync mode unless it says --mode, and without --modes only such variants run. Quote values with
@@ -66,6 +70,10 @@ pub struct CompareArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub cluster: ClusterArgs,
+    /// Virtual time.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub virtual_time: VirtualTimeArgs,
     /// Read options from this file; the command line and the environment win
     #[arg(long, env = "PS_CONFIG", value_name = "FILE.toml")]
     #[serde(skip)]
@@ -74,6 +82,34 @@ pub struct CompareArgs {
     #[arg(long)]
     #[serde(skip)]
     pub print_config: bool,
+}
+
+/// Runs without processes.
+#[derive(Args, Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Virtual time")]
+pub struct VirtualTimeArgs {
+    /// Run in virtual time as psctl simulate does, not as real processes; seeds are those of compute
+    /// times, too
+    #[arg(long, env = "PS_SIMULATED", default_value_t = false, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub simulated: bool,
+    /// The world.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub world: WorldArgs,
+}
+
+impl VirtualTimeArgs {
+    fn check(&self) -> Result<(), ExitError> {
+        let given = to_arguments(&self.world);
+        match given.first() {
+            Some(flag) if !self.simulated => Err(ExitError::config(format!(
+                "{} has no meaning without --simulated: real processes live in real time",
+                flag.to_string_lossy().split('=').next().unwrap_or_default()
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Which variants there are.
@@ -150,6 +186,7 @@ impl CompareArgs {
     /// an output that cannot be created.
     pub fn check(&self) -> Result<Vec<Variant>, ExitError> {
         self.output.check()?;
+        self.virtual_time.check()?;
         if let Some(level) = self.axes.to_loss.iter().find(|level| !level.is_finite()) {
             return Err(ExitError::config(format!("--to-loss {level} is not a finite number")));
         }
@@ -220,7 +257,8 @@ pub(super) mod tests {
             (&["--to-loss=nan"], Exit::Config, "--to-loss NaN"),
             (&["--csv=/no/such/place/r.csv"], Exit::CannotCreate, "/no/such/place"),
             (&["--modes=sync", "--eval-every=3"], Exit::Config, "--eval-every"),
-            (&["--aggregate=mean"], Exit::Config, "variant `async`: --aggregate"),
+            (&["--modes=async", "--aggregate=mean"], Exit::Config, "variant `async`: --aggregate"),
+            (&["--latency=2ms"], Exit::Config, "--latency has no meaning without --simulated"),
             (&["--variant=a: --rounds 0"], Exit::Config, "variant `a`: --rounds 0"),
             (&["--variant=a: --take 0"], Exit::Config, "variant `a`: --take 0"),
             (&["--variant=a: --servers 2"], Exit::Config, "variant `a`: --servers 2"),

@@ -41,8 +41,12 @@ pub async fn run(args: CompareArgs, verbose: bool) -> Result<(), ExitError> {
         .map(|variant| Compared { variant, runs: Vec::with_capacity(seeds as usize) })
         .collect();
     let loudness = Loudness { quiet: args.output.quiet, verbose };
+    let way = match args.virtual_time.simulated {
+        true => Way::Simulated(Box::new(args.virtual_time.world.clone())),
+        false => Way::Processes,
+    };
     let mut stop = pin!(local::interrupted());
-    let interruption = run_all(&mut compared, seeds, loudness, stop.as_mut()).await;
+    let interruption = run_all(&mut compared, (&way, seeds), loudness, stop.as_mut()).await;
     let figures = Figures::of(&compared, seeds, &args.axes.to_loss, n_runs);
     let any = compared.iter().any(|c| !c.runs.is_empty());
     let shown = if any { conclude(&args.output, &figures) } else { Ok(()) };
@@ -60,7 +64,7 @@ pub async fn run(args: CompareArgs, verbose: bool) -> Result<(), ExitError> {
 /// One run after another; gives the error of an interruption.
 async fn run_all(
     compared: &mut [Compared],
-    seeds: u32,
+    (way, seeds): (&Way, u32),
     loudness: Loudness,
     mut stop: Pin<&mut impl Future<Output = ExitError>>,
 ) -> Option<ExitError> {
@@ -71,7 +75,7 @@ async fn run_all(
             let mut args = variant.args.clone();
             args.learn.data.seed = args.learn.data.seed.wrapping_add(i.into());
             let seed = args.learn.data.seed;
-            let trained = runner::train(Way::Processes, &args, loudness, stop.as_mut()).await;
+            let trained = runner::train(way, &args, loudness, stop.as_mut()).await;
             let exit = trained.error.as_ref().map(|error| error.exit);
             if matches!(exit, Some(Exit::Interrupted | Exit::Terminated)) {
                 return trained.error;

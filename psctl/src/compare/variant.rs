@@ -69,7 +69,8 @@ pub(super) fn all(args: &CompareArgs) -> Result<Vec<Variant>, ExitError> {
     for mode in modes {
         for workers in counts(args) {
             let own = words_of_pair(mode.to_string(), workers);
-            let flags = resolve(args, &own).map_err(|what| usage(&mode.to_string(), &what))?;
+            let mut flags = resolve(args, &own).map_err(|what| usage(&mode.to_string(), &what))?;
+            flags.job = flags.job.in_one_of(*mode, modes);
             let name = named(&mode.to_string(), flags.crew.workers);
             variants.push(variant(name, "", flags, false));
         }

@@ -10,6 +10,8 @@ use ps_server::args::JobArgs;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
 use serde::Serialize;
 
+use crate::local::LocalArgs;
+
 use super::pace::Per;
 
 const EXAMPLES: &str = "\
@@ -60,6 +62,28 @@ pub struct SimulateArgs {
     #[arg(long)]
     #[serde(skip)]
     pub print_config: bool,
+}
+
+impl SimulateArgs {
+    /// A single run of what `psctl local` would train, without a word about it.
+    pub(super) fn of_one(local: &LocalArgs, world: WorldArgs) -> Self {
+        Self {
+            runs: RunsArgs {
+                modes: vec![local.crew.mode],
+                workers: vec![local.crew.workers],
+                sim_seed: vec![local.learn.data.seed],
+                schedule: None,
+                fixed_delay: None,
+            },
+            job: local.job.clone(),
+            world,
+            learn: local.learn.clone(),
+            evaluation: local.evaluation.clone(),
+            output: OutputArgs { quiet: true, ..OutputArgs::default() },
+            config: None,
+            print_config: false,
+        }
+    }
 }
 
 /// Which runs: one for each mode, number of workers and seed.

@@ -35,14 +35,15 @@ use ps_common::export::write_atomically;
 use ps_worker::learning::Problem;
 use ps_worker::model::Real;
 
-pub use args::SimulateArgs;
 use args::X;
+pub use args::{SimulateArgs, WorldArgs};
 use engine::{Setup, World};
 pub use outcome::{IdleShare, Point, Results, RunResult};
 use plan::{History, Member, Plan};
 use watch::Rows;
 
 use crate::cli::print;
+use crate::local::LocalArgs;
 use crate::show::Look;
 
 /// Between two looks at how far the runs are.
@@ -92,6 +93,22 @@ pub fn results(args: &SimulateArgs, rounds_given: bool) -> Result<Results, ExitE
         Dtype::F32 => simulate::<f32>(args, &plan),
         Dtype::F64 => simulate::<f64>(args, &plan),
     }
+}
+
+/// One run of what `psctl local` would train, in `world`; its data's seed is that of compute times.
+///
+/// # Errors
+/// As [`results`].
+pub fn one(local: &LocalArgs, world: WorldArgs) -> Result<RunResult, ExitError> {
+    let args = SimulateArgs::of_one(local, world);
+    let mut plan = args.check(true)?;
+    plan.baselines.clear();
+    let results = match args.job.dtype {
+        Dtype::F32 => simulate::<f32>(&args, &plan),
+        Dtype::F64 => simulate::<f64>(&args, &plan),
+    };
+    let run = results?.runs.pop();
+    run.ok_or_else(|| ExitError::new(Exit::Bug, "a simulation without a run"))
 }
 
 fn simulate<T: Real>(args: &SimulateArgs, plan: &Plan) -> Result<Results, ExitError> {

@@ -96,8 +96,9 @@ impl SimulateArgs {
     }
 
     fn member(&self, mode: Mode, n_workers: u32, sim_seed: u64) -> Result<Member, ExitError> {
-        let spec = self.job.check(&CrewArgs { mode, workers: n_workers })?;
-        let observed = needs_evaluator(mode, &self.job, &self.learn, &self.evaluation);
+        let job = self.job.in_one_of(mode, &self.modes());
+        let spec = job.check(&CrewArgs { mode, workers: n_workers })?;
+        let observed = needs_evaluator(mode, &job, &self.learn, &self.evaluation);
         let history = if observed { History::Observer } else { History::Workers };
         Ok(Member { mode, n_workers, sim_seed, spec, history })
     }
