@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ps_common::wire::pb;
 use ps_common::wire::pb::operator_client::OperatorClient;
-use ps_tests::{Process, local, losses};
+use ps_tests::{Caller, Process, local, losses};
 use serde_json::Value;
 
 fn sha256(report: &Value) -> String {
@@ -309,4 +309,30 @@ fn a_job_stops_at_its_target_and_in_its_time() {
     assert_eq!(stopped(&report), "--max-seconds 1");
     let seconds = report["wall_seconds"].as_f64().expect("seconds");
     assert!((1.0..30.0).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+async fn a_median_survives_a_worker_that_sends_garbage() {
+    // (Aggregate, whether it survives.)
+    for (aggregate, survives) in [("median", true), ("trimmed-mean,k=1", true), ("mean", false)] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let arguments = ["--lr=0.05", "--rounds=60", "--aggregate", aggregate];
+        let (server, address) = server(folder.path(), &arguments);
+        let workers = ["1", "2", "3"].map(|rank| worker(&address, &["--rank", rank]));
+        let mut garbage = Caller::joined(&address, 0, 10).await;
+        for clock in 0..60 {
+            // Finite, or it would be refused; of another sign every round.
+            let value = if clock % 2 == 0 { 1e9 } else { -3e8 };
+            garbage.push(clock, clock, &[value; 10]).await.expect("well-formed");
+        }
+        let (rank, incarnation) = (garbage.rank, garbage.incarnation);
+        let goodbye = pb::LeaveRequest { rank, incarnation, ..Default::default() };
+        garbage.membership.leave(goodbye).await.expect("left");
+        for worker in workers {
+            worker.expect_exit(0);
+        }
+        server.expect_exit(0);
+        let loss = report_in(folder.path())["final"]["loss"].as_f64().expect("a loss");
+        assert_eq!(loss < 0.1, survives, "{aggregate}: {loss}");
+    }
 }
