@@ -130,7 +130,8 @@ impl Args {
         if let Some(path) = &self.plot {
             crate::show::chart::Format::of(path)?;
         }
-        if let Some(mode) = self.modes.iter().find(|mode| **mode == Mode::Ssp) {
+        if let Some(mode) = self.modes.iter().find(|mode| matches!(mode, Mode::Ssp | Mode::Hogwild))
+        {
             return Err(ExitError::config(format!(
                 "--mode {mode}: the bench has sync and async, whose work bare sockets do as well"
             )));

@@ -50,6 +50,7 @@ pub(crate) fn report() -> Report {
         progressive_loss: Some(0.5),
         workers: vec![worker(0, 0.75, 0.0), worker(1, 0.5, 0.25)],
         dropped: Dropped::default(),
+        hogwild: None,
         gradient_delay: GradientDelay::default(),
         events: vec![event(0.0, "joined", Some(0), ""), event(0.0, "joined", Some(1), "")],
         program: "ps-server 0.1.0".into(),
