@@ -424,6 +424,7 @@ fn what_cannot_be_meant_is_refused_by_name() {
         (&["--plot=a.gif"], 78, "--plot"),
         (&["--mode=sync", "--eval-every=2"], 78, "--eval-every"),
         (&["--aggregate=mean"], 78, "--aggregate"),
+        (&["--mode=async,hogwild"], 78, "--mode hogwild"),
         (&["--data-is-shard"], 78, "--data-is-shard"),
         (&["--lr=-1"], 78, "--lr"),
         (&["--csv=/no/such/folder/a.csv"], 73, "/no/such/folder"),

@@ -221,6 +221,16 @@ mod tests {
     }
 
     #[test]
+    fn modes_without_a_counterpart_are_refused_by_name() {
+        for mode in ["ssp", "hogwild"] {
+            let modes = format!("--mode=async,{mode}");
+            let args = Demo::parse_from(["bench", "--raw-only", &modes]).args;
+            let error = args.check(u64::MAX).expect_err(mode);
+            assert!(error.message.starts_with(&format!("--mode {mode}:")), "{error}");
+        }
+    }
+
+    #[test]
     fn more_memory_than_there_is_gets_refused_by_name() {
         let args = Demo::parse_from(["bench", "--raw-only", "--sizes=1M", "--workers=4"]).args;
         assert!(args.check(18 * 4_000_000).is_ok());

@@ -178,6 +178,16 @@ fn colours_change_nothing_but_the_colours() {
 }
 
 #[test]
+fn what_updates_without_locks_lost_has_a_line() {
+    let mut report = report();
+    report.mode = Mode::Hogwild;
+    report.hogwild = Some(LostUpdates::new(44_000, 66));
+    let text = summary(&report, &Look::plain(true));
+    let line = text.lines().find(|line| line.contains("lost updates")).expect("a line");
+    assert_eq!(line.trim(), "lost updates    0.15 %  66 of 44,000 stores checked");
+}
+
+#[test]
 fn share_bars_always_fill_their_width() {
     for width in [8, 12, 24] {
         for shares in [[1.0, 0.0, 0.0], [0.333, 0.333, 0.334], [0.0, 0.02, 0.98], [0.1, 0.9, 0.0]] {
