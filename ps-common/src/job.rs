@@ -20,6 +20,9 @@ pub enum Mode {
     Ssp,
     /// Every gradient is an update of its own, applied when it arrives.
     Async,
+    /// As async, and several updates at once, without locks: they may overwrite each other's
+    /// elements.
+    Hogwild,
 }
 
 impl Mode {
@@ -27,7 +30,7 @@ impl Mode {
     pub fn updates_per_round(self, n_workers: u32) -> u64 {
         match self {
             Self::Sync => 1,
-            Self::Ssp | Self::Async => u64::from(n_workers),
+            Self::Ssp | Self::Async | Self::Hogwild => u64::from(n_workers),
         }
     }
 

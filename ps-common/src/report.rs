@@ -51,6 +51,9 @@ pub struct Report {
     /// Gradients that did not count.
     #[serde(default)]
     pub dropped: Dropped,
+    /// Updates that overwrote each other; only in hogwild mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hogwild: Option<LostUpdates>,
     /// Joins, losses, rejections, restores.
     pub events: Vec<Event>,
     /// Program and build.
@@ -133,6 +136,28 @@ pub struct GradientDelay {
     pub p99: u64,
     /// Largest.
     pub max: u64,
+}
+
+/// What updates without locks cost, measured on a fixed sample of theta's elements: every 64th, or
+/// all of a theta below 4096 elements (rule H3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct LostUpdates {
+    /// Stores to elements of the sample.
+    pub checked: u64,
+    /// Of these, how many replaced another value than the one that they were computed from: each
+    /// undid at least one other update of its element. A step that was not stored, because others
+    /// had meanwhile moved its element to where it would overflow, is counted here, too.
+    pub lost: u64,
+    /// `lost / checked`; 0 if nothing was checked.
+    pub lost_rate: f64,
+}
+
+impl LostUpdates {
+    /// With the rate that follows.
+    pub fn new(checked: u64, lost: u64) -> Self {
+        let lost_rate = if checked == 0 { 0.0 } else { lost as f64 / checked as f64 };
+        Self { checked, lost, lost_rate }
+    }
 }
 
 /// Something that happened to the job.

@@ -2,17 +2,19 @@
 //!
 //! Shared by the driver behind the network and by the simulator in virtual time.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use ps_common::Dtype;
 use ps_common::import::Imported;
+use ps_common::report::LostUpdates;
 use ps_common::tables::Tables;
 
 use crate::core::{CallId, Compensate, Order};
 use crate::numeric::Optimizer;
-use crate::table::{Compensation, Gradient, Snapshot, Store, Update};
+use crate::table::{Compensation, Gradient, SharedStore, Snapshot, Store, Update};
 
 /// Spare gradients that are kept for their memory.
 const SPARES_MAX: usize = 8;
@@ -24,10 +26,50 @@ pub struct Applier {
     chunk_bytes: usize,
     start: Option<Imported>,
     gradients: Mutex<Gradients>,
-    store: Mutex<Option<Store>>,
-    current: Mutex<Option<Arc<Snapshot>>>,
+    theta: Theta,
     /// By rank, where gradients are corrected by it.
     kept: Mutex<HashMap<u32, Arc<Snapshot>>>,
+}
+
+/// theta in one of its two forms; without it before the first join.
+#[derive(Debug)]
+enum Theta {
+    /// One version after another: updates take turns.
+    Versions { store: Mutex<Option<Store>>, current: Mutex<Option<Arc<Snapshot>>> },
+    /// In hogwild mode: updates go on side by side.
+    Shared(OnceLock<Arc<SharedStore>>),
+}
+
+/// What an update has made of theta, to be published together with the core's word of it.
+#[derive(Debug)]
+pub struct Fresh(Option<Arc<Snapshot>>);
+
+/// theta as it goes out with the answers of one step of the core.
+#[derive(Debug)]
+pub(crate) enum View {
+    /// As it is.
+    Whole(Arc<Snapshot>),
+    /// At the version that the core had then; copied when the first answer wants it.
+    Moving {
+        /// Where from.
+        store: Arc<SharedStore>,
+        /// Of the copy.
+        version: u64,
+        /// For the next answers.
+        copied: OnceCell<Arc<Snapshot>>,
+    },
+}
+
+impl View {
+    /// theta to send. To be asked outside of locks.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(match self {
+            Self::Whole(snapshot) => snapshot,
+            Self::Moving { store, version, copied } => {
+                copied.get_or_init(|| store.snapshot(*version))
+            }
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -44,10 +86,16 @@ impl Applier {
             chunk_bytes,
             start: None,
             gradients: Mutex::default(),
-            store: Mutex::default(),
-            current: Mutex::default(),
+            theta: Theta::Versions { store: Mutex::default(), current: Mutex::default() },
             kept: Mutex::default(),
         }
+    }
+
+    /// Lets several updates be under way, without locks (rules H1 to H3).
+    #[must_use]
+    pub fn without_locks(mut self) -> Self {
+        self.theta = Theta::Shared(OnceLock::new());
+        self
     }
 
     /// Lets theta start at `start` and not as the tables' initialisers say.
@@ -69,12 +117,43 @@ impl Applier {
 
     /// What pulls get now; `None` before theta is made.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.current.lock().clone()
+        self.view().map(|view| view.snapshot())
+    }
+
+    /// What pulls get now, without a copy yet.
+    pub(crate) fn view(&self) -> Option<View> {
+        match &self.theta {
+            Theta::Versions { current, .. } => current.lock().clone().map(View::Whole),
+            Theta::Shared(store) => store.get().map(|store| View::Moving {
+                store: Arc::clone(store),
+                version: store.version(),
+                copied: OnceCell::new(),
+            }),
+        }
+    }
+
+    /// Elements and type of theta; `None` before it is made.
+    pub fn shape(&self) -> Option<(usize, Dtype)> {
+        match &self.theta {
+            Theta::Versions { current, .. } => current.lock().as_ref().map(|s| (s.dim, s.dtype)),
+            Theta::Shared(store) => store.get().map(|store| (store.dim(), store.dtype())),
+        }
+    }
+
+    /// What updates without locks have cost; `None` where there are locks.
+    pub fn lost_updates(&self) -> Option<LostUpdates> {
+        match &self.theta {
+            Theta::Versions { .. } => None,
+            Theta::Shared(store) => store.get().map(|store| store.lost_updates()),
+        }
     }
 
     /// What pulls get from now on.
-    pub fn publish(&self, snapshot: Arc<Snapshot>) {
-        *self.current.lock() = Some(snapshot);
+    pub fn publish(&self, fresh: Fresh) {
+        match &self.theta {
+            Theta::Versions { current, .. } => *current.lock() = fresh.0,
+            Theta::Shared(store) => store.get().expect("updated before").count(),
+        }
     }
 
     /// Keeps a gradient under the name of the call that brought it.
@@ -102,8 +181,16 @@ impl Applier {
         if let Some(start) = &self.start {
             store.start_from(start);
         }
-        *self.current.lock() = Some(store.snapshot());
-        *self.store.lock() = Some(store);
+        match &self.theta {
+            Theta::Versions { store: place, current } => {
+                *current.lock() = Some(store.snapshot());
+                *place.lock() = Some(store);
+            }
+            Theta::Shared(place) => {
+                let shared = Arc::new(SharedStore::new(&store, self.chunk_bytes));
+                assert!(place.set(shared).is_ok(), "theta is made once");
+            }
+        }
     }
 
     /// Keeps theta as a worker has it, for the correction of its next gradient.
@@ -113,37 +200,58 @@ impl Applier {
 
     /// One update by gradients that are held, which are let go. What it gives is to be published
     /// together with the core's word of it. A gradient whose theta is not kept is not corrected.
+    /// Without locks several threads may be in here at once.
     ///
     /// # Errors
     /// The first key that would overflow; then theta is as it was.
     ///
     /// # Panics
-    /// If a gradient is not held, or there is no theta.
-    pub fn update(&self, order: &Order) -> Result<Arc<Snapshot>, u64> {
+    /// If a gradient is not held, or there is no theta; without locks if there are several
+    /// gradients, or one to be corrected.
+    pub fn update(&self, order: &Order) -> Result<Fresh, u64> {
         let mut gradients = self.gradients.lock();
-        let parts: Vec<(Gradient, f64)> = order
+        let mut parts: Vec<(Gradient, f64)> = order
             .parts
             .iter()
             .map(|(call, weight)| (gradients.held.remove(call).expect("pushed before"), *weight))
             .collect();
         drop(gradients);
+        let result = match &self.theta {
+            Theta::Versions { store, .. } => self.update_in_turn(store, order, &parts),
+            Theta::Shared(store) => {
+                let store = store.get().expect("created at the first join");
+                assert!(order.compensation.is_none(), "async mode's, which has locks");
+                let [(gradient, 1.0)] = &mut parts[..] else {
+                    panic!("an update without locks is of one gradient as it came: {order:?}")
+                };
+                store.update(gradient, order.rate_factor).map(|()| Fresh(None))
+            }
+        };
+        let mut gradients = self.gradients.lock();
+        for (gradient, _) in parts {
+            gradients.recycle(gradient);
+        }
+        result.map_err(|key| key as u64)
+    }
+
+    fn update_in_turn(
+        &self,
+        store: &Mutex<Option<Store>>,
+        order: &Order,
+        parts: &[(Gradient, f64)],
+    ) -> Result<Fresh, usize> {
         let pulled = order.compensation.and_then(|wanted| self.kept(wanted));
-        let mut store = self.store.lock();
+        let mut store = store.lock();
         let store = store.as_mut().expect("created at the first join");
         let update = Update {
-            parts: &parts,
+            parts,
             combine: order.combine,
             rate_factor: order.rate_factor,
             compensation: pulled
                 .as_ref()
                 .map(|(lambda, pulled)| Compensation { lambda: *lambda, pulled }),
         };
-        let result = store.update(&update).map(|()| store.snapshot());
-        let mut gradients = self.gradients.lock();
-        for (gradient, _) in parts {
-            gradients.recycle(gradient);
-        }
-        result.map_err(|key| key as u64)
+        store.update(&update).map(|()| Fresh(Some(store.snapshot())))
     }
 
     /// theta that a gradient was computed at, if it is the one that its worker was given last.

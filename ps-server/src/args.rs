@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use self::consistency::ConsistencyArgs;
 use crate::core::Config;
-use crate::numeric::Optimizer;
+use crate::numeric::{Optimizer, Rule};
 use crate::security::{LimitArgs, Limits, Security, SecurityArgs};
 
 mod update;
@@ -60,8 +60,8 @@ Logs go to stderr; PS_LOG=debug shows more.";
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Job")]
 pub struct CrewArgs {
-    /// How updates are ordered: a barrier per round, each gradient when it arrives, or that with a
-    /// bound on how far ahead of the slowest a worker may get
+    /// How updates are ordered: a barrier per round, each gradient when it arrives, that with a
+    /// bound on how far ahead of the slowest a worker may get, or all at once without locks
     #[arg(long, env = "PS_MODE", value_enum, default_value_t = Mode::Sync)]
     pub mode: Mode,
     /// Number of workers K
@@ -207,9 +207,23 @@ impl JobArgs {
                 wait_max: Config::WAIT_MAX,
                 stop: self.consistency.stop_rules()?,
             },
-            optimizer: self.update.check()?,
+            optimizer: self.optimizer(crew.mode)?,
             dtype: self.dtype,
         })
+    }
+}
+
+impl JobArgs {
+    fn optimizer(&self, mode: Mode) -> Result<Optimizer, ExitError> {
+        let optimizer = self.update.check()?;
+        if mode == Mode::Hogwild && optimizer.rule != Rule::Sgd {
+            return Err(ExitError::config(format!(
+                "--optimizer {} with --mode {mode}: what it remembers of each element cannot be \
+                 shared without locks; take sgd, or --mode async",
+                optimizer.rule.name()
+            )));
+        }
+        Ok(optimizer)
     }
 }
 

@@ -3,9 +3,10 @@
 //! A thread that brings an input carries out what follows from it: it steps the core under a lock
 //! held for microseconds, hands out the answers, and applies the update that the core asked for, if
 //! any, outside that lock. The core has at most one update under way, so theta needs no order of
-//! its own.
+//! its own. In hogwild mode there are several, each on the thread that brought its gradient, and
+//! nothing keeps them apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -17,7 +18,7 @@ use ps_common::statistics::Statistics;
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
-use crate::applier::Applier;
+use crate::applier::{Applier, View};
 use crate::core::{Answer, CallId, Config, Core, Effect, Input, Time, Welcome};
 use crate::numeric::Optimizer;
 use crate::table::{Gradient, Snapshot};
@@ -73,8 +74,11 @@ impl Driver {
     ) -> Self {
         Self {
             program: program.to_owned(),
+            applier: match config.consistency.updates_overlap() {
+                true => Applier::new(optimizer, chunk_bytes).without_locks(),
+                false => Applier::new(optimizer, chunk_bytes),
+            },
             core: Mutex::new(Core::new(config, dtype)),
-            applier: Applier::new(optimizer, chunk_bytes),
             statistics: Mutex::default(),
         }
     }
@@ -113,13 +117,14 @@ impl Driver {
         let mut input = input;
         let mut aftermath = Aftermath::None;
         let mut fresh = None;
+        let mut orders = VecDeque::new();
         loop {
             let (effects, theta) = {
                 let mut core = self.core.lock();
                 // In one stroke with the core's word of it: nobody can pull a version that the
                 // core does not know yet.
-                if let Some(snapshot) = fresh.take() {
-                    self.applier.publish(snapshot);
+                if let Some(fresh) = fresh.take() {
+                    self.applier.publish(fresh);
                 }
                 // Read inside the lock: the core's time never goes back, and an update that took
                 // long does not age the leases that it renews.
@@ -131,24 +136,23 @@ impl Driver {
                     }
                 }
                 // Inside the lock: what goes out is of the version that the core has.
-                (effects, self.applier.snapshot())
+                (effects, self.applier.view())
             };
-            let mut update = None;
             for effect in effects {
                 match effect {
                     Effect::Reply { call, answer } => {
                         deliver(call, self.complete(answer, theta.as_ref()))
                     }
                     Effect::Create { .. } => {}
-                    Effect::Update(order) => update = Some(order),
+                    Effect::Update(order) => orders.push_back(order),
                     Effect::Keep { rank } => self.applier.keep(rank, expect_theta(theta.as_ref())),
                     Effect::Forget { gradient } => self.applier.forget(gradient),
                     Effect::Conclude => aftermath = Aftermath::Conclude,
                 }
             }
-            let Some(order) = update else { return aftermath };
-            let result = self.applier.update(&order).map(|snapshot| fresh = Some(snapshot));
-            input = Input::Updated { result };
+            let Some(order) = orders.pop_front() else { return aftermath };
+            let result = self.applier.update(&order).map(|made| fresh = Some(made));
+            input = Input::Updated { name: order.name(), result };
         }
     }
 
@@ -208,8 +212,7 @@ impl Driver {
     /// As every call of it would be refused.
     pub fn admit(&self, caller: Caller) -> Result<(usize, Dtype), Error> {
         self.core.lock().check_caller(caller)?;
-        let theta = self.theta();
-        Ok((theta.dim, theta.dtype))
+        Ok(self.shape().expect("who is known has joined"))
     }
 
     /// When [`Input::Tick`] is due, and whether the server may go.
@@ -229,6 +232,11 @@ impl Driver {
         self.core.lock().status(now, &self.applier.optimizer().to_string(), &self.program)
     }
 
+    /// Elements and type of theta; `None` before it is made.
+    pub fn shape(&self) -> Option<(usize, Dtype)> {
+        self.applier.shape()
+    }
+
     /// The newest theta.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.applier.snapshot()
@@ -237,7 +245,9 @@ impl Driver {
     /// The report as of now; `None` before the first join.
     pub fn report(&self, now: Time) -> Option<Report> {
         let sha256 = self.snapshot()?.sha256();
-        self.core.lock().report(now, &self.applier.optimizer().to_string(), &self.program, &sha256)
+        let optimizer = self.applier.optimizer().to_string();
+        let report = self.core.lock().report(now, &optimizer, &self.program, &sha256)?;
+        Some(Report { hogwild: self.applier.lost_updates(), ..report })
     }
 
     /// The job as a joiner sees it; `None` before the first join.
@@ -245,7 +255,7 @@ impl Driver {
         self.core.lock().description(&self.program)
     }
 
-    fn complete(&self, answer: Answer, theta: Option<&Arc<Snapshot>>) -> Delivery {
+    fn complete(&self, answer: Answer, theta: Option<&View>) -> Delivery {
         match answer {
             Answer::Joined(welcome) => self.welcome(&welcome),
             Answer::State { state, version } => Delivery::State { state, version },
@@ -261,10 +271,6 @@ impl Driver {
         Delivery::Joined(Box::new(answer.expect("who is welcome has a job to join")))
     }
 
-    fn theta(&self) -> Arc<Snapshot> {
-        expect_theta(self.snapshot().as_ref())
-    }
-
     fn merged_statistics(&self) -> Statistics {
         let all = self.statistics.lock();
         let mut in_rank_order = all.values();
@@ -276,8 +282,8 @@ impl Driver {
     }
 }
 
-fn expect_theta(theta: Option<&Arc<Snapshot>>) -> Arc<Snapshot> {
-    Arc::clone(theta.expect("calls about theta are refused before there is one"))
+fn expect_theta(theta: Option<&View>) -> Arc<Snapshot> {
+    theta.expect("calls about theta are refused before there is one").snapshot()
 }
 
 #[cfg(test)]

@@ -425,6 +425,7 @@ fn what_cannot_be_meant_is_refused_by_name() {
         (&["--mode=sync", "--eval-every=2"], 78, "--eval-every"),
         (&["--mode=async", "--aggregate=mean"], 78, "--aggregate"),
         (&["--staleness-bound=1"], 78, "--staleness-bound"),
+        (&["--mode=async,hogwild"], 78, "--mode hogwild"),
         (&["--data-is-shard"], 78, "--data-is-shard"),
         (&["--lr=-1"], 78, "--lr"),
         (&["--csv=/no/such/folder/a.csv"], 73, "/no/such/folder"),

@@ -98,6 +98,25 @@ fn asynchronous_pushes_at_full_rate_get_further_than_rounds() {
 }
 
 #[test]
+fn updates_without_locks_get_as_far_and_tell_what_they_lost() {
+    for dtype in ["--dtype=f32", "--dtype=f64"] {
+        let report = local(&[dtype, "--mode=hogwild"]);
+        let loss = report["final"]["loss"].as_f64().expect("a loss");
+        assert!(loss < 0.03, "{dtype}: {loss}");
+        assert_eq!((&report["mode"], &report["version"]), (&"hogwild".into(), &400.into()));
+        let delays = ps_tests::numbers(&report["gradient_delay"]["histogram"]);
+        assert_eq!(delays.iter().sum::<f64>(), 400.0, "every push has a delay");
+        let figure = |name: &str| report["hogwild"][name].as_f64().expect("measured");
+        let dim = report["dim"].as_f64().expect("a number");
+        assert_eq!(figure("checked"), 400.0 * dim, "a small theta is checked as a whole");
+        assert!(figure("lost") < figure("checked"));
+        assert_eq!(figure("lost_rate"), figure("lost") / figure("checked"));
+    }
+    let report = local(&["--mode=async", "--rounds=2"]);
+    assert!(report.get("hogwild").is_none(), "nothing is lost where updates take turns");
+}
+
+#[test]
 fn an_asynchronous_worker_that_is_killed_stops_nobody() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let job = ["--mode=async", "--rounds=60", "--lease-ms=1000"];

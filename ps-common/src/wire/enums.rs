@@ -31,7 +31,7 @@ pub(super) trait Parse<T> {
 }
 
 enums! {
-    Mode, pb::Mode, "mode" { Sync = Sync, Ssp = Ssp, Async = Async }
+    Mode, pb::Mode, "mode" { Sync = Sync, Ssp = Ssp, Async = Async, Hogwild = Hogwild }
     Role, pb::Role, "role" { Worker = Worker, Observer = Observer }
     JobState, pb::JobState, "state" {
         Empty = Empty, Running = Running, Finishing = Finishing, Done = Done, Failed = Failed,

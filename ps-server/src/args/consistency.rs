@@ -74,6 +74,7 @@ impl ConsistencyArgs {
                 },
                 max_gradient_delay: self.bound()?,
             }),
+            Mode::Hogwild => Ok(Consistency::Hogwild),
         }
     }
 
@@ -224,6 +225,7 @@ mod tests {
             ("--backup-workers 1", Consistency::Sync { backup_workers: 1 }),
             ("--mode ssp", Consistency::Ssp { staleness_bound: 3 }),
             ("--mode ssp --staleness-bound 0", Consistency::Ssp { staleness_bound: 0 }),
+            ("--mode hogwild --weight-decay 0.1 --clip-norm 2", Consistency::Hogwild),
             ("--mode async", asynchronous(DelayScaling::None, None)),
             (
                 "--mode async --delay-scaling exponential,alpha=0.5 --max-gradient-delay 4",
@@ -250,6 +252,13 @@ mod tests {
                 "--mode async --staleness-bound 2",
                 "--staleness-bound has no meaning with --mode async",
             ),
+            ("--mode hogwild --aggregate sum", "--aggregate has no meaning with --mode hogwild"),
+            ("--mode hogwild --backup-workers 1", "--backup-workers has no meaning"),
+            ("--mode hogwild --staleness-bound 1", "--staleness-bound has no meaning"),
+            ("--mode hogwild --delay-scaling inverse", "--delay-scaling has no meaning"),
+            ("--mode hogwild --max-gradient-delay 3", "--max-gradient-delay has no meaning"),
+            ("--mode hogwild --optimizer momentum", "--optimizer momentum with --mode hogwild"),
+            ("--mode hogwild --optimizer adamw,beta1=0.5", "--optimizer adamw with --mode hogwild"),
             ("--mode async --on-excess drop", "--on-excess has no meaning without"),
             ("--mode async --delay-scaling inverse,alpha=1", "takes no options"),
             ("--mode async --delay-scaling exponential", "alpha=F"),

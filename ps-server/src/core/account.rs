@@ -98,6 +98,8 @@ impl Core {
                 .collect(),
             gradient_delay: self.record.gradient_delay(),
             dropped: self.record.dropped,
+            // Theta's affair: filled in where theta is known.
+            hogwild: None,
             events: self.record.events(),
             program: program.to_owned(),
         })

@@ -32,6 +32,8 @@ pub enum Consistency {
         /// N and what happens beyond it; `None`: delays are not bounded.
         max_gradient_delay: Option<(u64, OnExcess)>,
     },
+    /// Every gradient at once, beside others that are being applied (rules H1 to H3).
+    Hogwild,
 }
 
 /// One update as the core orders it: [`crate::table::Update`] with names in place of tensors.
@@ -75,12 +77,18 @@ impl Consistency {
             Self::Sync { .. } => Mode::Sync,
             Self::Ssp { .. } => Mode::Ssp,
             Self::Async { .. } => Mode::Async,
+            Self::Hogwild => Mode::Hogwild,
         }
     }
 
     /// Whether updates are of whole rounds, rather than of one gradient each.
     pub(super) fn has_rounds(&self) -> bool {
         self.mode().aggregates()
+    }
+
+    /// Whether several updates may be under way, so that theta has to bear it.
+    pub fn updates_overlap(&self) -> bool {
+        matches!(self, Self::Hogwild)
     }
 
     /// What becomes of a lost worker's rank where nothing else is said: behind a barrier the result
@@ -97,7 +105,7 @@ impl Consistency {
     /// Whether it matters which theta each worker has.
     pub(super) fn bounds_reads(&self) -> bool {
         match self {
-            Self::Sync { .. } => false,
+            Self::Sync { .. } | Self::Hogwild => false,
             Self::Ssp { .. } => true,
             Self::Async { max_gradient_delay, .. } => {
                 matches!(max_gradient_delay, Some((_, OnExcess::Block)))
@@ -130,7 +138,7 @@ impl Consistency {
 }
 
 impl Core {
-    /// Starts the next update, if one is due.
+    /// Starts the next update, if one is due; in hogwild mode all that are.
     pub(super) fn start_update(&mut self, now: Time, out: &mut Vec<Effect>) {
         let order = match self.config.consistency {
             Consistency::Sync { backup_workers } => self.close_round(now, backup_workers),
@@ -138,6 +146,7 @@ impl Core {
             Consistency::Async { delay_scaling, max_gradient_delay } => {
                 self.next_within_delay(now, delay_scaling, max_gradient_delay, out)
             }
+            Consistency::Hogwild => return self.start_all(out),
         };
         out.extend(order.map(Effect::Update));
     }
@@ -146,7 +155,7 @@ impl Core {
     pub(super) fn read_limit(&self) -> u64 {
         match self.config.consistency {
             Consistency::Ssp { staleness_bound } => self.bound(staleness_bound),
-            Consistency::Sync { .. } | Consistency::Async { .. } => u64::MAX,
+            Consistency::Sync { .. } | Consistency::Async { .. } | Consistency::Hogwild => u64::MAX,
         }
     }
 
@@ -162,6 +171,7 @@ impl Core {
             Consistency::Async { .. } => {
                 self.config.consistency.blocked_delay().is_none_or(|n| self.has_room(rank, n))
             }
+            Consistency::Hogwild => true,
         }
     }
 
@@ -178,7 +188,7 @@ impl Core {
     pub(super) fn admission(&self, header: &PushHeader) -> Result<Admission, Error> {
         match self.config.consistency {
             Consistency::Sync { .. } => self.admit_to_round(header),
-            Consistency::Ssp { .. } => Ok(Admission::Kept),
+            Consistency::Ssp { .. } | Consistency::Hogwild => Ok(Admission::Kept),
             Consistency::Async { .. } => match self.config.consistency.blocked_delay() {
                 Some(n) => self.admit_within(header, n),
                 None => Ok(Admission::Kept),
@@ -191,7 +201,7 @@ impl Core {
         match self.config.consistency {
             Consistency::Sync { .. } => self.skip_rounds(),
             Consistency::Ssp { staleness_bound } => self.skip_to_bound(now, staleness_bound, out),
-            Consistency::Async { .. } => {}
+            Consistency::Async { .. } | Consistency::Hogwild => {}
         }
     }
 
@@ -276,6 +286,14 @@ pub(super) enum Reason {
 }
 
 impl Order {
+    /// What the update is called while it is under way: its first gradient.
+    ///
+    /// # Panics
+    /// If it has no gradients; the core orders none such.
+    pub fn name(&self) -> CallId {
+        self.parts[0].0
+    }
+
     /// One gradient as it is.
     pub fn alone(gradient: CallId) -> Self {
         Self {

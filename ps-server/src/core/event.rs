@@ -129,6 +129,8 @@ pub enum Input {
     },
     /// The driver has carried out [`Effect::Update`].
     Updated {
+        /// Which: [`Order::name`].
+        name: CallId,
         /// Stored, or the first key that would have overflowed: then nothing was stored.
         result: Result<(), u64>,
     },
@@ -172,7 +174,8 @@ pub enum Effect {
         /// Its element type.
         dtype: Dtype,
     },
-    /// Update theta, whole or not at all. At most one is under way; [`Input::Updated`] follows.
+    /// Update theta, whole or not at all; [`Input::Updated`] follows. At most one is under way, in
+    /// hogwild mode one of each rank, which may end in any order.
     Update(Order),
     /// Keep theta as it goes out with the next answer: a gradient of this rank will be corrected by
     /// it. What was kept for the rank before is let go.

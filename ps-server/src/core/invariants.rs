@@ -17,7 +17,8 @@ pub fn check(core: &Core) -> Result<(), String> {
     final_is_final(core)?;
     reads_are_bounded(core)?;
     delays_are_bounded(core)?;
-    rounds_have_their_size(core)
+    rounds_have_their_size(core)?;
+    updates_take_turns(core)
 }
 
 /// I1: every committed gradient counted exactly once: the ranks' clocks, without those that rounds
@@ -161,6 +162,18 @@ fn rounds_have_their_size(core: &Core) -> Result<(), String> {
     ensure(size == 0 || size == full || fewer_do, || {
         format!("I8: a round of {size} gradients, {full} are awaited")
     })
+}
+
+/// I9: in hogwild mode no gradient waits for an update, unless the job is about to end; in the other
+/// modes without rounds one update at most is under way.
+fn updates_take_turns(core: &Core) -> Result<(), String> {
+    if core.config.consistency.updates_overlap() {
+        return ensure(core.queue.is_empty() || core.stop.is_some(), || {
+            format!("I9: {:?} wait for updates in hogwild mode", core.queue)
+        });
+    }
+    let alone = core.config.consistency.has_rounds() || core.applying.len() <= 1;
+    ensure(alone, || format!("I9: {:?} are applied at once", core.applying))
 }
 
 fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {

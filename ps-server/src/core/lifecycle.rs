@@ -11,23 +11,28 @@ use super::{Answer, CallId, Core, Effect, Refusal, Time};
 impl Core {
     /// Does what has become possible: wakes pulls, starts the next update.
     pub(super) fn proceed(&mut self, now: Time, out: &mut Vec<Effect>) {
-        if self.state == JobState::Running && self.applying.is_empty() {
-            if self.stop.is_some() {
-                self.finish(now, out);
-            } else {
+        if self.state == JobState::Running {
+            let may_start = self.applying.is_empty() || self.config.consistency.updates_overlap();
+            if self.stop.is_none() && may_start {
                 self.start_update(now, out);
-                if self.applying.is_empty() && (self.stop.is_some() || self.all_clocks_done()) {
-                    self.finish(now, out);
-                }
+            }
+            // What is under way is stored first.
+            if self.applying.is_empty() && (self.stop.is_some() || self.all_clocks_done()) {
+                self.finish(now, out);
             }
         }
         self.wake_reads(now, out);
     }
 
     /// The driver has stored an update, or found that it would overflow.
-    pub(super) fn updated(&mut self, now: Time, result: Result<(), u64>, out: &mut Vec<Effect>) {
-        let ranks = std::mem::take(&mut self.applying);
-        assert!(!ranks.is_empty(), "an update ends that was never begun");
+    pub(super) fn updated(
+        &mut self,
+        now: Time,
+        name: CallId,
+        result: Result<(), u64>,
+        out: &mut Vec<Effect>,
+    ) {
+        let ranks = self.end_update(name);
         let failed_before = self.state == JobState::Failed;
         let counted: Vec<_> = ranks
             .iter()
@@ -66,7 +71,7 @@ impl Core {
                 }
             }
         }
-        if failed_before {
+        if failed_before && self.applying.is_empty() {
             out.push(Effect::Conclude);
         }
         self.proceed(now, out);

@@ -12,6 +12,7 @@ mod account;
 mod asynchronous;
 mod consistency;
 mod event;
+mod hogwild;
 pub mod invariants;
 mod joining;
 mod lifecycle;
@@ -69,7 +70,8 @@ pub struct Core {
     pending: BTreeMap<u32, Pending>,
     /// Not in sync mode: whose turn is next.
     queue: VecDeque<u32>,
-    /// Ranks whose gradients are being applied; empty: no update is under way.
+    /// Ranks whose gradients are being applied, together in sync mode, else each by an update of its
+    /// own; empty: no update is under way.
     applying: Vec<u32>,
     /// theta that live ranks compute with, where the mode bounds that.
     given: BTreeMap<u32, Given>,
@@ -177,7 +179,7 @@ impl Core {
                 }
             }
             Input::Rejected { caller, code } => self.record_rejection(now, caller, code),
-            Input::Updated { result } => self.updated(now, result, &mut out),
+            Input::Updated { name, result } => self.updated(now, name, result, &mut out),
             Input::Concluded => self.concluded(now, &mut out),
             Input::Disconnected { conn } => {
                 self.members.disconnected(conn);

@@ -153,6 +153,50 @@ fn any_order_and_any_resends_give_the_same_bits() {
     }
 }
 
+/// Several threads push gradients of ones at rate 1: each counts once, and theta is behind exactly
+/// if updates were lost, which the report tells.
+#[test]
+fn updates_without_locks_count_once_and_own_up_to_what_they_lose() {
+    const K: u32 = 4;
+    const CLOCKS: u64 = 300;
+    let driver = driver(Consistency::Hogwild, K, CLOCKS, Dtype::F64, 1.0);
+    let callers: Vec<Caller> = (0..K).map(|rank| join(&driver, rank, Dtype::F64)).collect();
+    std::thread::scope(|scope| {
+        for caller in &callers {
+            let driver = &driver;
+            scope.spawn(move || {
+                let ones = [1.0f64; DIM];
+                for clock in 0..CLOCKS {
+                    let call = (clock * 2) * u64::from(K) + u64::from(caller.rank);
+                    for (call, outcome) in
+                        [(call, Outcome::Applied), (call + u64::from(K), Outcome::Duplicate)]
+                    {
+                        let mut answers = Vec::new();
+                        let mut deliver = |to, delivery| answers.push((to, delivery));
+                        let name = (*caller, clock);
+                        push(driver, call, name, (DIM, as_le_bytes(&ones)), &mut deliver);
+                        let [(to, Delivery::Pushed(result, theta))] = &answers[..] else {
+                            panic!("answered on the thread that brought it: {answers:?}")
+                        };
+                        assert_eq!((*to, result.outcome), (CallId(call), outcome));
+                        assert_eq!(result.version, theta.version);
+                    }
+                }
+            });
+        }
+    });
+    let theta = driver.snapshot().expect("joined");
+    let n = u64::from(K) * CLOCKS;
+    assert_eq!((theta.version, driver.state().0), (n, JobState::Finishing));
+    let report = driver.report(Time::ZERO).expect("joined");
+    assert_eq!(report.gradient_delay.histogram.iter().sum::<u64>(), n);
+    let lost = report.hogwild.expect("hogwild mode tells");
+    assert_eq!(lost.checked, n * DIM as u64);
+    let all = theta.values::<f64>().iter().all(|x| *x == -(n as f64));
+    assert_eq!(lost.lost == 0, all, "{lost:?} {:?}", theta.values::<f64>());
+    assert!(theta.values::<f64>().iter().all(|x| (-(n as f64)..=-1.0).contains(x)));
+}
+
 #[test]
 fn concurrent_gradients_count_exactly_once() {
     const K: u32 = 3;

@@ -171,7 +171,7 @@ fn take(
 
 /// Reads on to the end of a refused push.
 async fn drain(shell: &Shell, rest: &mut Chunks<'_>) {
-    let theta_bytes = shell.driver().snapshot().map_or(0, |s| s.dim * s.dtype.size_bytes());
+    let theta_bytes = shell.driver().shape().map_or(0, |(dim, dtype)| dim * dtype.size_bytes());
     let mut budget = theta_bytes + PARAMETERS_MESSAGE_BYTES_MAX;
     while let Ok(Ok(Some(chunk))) = tokio::time::timeout(rest.stall, rest.stream.message()).await {
         if chunk.last || chunk.data.len() >= budget {

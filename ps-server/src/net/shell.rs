@@ -106,7 +106,7 @@ impl Shell {
             self.conclude.notify_one();
         }
         let (deadline, over) = self.driver.outlook();
-        if is_join && self.driver.snapshot().is_some() {
+        if is_join && self.driver.shape().is_some() {
             self.initialized.notify_one();
         }
         if over {

@@ -31,7 +31,7 @@ pub use optimizer::{ADAMW_DECAY, LR, Optimizer, Wish};
 pub use robust::{median, trimmed_mean};
 pub use rule::{Betas, Rule, SLOTS_MAX, Slots, Step};
 pub use schedule::Schedule;
-pub use sgd::sgd_from;
+pub use sgd::{sgd_element, sgd_from};
 pub use sum::{add_scaled, weighted_sum};
 
 #[cfg(test)]

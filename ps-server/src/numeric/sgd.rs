@@ -26,6 +26,13 @@ pub fn sgd_from<T: Element>(new: &mut [T], old: &[T], gradient: &[T], lr: f64) {
     }
 }
 
+/// One element's step with decay in its gradient, `theta - lr * (gradient + decay * theta)`, rounded
+/// as the same is on slices.
+pub fn sgd_element<T: Element>(theta: T, gradient: T, lr: T, decay: Option<T>) -> T {
+    let gradient = decay.map_or(gradient, |decay| gradient + decay * theta);
+    theta - lr * gradient
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,5 +45,7 @@ mod tests {
         let mut new = [f32::NAN; 2];
         sgd_from(&mut new, &[1.0, -1.0], &[0.5, 4.0], 0.25);
         assert_eq!(new, theta);
+        assert_eq!(sgd_element(1.0, 0.5, 0.25, None), 0.875);
+        assert_eq!(sgd_element(1.0, 0.5, 0.25, Some(1.5)), 0.5);
     }
 }

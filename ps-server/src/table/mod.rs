@@ -1,16 +1,18 @@
 //! theta in memory: chunks behind reference counts, one version at a time.
 //!
 //! An update writes every chunk anew into a spare buffer and then swaps all of them in: whole or
-//! not at all, and a pull in flight keeps the version that it began with (rule R9). Knows no
-//! workers, rounds or wire.
+//! not at all, and a pull in flight keeps the version that it began with (rule R9). In hogwild mode
+//! `hogwild.rs` takes the place of all that. Knows no workers, rounds or wire.
 
 mod aggregate;
 mod gradient;
+mod hogwild;
 mod state;
 mod store;
 mod theta;
 
 pub use gradient::{Gradient, GradientError};
+pub use hogwild::SharedStore;
 pub use store::{Compensation, Snapshot, Store, Update};
 
 #[cfg(test)]

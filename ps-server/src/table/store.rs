@@ -123,6 +123,16 @@ impl Store {
         }
     }
 
+    /// How theta moves.
+    pub(super) fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
+    /// Keys of penalised tables, in order.
+    pub(super) fn penalized(&self) -> &[Range<usize>] {
+        &self.penalized
+    }
+
     /// The current version, without a copy.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         let chunks = match &self.theta {

@@ -130,7 +130,8 @@ impl Args {
         if let Some(path) = &self.plot {
             crate::show::chart::Format::of(path)?;
         }
-        if let Some(mode) = self.modes.iter().find(|mode| **mode == Mode::Ssp) {
+        if let Some(mode) = self.modes.iter().find(|mode| matches!(mode, Mode::Ssp | Mode::Hogwild))
+        {
             return Err(ExitError::config(format!(
                 "--mode {mode}: the bench has sync and async, whose work bare sockets do as well"
             )));
@@ -217,6 +218,16 @@ mod tests {
         assert_eq!(cells, expected);
         assert!(args.jobs().iter().all(|job| job.mode == Mode::Async && job.dtype == Dtype::F32));
         assert_eq!(args.jobs()[0].payload_bytes_per_step(), 8_000);
+    }
+
+    #[test]
+    fn modes_without_a_counterpart_are_refused_by_name() {
+        for mode in ["ssp", "hogwild"] {
+            let modes = format!("--mode=async,{mode}");
+            let args = Demo::parse_from(["bench", "--raw-only", &modes]).args;
+            let error = args.check(u64::MAX).expect_err(mode);
+            assert!(error.message.starts_with(&format!("--mode {mode}:")), "{error}");
+        }
     }
 
     #[test]

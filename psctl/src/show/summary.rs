@@ -1,7 +1,7 @@
 //! The summary of a finished run: what was done, how well, where the time went, what happened.
 
 use ps_common::calls::Caller;
-use ps_common::report::{Dropped, Event, GradientDelay, Report, WorkerReport};
+use ps_common::report::{Dropped, Event, GradientDelay, LostUpdates, Report, WorkerReport};
 use ps_common::units::show_bytes;
 
 use super::look::Tone;
@@ -100,7 +100,20 @@ fn results(report: &Report, look: &Look) -> String {
     if report.dropped.total() > 0 {
         row("dropped", dropped(report));
     }
+    if let Some(lost) = &report.hogwild {
+        row("lost updates", lost_updates(lost));
+    }
     table.render("  ", look.width)
+}
+
+/// `0.12 %  5 of 4,400 stores checked`.
+fn lost_updates(lost: &LostUpdates) -> String {
+    let rate = number::percent(lost.lost_rate);
+    format!(
+        "{rate}  {} of {} stores checked",
+        number::count(lost.lost),
+        number::count(lost.checked)
+    )
 }
 
 /// `5 gradients: 3 late, 2 by delay (1 of worker 0, 4 of worker 2)`.

@@ -132,6 +132,12 @@ impl SimulateArgs {
                 "--test-labels has no meaning without --test-data: name the file of the rows, too",
             ));
         }
+        if self.runs.modes.contains(&Mode::Hogwild) {
+            return Err(ExitError::config(
+                "--mode hogwild has no meaning with psctl simulate: what it loses is lost between \
+                 real threads, and virtual time has none; psctl local runs it",
+            ));
+        }
         if self.runs.schedule.is_some() {
             return self.check_beside_schedule(rounds_given);
         }

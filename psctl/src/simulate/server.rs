@@ -9,7 +9,7 @@ use ps_common::Dtype;
 use ps_common::calls::Caller;
 use ps_common::job::JobState;
 use ps_common::report::Report;
-use ps_server::applier::Applier;
+use ps_server::applier::{Applier, Fresh};
 use ps_server::args::JobSpec;
 use ps_server::core::{Answer, CallId, Core, Effect, Input};
 use ps_server::driver::Delivery;
@@ -32,7 +32,8 @@ pub(super) struct Server {
 }
 
 struct UnderWay {
-    result: Result<Arc<Snapshot>, u64>,
+    name: CallId,
+    result: Result<Fresh, u64>,
     n_gradients: usize,
 }
 
@@ -77,7 +78,8 @@ impl Server {
                     Effect::Update(order) => {
                         let n_gradients = order.parts.len();
                         let result = self.applier.update(&order);
-                        self.under_way = Some(UnderWay { result, n_gradients });
+                        let name = order.name();
+                        self.under_way = Some(UnderWay { name, result, n_gradients });
                         step.begun = Some(n_gradients);
                     }
                     Effect::Keep { rank } => self.keep(rank, self.theta()),
@@ -101,15 +103,15 @@ impl Server {
 
     /// The apply time of the update under way is over. The flag: theta has changed.
     pub(super) fn applied(&mut self, now: Time) -> (Step, bool) {
-        let UnderWay { result, n_gradients } =
+        let UnderWay { name, result, n_gradients } =
             self.under_way.take().expect("planned when it began");
         let changed = result.is_ok();
-        let result = result.map(|snapshot| {
+        let result = result.map(|fresh| {
             let before = self.pushes_at.last().copied().unwrap_or(0);
             self.pushes_at.push(before + n_gradients as u64);
-            self.applier.publish(snapshot);
+            self.applier.publish(fresh);
         });
-        (self.step(now, Input::Updated { result }), changed)
+        (self.step(now, Input::Updated { name, result }), changed)
     }
 
     /// Memory for the next gradient.

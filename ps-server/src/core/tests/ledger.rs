@@ -39,10 +39,12 @@ pub(super) struct Ledger {
     open: BTreeMap<CallId, Open>,
     /// Neither used nor forgotten.
     gradients: BTreeMap<CallId, PushHeader>,
-    /// Of the update under way.
-    using: Vec<PushHeader>,
+    /// Of each update under way, by its name.
+    using: BTreeMap<CallId, Vec<PushHeader>>,
     concluding: bool,
     counted: BTreeSet<(u32, u64)>,
+    /// Updates that were stored between the pull and the end of its own, of each that counts.
+    delays: BTreeMap<(u32, u64), u64>,
     applied: BTreeSet<(u32, u64)>,
     dropped: BTreeSet<(u32, u64)>,
     /// When a call of the rank last came or was answered.
@@ -57,7 +59,8 @@ impl Ledger {
             state: JobState::Empty,
             open: BTreeMap::new(),
             gradients: BTreeMap::new(),
-            using: Vec::new(),
+            using: BTreeMap::new(),
+            delays: BTreeMap::new(),
             concluding: false,
             counted: BTreeSet::new(),
             applied: BTreeSet::new(),
@@ -69,6 +72,11 @@ impl Ledger {
     /// Whether [`Input::Updated`] is due.
     pub(super) fn is_updating(&self) -> bool {
         !self.using.is_empty()
+    }
+
+    /// The updates under way, in order of name.
+    pub(super) fn updates(&self) -> impl Iterator<Item = CallId> {
+        self.using.keys().copied()
     }
 
     /// Whether [`Input::Concluded`] is due.
@@ -136,9 +144,8 @@ impl Ledger {
                 }
                 return Ok(None);
             }
-            Input::Updated { result } => {
-                ensure(self.is_updating(), || "no update is under way".to_owned())?;
-                self.book_update(result.is_ok())?;
+            Input::Updated { name, result } => {
+                self.book_update(*name, result.is_ok())?;
                 return Ok(None);
             }
             Input::Concluded => {
@@ -160,12 +167,16 @@ impl Ledger {
         Ok(Some(call))
     }
 
-    fn book_update(&mut self, stored: bool) -> Result<(), String> {
-        let used = std::mem::take(&mut self.using);
+    fn book_update(&mut self, name: CallId, stored: bool) -> Result<(), String> {
+        let Some(used) = self.using.remove(&name) else {
+            return Err(format!("no update {name:?} is under way"));
+        };
         if stored {
+            let before = self.version;
             self.version += 1;
             for header in used {
                 let name = (header.caller.rank, header.clock);
+                self.delays.insert(name, before - header.version_pulled);
                 ensure(self.counted.insert(name), || format!("{name:?} counts twice"))?;
                 ensure(!self.dropped.contains(&name), || {
                     format!("{name:?} counts, and its worker was told that it does not")
@@ -225,6 +236,10 @@ impl Ledger {
                 match result.outcome {
                     Outcome::Applied => {
                         ensure(self.applied.insert(name), || format!("{name:?} applied twice"))?;
+                        let delay = self.delays.get(&name);
+                        ensure(delay == Some(&result.gradient_delay), || {
+                            format!("{name:?} has delay {delay:?}: {result:?}")
+                        })?;
                         ensure(self.counted.contains(&name), || format!("{name:?} did not count"))
                     }
                     Outcome::Duplicate => ensure(self.counted.contains(&name), || {
@@ -269,7 +284,7 @@ impl Ledger {
         }
         let clock = |rank: u32| self.counted.range((rank, 0)..=(rank, u64::MAX)).count() as u64;
         // What is in already is not computed again.
-        let known = self.gradients.values().chain(&self.using);
+        let known = self.gradients.values().chain(self.using.values().flatten());
         let is_in = known
             .into_iter()
             .any(|header| header.caller.rank == caller.rank && header.clock == clock(caller.rank));
@@ -286,37 +301,43 @@ impl Ledger {
     }
 
     fn book_order(&mut self, order: &Order) -> Result<(), String> {
-        ensure(self.using.is_empty(), || "two updates at once".to_owned())?;
+        let overlap = self.config.consistency == Consistency::Hogwild;
+        ensure(overlap || self.using.is_empty(), || "two updates at once".to_owned())?;
         ensure(!order.parts.is_empty(), || "an update of nothing".to_owned())?;
+        let mut used = Vec::new();
         for (gradient, _) in &order.parts {
             let Some(header) = self.gradients.remove(gradient) else {
                 return Err(format!("{gradient:?} is used after it was used or forgotten"));
             };
-            self.using.push(header);
+            let rank = header.caller.rank;
+            let busy = self.using.values().flatten().any(|other| other.caller.rank == rank);
+            ensure(!busy, || format!("two gradients of rank {rank} at once"))?;
+            used.push(header);
         }
         let weights: Vec<f64> = order.parts.iter().map(|(_, weight)| *weight).collect();
         match self.config.consistency {
             Consistency::Sync { backup_workers } => {
-                self.check_round(order, &weights, backup_workers)
+                self.check_round((order, &used), &weights, backup_workers)?;
             }
-            Consistency::Ssp { .. } => {
+            Consistency::Ssp { .. } | Consistency::Hogwild => {
                 let alone = Order::alone(order.parts[0].0);
-                ensure(*order == alone, || format!("ssp: {order:?}"))
+                ensure(*order == alone, || format!("not as it came: {order:?}"))?;
             }
             Consistency::Async { delay_scaling, max_gradient_delay } => {
                 ensure(weights == [1.0], || format!("async weights {weights:?}"))?;
-                self.check_delay(order, delay_scaling, max_gradient_delay)
+                self.check_delay((order, &used[0]), delay_scaling, max_gradient_delay)?;
             }
         }
+        self.using.insert(order.name(), used);
+        Ok(())
     }
 
     fn check_delay(
         &self,
-        order: &Order,
+        (order, header): (&Order, &PushHeader),
         scaling: DelayScaling,
         bound: Option<(u64, OnExcess)>,
     ) -> Result<(), String> {
-        let header = &self.using[0];
         let d = self.version - header.version_pulled;
         let mut rate = match (scaling, d) {
             (DelayScaling::None | DelayScaling::DcAsgd { .. }, _) => 1.0,
@@ -344,19 +365,24 @@ impl Ledger {
         ensure(order.compensation == wanted, || format!("{order:?} is not corrected as it should"))
     }
 
-    fn check_round(&self, order: &Order, weights: &[f64], backups: u32) -> Result<(), String> {
-        let ranks: Vec<u32> = self.using.iter().map(|header| header.caller.rank).collect();
+    fn check_round(
+        &self,
+        (order, used): (&Order, &[PushHeader]),
+        weights: &[f64],
+        backups: u32,
+    ) -> Result<(), String> {
+        let ranks: Vec<u32> = used.iter().map(|header| header.caller.rank).collect();
         ensure(ranks.is_sorted_by(|a, b| a < b), || format!("round of ranks {ranks:?}"))?;
         let full = (self.config.n_workers - backups) as usize;
         let fewer_do = self.config.on_worker_loss == OnWorkerLoss::Continue;
         ensure(ranks.len() == full || fewer_do && ranks.len() < full, || {
             format!("a round closes with {ranks:?}, {full} are enough")
         })?;
-        let clocks: Vec<u64> = self.using.iter().map(|header| header.clock).collect();
+        let clocks: Vec<u64> = used.iter().map(|header| header.clock).collect();
         ensure(clocks.iter().all(|&clock| clock == self.version), || {
             format!("round {} of clocks {clocks:?}", self.version)
         })?;
-        let samples = self.using.iter().map(|header| header.n_samples as f64);
+        let samples = used.iter().map(|header| header.n_samples as f64);
         let total: f64 = samples.clone().sum();
         let want: Vec<f64> = samples
             .map(|n| match self.config.aggregate {

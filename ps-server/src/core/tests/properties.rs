@@ -34,6 +34,11 @@ fn asynchronous_sequences_keep_every_promise() {
 }
 
 #[test]
+fn sequences_without_locks_keep_every_promise() {
+    check("hogwild", Mode::Hogwild);
+}
+
+#[test]
 fn replay() {
     let Some(path) = std::env::var_os("PS_REPLAY").map(PathBuf::from) else {
         // Nothing to replay: at least that a case survives its file, and means the same after it.
@@ -211,7 +216,8 @@ fn event() -> impl Strategy<Value = Event> {
         12 => good_push,
         6 => any_push,
         6 => good_pull,
-        10 => prop::bool::weighted(0.05).prop_map(|overflow| Event::Updated { overflow }),
+        10 => (any::<u8>(), prop::bool::weighted(0.05))
+            .prop_map(|(which, overflow)| Event::Updated { which, overflow }),
         4 => (process(), prop::option::of(0u32..6), prop::bool::weighted(0.2), prop::bool::weighted(0.9))
             .prop_map(|(process, rank, observer, alike)| Event::Join { process, rank, observer, alike }),
         3 => (process(), life(), 0u8..3, prop::bool::weighted(0.2), within()).prop_map(

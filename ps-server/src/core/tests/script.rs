@@ -231,10 +231,24 @@ impl Script {
         Caller { rank: words.parse(rank), incarnation: words.parse(incarnation) }
     }
 
+    /// The update that a line speaks of: by the label of its first gradient, or the only one.
+    fn update(&self, words: &mut Words<'_>) -> CallId {
+        let place = words.place;
+        let mut under_way: Vec<CallId> = self.ledger.updates().collect();
+        if let Some(label) = words.last() {
+            under_way.retain(|name| self.labels[name] == label);
+        }
+        assert_eq!(under_way.len(), 1, "{place}: which update?");
+        under_way[0]
+    }
+
     fn input(&mut self, verb: &str, words: &mut Words<'_>) -> Input {
         match verb {
-            "updated" => return Input::Updated { result: Ok(()) },
-            "overflow" => return Input::Updated { result: Err(words.number("key").unwrap_or(0)) },
+            "updated" => return Input::Updated { name: self.update(words), result: Ok(()) },
+            "overflow" => {
+                let key = words.number("key").unwrap_or(0);
+                return Input::Updated { name: self.update(words), result: Err(key) };
+            }
             "concluded" => return Input::Concluded,
             "drain" => return Input::Drain,
             "tick" => return Input::Tick,
@@ -514,6 +528,11 @@ impl<'a> Words<'a> {
         self.words.remove(0)
     }
 
+    /// What is left, if it is a word.
+    fn last(&mut self) -> Option<&'a str> {
+        self.words.pop()
+    }
+
     fn option(&mut self, key: &str) -> Option<&'a str> {
         let found = |word: &&str| word.split_once('=').is_some_and(|(k, _)| k == key);
         let index = self.words.iter().position(found)?;
@@ -567,6 +586,7 @@ impl<'a> Words<'a> {
                     max_gradient_delay: self.number("delay").map(|n| (n, excess)),
                 }
             }
+            Mode::Hogwild => Consistency::Hogwild,
         }
     }
 

@@ -76,6 +76,7 @@ impl Plan {
                     .max_delay
                     .map(|(n, excess)| (n, EXCESSES[excess as usize])),
             },
+            Mode::Hogwild => Consistency::Hogwild,
         }
     }
 }
@@ -142,7 +143,9 @@ pub(super) enum Event {
     },
     /// To the core's next deadline.
     Alarm,
+    /// One of the updates under way ends.
     Updated {
+        which: u8,
         overflow: bool,
     },
     Concluded,
@@ -290,8 +293,10 @@ impl World {
                 self.now = self.now.max(alarm);
                 Input::Tick
             }
-            Event::Updated { overflow } if self.ledger.is_updating() => {
-                Input::Updated { result: if overflow { Err(3) } else { Ok(()) } }
+            Event::Updated { which, overflow } if self.ledger.is_updating() => {
+                let under_way: Vec<CallId> = self.ledger.updates().collect();
+                let name = under_way[usize::from(which) % under_way.len()];
+                Input::Updated { name, result: if overflow { Err(3) } else { Ok(()) } }
             }
             Event::Concluded if self.ledger.is_concluding() => Input::Concluded,
             Event::Updated { .. } | Event::Concluded => return Ok(()),
@@ -420,7 +425,10 @@ impl World {
     /// The driver does what it was asked.
     fn obey(&mut self) -> Result<(), String> {
         while self.ledger.is_updating() {
-            self.step(Input::Updated { result: Ok(()) })?;
+            let under_way: Vec<CallId> = self.ledger.updates().collect();
+            for name in under_way {
+                self.step(Input::Updated { name, result: Ok(()) })?;
+            }
         }
         if self.ledger.is_concluding() {
             self.step(Input::Concluded)?;

@@ -479,6 +479,7 @@ fn the_aggregate_has_the_l2_term_once() {
         assert!((times - 1.0).abs() < 1e-15, "{aggregate}: {times}");
         assert_eq!(share(Mode::Async, aggregate), 1.0);
         assert_eq!(share(Mode::Ssp, aggregate), 1.0);
+        assert_eq!(share(Mode::Hogwild, aggregate), 1.0);
     }
     // Of values that all have the whole term, the middle one has it once.
     for aggregate in [Aggregate::Median, Aggregate::TrimmedMean { k: 1 }] {

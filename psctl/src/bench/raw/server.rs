@@ -39,7 +39,9 @@ pub(in crate::bench) fn serve<T: Element>(listener: &TcpListener, job: &Job) -> 
     match job.mode {
         Mode::Async => serve_async(connections, job.n),
         Mode::Sync => serve_sync(connections, job.n),
-        Mode::Ssp => Err(bad_data("the bare-socket program has no ssp".to_owned())),
+        mode @ (Mode::Ssp | Mode::Hogwild) => {
+            Err(bad_data(format!("the bare-socket program has no {mode}")))
+        }
     }
 }
 

@@ -50,6 +50,7 @@ pub(crate) fn report() -> Report {
         progressive_loss: Some(0.5),
         workers: vec![worker(0, 0.75, 0.0), worker(1, 0.5, 0.25)],
         dropped: Dropped::default(),
+        hogwild: None,
         gradient_delay: GradientDelay::default(),
         events: vec![event(0.0, "joined", Some(0), ""), event(0.0, "joined", Some(1), "")],
         program: "ps-server 0.1.0".into(),
@@ -174,6 +175,16 @@ fn colours_change_nothing_but_the_colours() {
     let coloured = summary(&trouble(), &colour);
     assert_ne!(coloured, summary(&trouble(), &Look::plain(true)));
     assert_eq!(console::strip_ansi_codes(&coloured), summary(&trouble(), &Look::plain(true)));
+}
+
+#[test]
+fn what_updates_without_locks_lost_has_a_line() {
+    let mut report = report();
+    report.mode = Mode::Hogwild;
+    report.hogwild = Some(LostUpdates::new(44_000, 66));
+    let text = summary(&report, &Look::plain(true));
+    let line = text.lines().find(|line| line.contains("lost updates")).expect("a line");
+    assert_eq!(line.trim(), "lost updates    0.15 %  66 of 44,000 stores checked");
 }
 
 #[test]
