@@ -127,9 +127,10 @@ pub(super) fn losses(results: &Results, x: X) -> Chart {
         X::Pushes => "pushes",
     };
     Chart {
-        title: results.runs.first().map_or(String::new(), |run| {
-            format!("{}, {}, simulated", run.report.model, run.report.optimizer)
-        }),
+        title: results
+            .runs
+            .first()
+            .map_or(String::new(), |run| format!("{}, simulated", run.subject)),
         x: Axis::linear(label),
         y: Axis { label: "training loss".to_owned(), log },
         series,

@@ -8,10 +8,13 @@
 #![deny(clippy::disallowed_methods)]
 
 mod args;
+mod clocks;
 mod display;
 mod engine;
 mod faults;
 mod fixed;
+mod mapreduce;
+mod mode;
 mod network;
 mod outcome;
 mod pace;
@@ -19,6 +22,8 @@ mod plan;
 mod queue;
 mod schedule;
 mod server;
+mod serverless;
+mod topology;
 mod watch;
 mod worker;
 
@@ -38,6 +43,7 @@ use ps_worker::model::Real;
 pub use args::SimulateArgs;
 use args::X;
 use engine::{Setup, World};
+pub use mode::RunMode;
 pub use outcome::{IdleShare, Point, Results, RunResult};
 use plan::{History, Member, Plan};
 use watch::Rows;
@@ -48,13 +54,24 @@ use crate::show::Look;
 /// Between two looks at how far the runs are.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
-/// Simulates every run that `args` asks for and writes what is asked for. `rounds_given` says
-/// whether `--rounds` was given by the user.
+/// Which options that have a default were given by the user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Given {
+    /// `--rounds`.
+    pub rounds: bool,
+    /// `--lease-ms`.
+    pub lease_ms: bool,
+}
+
+/// Simulates every run that `args` asks for and writes what is asked for.
 ///
 /// # Errors
 /// As [`results`]; outputs that cannot be written.
-pub fn run(args: &SimulateArgs, rounds_given: bool, out: &mut impl Write) -> Result<(), ExitError> {
-    let results = results(args, rounds_given)?;
+pub fn run(args: &SimulateArgs, given: Given, out: &mut impl Write) -> Result<(), ExitError> {
+    if args.peers.is_asked_for() {
+        return topology::run(args, given, out);
+    }
+    let results = results(args, given)?;
     let output = &args.output;
     if let Some(path) = &output.csv {
         let text = display::csv(&results);
@@ -77,12 +94,12 @@ pub fn run(args: &SimulateArgs, rounds_given: bool, out: &mut impl Write) -> Res
     }
 }
 
-/// Simulates every run that `args` asks for, with progress on stderr. `rounds_given` as in [`run`].
+/// Simulates every run with a server that `args` asks for, with progress on stderr.
 ///
 /// # Errors
 /// Configuration, naming the flag; bad data. A job that fails or diverges is a result.
-pub fn results(args: &SimulateArgs, rounds_given: bool) -> Result<Results, ExitError> {
-    let plan = args.check(rounds_given)?;
+pub fn results(args: &SimulateArgs, given: Given) -> Result<Results, ExitError> {
+    let plan = args.check(given)?;
     for member in &plan.members {
         if let Some(warning) = member.spec.config.consistency.warning(member.n_workers) {
             tracing::warn!("{warning}");
@@ -110,7 +127,23 @@ fn simulate<T: Real>(args: &SimulateArgs, plan: &Plan) -> Result<Results, ExitEr
         .collect();
     let progress = AtomicU64::new(0);
     let one = |&(member, world): &(&Member, &World)| {
-        let per_pass = || problem.updates_per_pass(member.mode, member.n_workers);
+        let per_pass = || problem.updates_per_pass(member.mode.rules(), member.n_workers);
+        if member.mode == RunMode::Mapreduce {
+            let record_every = match member.history {
+                History::Workers => 1,
+                History::Observer => args.evaluation.eval_every.unwrap_or_else(per_pass),
+                History::Nobody => u64::MAX,
+            };
+            let deal = args.peers.deal.unwrap_or_default();
+            let terms = mapreduce::Terms {
+                problem: &problem,
+                world,
+                deal,
+                record_every,
+                progress: &progress,
+            };
+            return mapreduce::run(member, &terms);
+        }
         let watch = match (member.history, &plan.schedule) {
             (History::Nobody, _) => None,
             (History::Workers, _) => Some((&rows, None)),
@@ -131,7 +164,7 @@ fn simulate<T: Real>(args: &SimulateArgs, plan: &Plan) -> Result<Results, ExitEr
             Some(turns) => fixed::run(setup, turns)?,
             None => engine::run(setup)?,
         };
-        Ok(RunResult::new(member.sim_seed, world.pace.per, finished))
+        Ok(RunResult::new(member.mode, member.sim_seed, world.pace.per, finished))
     };
     let n_pushes = match &plan.schedule {
         Some(turns) => turns.len() as u64,
