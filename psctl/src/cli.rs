@@ -121,10 +121,7 @@ fn run(arguments: &[OsString]) -> Result<(), ExitError> {
         Command::Compare(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
         Command::Compare(args) => block_on(compare::run(*args, cli.verbose > 0)),
         Command::Simulate(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
-        Command::Simulate(args) => {
-            let (rounds, lease_ms) = (is_given(&matches, "rounds"), is_given(&matches, "lease_ms"));
-            simulate::run(&args, simulate::Given { rounds, lease_ms }, &mut out)
-        }
+        Command::Simulate(args) => simulate::run(&args, is_given(&matches, "rounds"), &mut out),
         Command::Status(args) => block_on(operator::status(args)),
         Command::Health(args) => block_on(operator::health(args)),
         Command::Export(args) => block_on(operator::export(args)),

@@ -67,7 +67,7 @@ fn history(entries: &[Entry]) -> Table {
         ("loss", Align::Right),
         ("own loss", Align::Right),
         ("worst", Align::Right),
-        ("of rank", Align::Right),
+        ("rank", Align::Right),
         ("disagreement", Align::Right),
     ]);
     for entry in a_few(entries) {
@@ -86,7 +86,7 @@ fn history(entries: &[Entry]) -> Table {
 
 /// Several runs, one row each: the last entries side by side.
 pub fn comparison(runs: &[(String, &averaging::Outcome)]) -> Table {
-    let mut table = Table::new([
+    let columns = [
         ("topology", Align::Left),
         ("K", Align::Right),
         ("edges", Align::Right),
@@ -94,11 +94,16 @@ pub fn comparison(runs: &[(String, &averaging::Outcome)]) -> Table {
         ("loss", Align::Right),
         ("own loss", Align::Right),
         ("worst", Align::Right),
-        ("of rank", Align::Right),
+        ("rank", Align::Right),
         ("disagreement", Align::Right),
-        ("own accuracy", Align::Right),
         ("time", Align::Right),
-    ]);
+        ("own accuracy", Align::Right),
+    ];
+    let has_classes = |(_, run): &(String, &averaging::Outcome)| {
+        run.history.iter().any(|entry| entry.accuracy_own.is_some())
+    };
+    let n_columns = columns.len() - usize::from(!runs.iter().any(has_classes));
+    let mut table = Table::new(columns.into_iter().take(n_columns));
     for (name, run) in runs {
         let mut cells =
             vec![name.clone(), run.n_peers.to_string(), number::count(run.n_edges), gap_of(run)];
@@ -110,12 +115,12 @@ pub fn comparison(runs: &[(String, &averaging::Outcome)]) -> Table {
                 number::loss(last.loss_worst),
                 last.rank_worst.to_string(),
                 number::loss(last.disagreement),
-                last.accuracy_own.map_or_else(String::new, number::percent),
                 number::seconds(last.seconds),
+                last.accuracy_own.map_or_else(String::new, number::percent),
             ]),
             None => cells.extend(["diverged", "", "", "", "", "", ""].map(str::to_owned)),
         }
-        table.row(cells);
+        table.row(cells.into_iter().take(n_columns));
     }
     table
 }

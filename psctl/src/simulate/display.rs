@@ -57,7 +57,8 @@ pub(super) fn table(results: &Results, look: &Look) -> String {
         let row = columns.iter().zip(cells).filter(|((name, _), _)| shown(name));
         table.row(row.map(|(_, cell)| cell));
     }
-    let mut out = table.render("", look.width);
+    // Figures are not cut, and a mode is known by its whole name.
+    let mut out = table.render("", look.width.max(table.natural_width()));
     out.push_str(&notes(results, look));
     out
 }

@@ -54,24 +54,16 @@ use crate::show::Look;
 /// Between two looks at how far the runs are.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
-/// Which options that have a default were given by the user.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Given {
-    /// `--rounds`.
-    pub rounds: bool,
-    /// `--lease-ms`.
-    pub lease_ms: bool,
-}
-
-/// Simulates every run that `args` asks for and writes what is asked for.
+/// Simulates every run that `args` asks for and writes what is asked for. `rounds_given` says
+/// whether `--rounds` was given by the user.
 ///
 /// # Errors
 /// As [`results`]; outputs that cannot be written.
-pub fn run(args: &SimulateArgs, given: Given, out: &mut impl Write) -> Result<(), ExitError> {
+pub fn run(args: &SimulateArgs, rounds_given: bool, out: &mut impl Write) -> Result<(), ExitError> {
     if args.peers.is_asked_for() {
-        return topology::run(args, given, out);
+        return topology::run(args, out);
     }
-    let results = results(args, given)?;
+    let results = results(args, rounds_given)?;
     let output = &args.output;
     if let Some(path) = &output.csv {
         let text = display::csv(&results);
@@ -95,11 +87,12 @@ pub fn run(args: &SimulateArgs, given: Given, out: &mut impl Write) -> Result<()
 }
 
 /// Simulates every run with a server that `args` asks for, with progress on stderr.
+/// `rounds_given` as in [`run`].
 ///
 /// # Errors
 /// Configuration, naming the flag; bad data. A job that fails or diverges is a result.
-pub fn results(args: &SimulateArgs, given: Given) -> Result<Results, ExitError> {
-    let plan = args.check(given)?;
+pub fn results(args: &SimulateArgs, rounds_given: bool) -> Result<Results, ExitError> {
+    let plan = args.check(rounds_given)?;
     for member in &plan.members {
         if let Some(warning) = member.spec.config.consistency.warning(member.n_workers) {
             tracing::warn!("{warning}");
@@ -183,7 +176,7 @@ fn simulate<T: Real>(args: &SimulateArgs, plan: &Plan) -> Result<Results, ExitEr
 /// Does `work` with a bar on stderr, if that is a terminal, which shows `done` of `all`.
 fn with_progress<A>(quiet: bool, all: u64, done: &AtomicU64, work: impl FnOnce() -> A) -> A {
     let style =
-        ProgressStyle::with_template("{wide_bar} {percent} %  {pos} of {len} pushes  {eta}");
+        ProgressStyle::with_template("{wide_bar} {percent} %  {pos} of {len} gradients  {eta}");
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(all), target)
         .with_style(style.expect("a valid template"));

@@ -7,7 +7,6 @@ use ps_server::args::{CrewArgs, JobSpec};
 
 use crate::local::args::needs_evaluator;
 
-use super::Given;
 use super::args::{OutputArgs, SimulateArgs, WorldArgs, X};
 use super::engine::World;
 use super::faults::Faults;
@@ -48,16 +47,17 @@ pub(super) struct Plan {
 }
 
 impl SimulateArgs {
-    /// Checks what can be known before anything runs with a server.
+    /// Checks what can be known before anything runs with a server. `rounds_given`: whether
+    /// `--rounds` was.
     ///
     /// # Errors
     /// Configuration, naming the flag; a bad schedule or file of faults; an output that cannot be
     /// created.
-    pub(super) fn check(&self, given: Given) -> Result<Plan, ExitError> {
-        self.check_combinations(given)?;
+    pub(super) fn check(&self, rounds_given: bool) -> Result<Plan, ExitError> {
+        self.check_combinations(rounds_given)?;
         // Without a graph: only whether it has options, which it must not.
         self.peers.check(1, self.learn.data.seed)?;
-        self.check_map_reduce(given)?;
+        self.check_map_reduce()?;
         self.learn.data.check()?;
         self.learn.model.check()?;
         self.output.check(&self.runs.workers)?;
@@ -123,7 +123,7 @@ impl SimulateArgs {
         baselines
     }
 
-    pub(super) fn check_combinations(&self, given: Given) -> Result<(), ExitError> {
+    pub(super) fn check_combinations(&self, rounds_given: bool) -> Result<(), ExitError> {
         if self.learn.data.data_is_shard {
             return Err(ExitError::config(
                 "--data-is-shard has no meaning with psctl simulate: its workers all get the same \
@@ -136,7 +136,7 @@ impl SimulateArgs {
             ));
         }
         if self.runs.schedule.is_some() {
-            return self.check_beside_schedule(given);
+            return self.check_beside_schedule(rounds_given);
         }
         if self.runs.fixed_delay.is_some() {
             return Err(ExitError::config(
@@ -152,10 +152,10 @@ impl SimulateArgs {
     }
 
     /// A schedule takes the place of time, and is one asynchronous run.
-    fn check_beside_schedule(&self, given: Given) -> Result<(), ExitError> {
+    fn check_beside_schedule(&self, rounds_given: bool) -> Result<(), ExitError> {
         let world = &self.world;
         let meaningless = [
-            ("--rounds", given.rounds),
+            ("--rounds", rounds_given),
             ("--sim-seed", !self.runs.sim_seed.is_empty()),
             ("--compute-time", world.compute_time.is_some()),
             ("--compute-per", world.compute_per.is_some()),

@@ -1,15 +1,16 @@
 //! Which options have no meaning without a server: map-reduce and topologies refuse them by name.
 
+use clap::{Args, Command};
 use ps_common::exit::ExitError;
+use ps_server::args::JobArgs;
+use ps_server::numeric::Optimizer;
 
-use super::Given;
 use super::args::{SimulateArgs, X};
 use super::mode::RunMode;
-use ps_server::numeric::Optimizer;
 
 impl SimulateArgs {
     /// What only a server, its links and its leases use, and whether it was given.
-    fn of_a_server(&self, given: Given) -> [(&'static str, bool); 19] {
+    fn of_a_server(&self) -> [(&'static str, bool); 19] {
         let (job, world) = (&self.job, &self.world);
         let consistency = &job.consistency;
         [
@@ -21,7 +22,7 @@ impl SimulateArgs {
             ("--target-loss", consistency.target_loss.is_some()),
             ("--max-seconds", consistency.max_seconds.is_some()),
             ("--plateau", consistency.plateau.is_some()),
-            ("--lease-ms", given.lease_ms),
+            ("--lease-ms", !is_default_lease(job.lease_ms)),
             ("--on-worker-loss", job.on_worker_loss.is_some()),
             ("--replacement-timeout", job.replacement_timeout.is_some()),
             ("--schedule", self.runs.schedule.is_some()),
@@ -39,7 +40,7 @@ impl SimulateArgs {
     ///
     /// # Errors
     /// Configuration, naming the flag.
-    pub(super) fn check_map_reduce(&self, given: Given) -> Result<(), ExitError> {
+    pub(super) fn check_map_reduce(&self) -> Result<(), ExitError> {
         let modes = self.modes();
         let is_map_reduce = |mode: &RunMode| *mode == RunMode::Mapreduce;
         if self.peers.deal.is_some() && !modes.iter().all(is_map_reduce) {
@@ -52,7 +53,7 @@ impl SimulateArgs {
             return Ok(());
         }
         refuse(
-            &self.of_a_server(given),
+            &self.of_a_server(),
             "--mode mapreduce: its rounds are a formula, without calls, leases and faults, at the \
              --latency and --bandwidth of the workers' links (docs/TOPOLOGIES.md)",
         )
@@ -62,7 +63,7 @@ impl SimulateArgs {
     ///
     /// # Errors
     /// Configuration, naming the flag.
-    pub(super) fn check_beside_topology(&self, given: Given) -> Result<(), ExitError> {
+    pub(super) fn check_beside_topology(&self) -> Result<(), ExitError> {
         let update = &self.job.update;
         let optimizer = update.check()?;
         let plain = Optimizer::sgd(optimizer.lr);
@@ -81,8 +82,16 @@ impl SimulateArgs {
             "{name}: there is no server, and every peer steps by itself, by sgd at a constant --lr"
         );
         refuse(&of_updates, &why)?;
-        refuse(&self.of_a_server(given), &why)
+        refuse(&self.of_a_server(), &why)
     }
+}
+
+/// Whether a lease is that which the flag has by itself: a printed configuration says it, too.
+fn is_default_lease(lease_ms: u32) -> bool {
+    let job = JobArgs::augment_args(Command::new("job"));
+    let flag = job.get_arguments().find(|flag| flag.get_id() == "lease_ms");
+    let default = flag.and_then(|flag| flag.get_default_values().first());
+    default.is_some_and(|default| default.to_str() == Some(lease_ms.to_string().as_str()))
 }
 
 /// The first of `options` that was given is refused.

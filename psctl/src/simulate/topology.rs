@@ -16,7 +16,7 @@ use super::args::{SimulateArgs, X};
 use super::clocks::Clocks;
 use super::engine::World;
 use super::outcome::blown_up_at;
-use super::{Given, in_parallel, with_progress};
+use super::{in_parallel, with_progress};
 use crate::cli::print;
 use crate::peers::{Peers, Settings, averaging, show};
 use crate::show::Look;
@@ -72,12 +72,8 @@ struct RunResult {
 /// # Errors
 /// Configuration, naming the flag; bad data; outputs that cannot be written. A run that diverges is
 /// a result.
-pub(super) fn run(
-    args: &SimulateArgs,
-    given: Given,
-    out: &mut impl Write,
-) -> Result<(), ExitError> {
-    let plan = args.check_topology(given)?;
+pub(super) fn run(args: &SimulateArgs, out: &mut impl Write) -> Result<(), ExitError> {
+    let plan = args.check_topology()?;
     let results = simulate(args, &plan)?;
     let output = &args.output;
     if let Some(path) = &output.csv {
@@ -104,9 +100,10 @@ pub(super) fn run(
 
 impl SimulateArgs {
     /// Checks what can be known before anything runs without a server.
-    fn check_topology(&self, given: Given) -> Result<Plan, ExitError> {
-        self.check_beside_topology(given)?;
-        self.check_combinations(given)?;
+    fn check_topology(&self) -> Result<Plan, ExitError> {
+        self.check_beside_topology()?;
+        // Without a schedule, which has been refused, nobody asks whether --rounds was given.
+        self.check_combinations(false)?;
         self.learn.data.check()?;
         self.learn.model.check()?;
         self.output.check(&self.runs.workers)?;

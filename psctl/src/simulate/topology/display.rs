@@ -20,7 +20,9 @@ pub(super) fn text(results: &Results, look: &Look) -> String {
             };
             let named: Vec<(String, &Outcome)> =
                 runs.iter().map(|run| (name(run), &run.run)).collect();
-            show::comparison(&named).render("", look.width)
+            // Figures are not cut, and runs are known by their whole names.
+            let table = show::comparison(&named);
+            table.render("", look.width.max(table.natural_width()))
         }
     };
     // The summary of a single run says itself that theta overflowed.
@@ -75,18 +77,25 @@ fn quoted(field: &str) -> String {
 /// What of an entry a curve shows, and its name.
 type Measure = (&'static str, fn(&Entry) -> f64);
 
+/// With more runs only what their own thetas do is drawn: nobody could tell the curves apart.
+const RUNS_DRAWN_WHOLE: usize = 4;
+
 /// What is drawn of each run.
 const MEASURES: [Measure; 4] = [
-    ("mean theta", |entry| entry.loss),
     ("own thetas", |entry| entry.loss_own),
-    ("worst", |entry| entry.loss_worst),
     ("disagreement", |entry| entry.disagreement),
+    ("mean theta", |entry| entry.loss),
+    ("worst", |entry| entry.loss_worst),
 ];
 
-/// Four curves of each run over one logarithmic axis.
+/// Four curves of each run over one logarithmic axis, of many runs two.
 pub(super) fn chart(results: &Results, over: Over) -> Chart {
-    let curves = |run: &RunResult| {
-        MEASURES.map(|(what, y)| show::curve(&format!("{}: {what}", name(run)), &run.run, over, y))
+    let n_measures = if results.runs.len() > RUNS_DRAWN_WHOLE { 2 } else { MEASURES.len() };
+    let curves = |run: &RunResult| -> Vec<Series> {
+        let measures = MEASURES[..n_measures].iter();
+        measures
+            .map(|&(what, y)| show::curve(&format!("{}: {what}", name(run)), &run.run, over, y))
+            .collect()
     };
     let series: Vec<Series> = results.runs.iter().flat_map(curves).collect();
     let x = match over {
