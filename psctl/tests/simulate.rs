@@ -634,7 +634,7 @@ fn parts_of_a_graph_are_refused_unless_permitted() {
     let by_file = &simulate(&["--graph", &joined])[0];
     let by_name = &simulate(&["--topology=path"])[0];
     assert_eq!((&by_file["topology"], &by_file["history"]), (&joined.into(), &by_name["history"]));
-    let sorted = [IRIS, "--model=softmax", "--lr=0.5", "--shuffle", "--workers=9"];
+    let sorted = [IRIS, "--model=softmax", "--lr=0.5", "--shuffle=true", "--workers=9"];
     let own = |deal: &str| {
         let run = simulate(&[&sorted[..], &["--topology=star", deal]].concat()).remove(0);
         number(&run, "/history/100/loss_own")
