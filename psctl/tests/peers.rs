@@ -58,6 +58,7 @@ fn map_reduce_gives_theta_the_bits_of_a_synchronous_server() {
             record_every: 1,
             deal: Deal::AsRead,
             links: Links { bytes_per_second: 1e9, latency_seconds: 0.0 },
+            message_bytes: None,
             compute_seconds: &|_, _| 0.0,
         };
         let run = map_reduce::run(&problem, &job, &settings).expect("runs");

@@ -466,3 +466,262 @@ fn the_configuration_file_knows_every_option() {
     assert_eq!((number(&runs[1], "/n_workers"), number(&runs[1], "/sim_seed")), (3.0, 7.0));
     assert_eq!(runs[0]["report"]["optimizer"], "sgd, lr=0.02");
 }
+
+fn golden_sync() -> Vec<f64> {
+    let text = std::fs::read_to_string(golden("sync_k4.json")).expect("golden losses");
+    let golden: Value = serde_json::from_str(&text).expect("JSON");
+    let losses = golden["loss_history"].as_array().expect("losses");
+    losses.iter().map(|loss| loss.as_f64().expect("a number")).collect()
+}
+
+const IRIS: &str = concat!("--data=", env!("CARGO_MANIFEST_DIR"), "/../tests/data/iris/iris.csv");
+
+#[test]
+fn map_reduce_is_a_synchronous_server_to_the_bit() {
+    let runs = simulate(&["--mode=mapreduce", "--workers=1,3,4,16", "--dtype=f64"]);
+    assert_eq!(runs.len(), 4);
+    for run in &runs {
+        assert_close(&losses(run), &golden_sync(), 1e-9);
+        assert_eq!((&run["mode"], &run["outcome"]), (&"mapreduce".into(), &"done".into()));
+        assert_eq!(number(run, "/pushes"), 100.0 * number(run, "/n_workers"));
+        assert!(run.get("report").is_none(), "there is no core that could report");
+    }
+    // Two messages of 10 numbers from or to all over one link, and the slowest worker's 10 ms.
+    let round = 2.0 * (0.001 + 4.0 * 80.0 * 8.0 / 1e9) + 0.010;
+    assert!((number(&runs[2], "/virtual_seconds") - 100.0 * round).abs() < 1e-9);
+
+    for job in [
+        &["--aggregate=sum", "--lr=0.003"][..],
+        &["--aggregate=collect", "--batch=8"],
+        &["--aggregate=trimmed-mean,k=1", "--dtype=f64"],
+        &["--optimizer=adam", "--lr-schedule=inv-sqrt,warmup=5", "--weight-decay=0.1"],
+        &[IRIS, "--model=mlp", "--scale=standard", "--batch=16", "--shuffle=true", "--seed=3"],
+    ] {
+        let arguments = [&["--mode=sync,mapreduce", "--workers=5"][..], job].concat();
+        let runs = simulate(&arguments);
+        let [sync, reduced] = &runs[..] else { panic!("two modes") };
+        assert_eq!(reduced["theta_sha256"], sync["report"]["final"]["theta_sha256"], "{job:?}");
+        assert_eq!(reduced["theta_sha256"], sync["theta_sha256"], "{job:?}");
+        assert_eq!(reduced["train_accuracy"], sync["train_accuracy"], "{job:?}");
+        let versions = |run: &Value| -> Vec<f64> {
+            let points = run["history"].as_array().expect("a history");
+            points.iter().map(|point| number(point, "/version")).collect()
+        };
+        assert_eq!(versions(reduced), versions(sync), "{job:?}");
+        assert_close(&losses(reduced), &losses(sync), 1e-6);
+    }
+}
+
+#[test]
+fn map_reduce_lives_in_the_same_world() {
+    let world = [
+        "--mode=sync,mapreduce",
+        "--workers=20",
+        "--compute-time=log-normal,median=10ms,sigma=0.5",
+        "--stragglers=share=0.02,factor=10",
+        "--slow-worker=3=2",
+        "--sim-seed=5,6",
+        "--latency=0s",
+        "--bandwidth=1000Gbit/s",
+    ];
+    let runs = simulate(&world);
+    let [sync, _, reduced, other] = &runs[..] else { panic!("two modes, two seeds") };
+    // The same draws: without links only the server's updates take longer.
+    let applied = 100.0 * 0.1e-3;
+    let differ = number(sync, "/virtual_seconds") - number(reduced, "/virtual_seconds");
+    assert!((differ - applied).abs() < 1e-3, "{differ}");
+    assert_ne!(number(other, "/virtual_seconds"), number(reduced, "/virtual_seconds"));
+    let idle = |run: &Value, rank: u32| number(run, &format!("/idle_share/by_worker/{rank}"));
+    assert!((0..20).all(|rank| (idle(sync, rank) - idle(reduced, rank)).abs() < 0.01));
+    assert!((0..20).all(|rank| idle(reduced, rank) >= idle(reduced, 3)));
+    let speedups = [sync, reduced].map(|run| number(run, "/speedup"));
+    assert!((speedups[0] / speedups[1] - 1.0).abs() < 0.02, "{speedups:?}");
+
+    // A theta of another size, rows that take their time: 25 rows and 2 (L + 4 B / W).
+    let rows = ["--mode=mapreduce", "--theta-bytes=1M", "--compute-per=row", "--rounds=10"];
+    let seconds = number(&simulate(&rows)[0], "/virtual_seconds");
+    let rows_of_a_worker = Twin::new().targets.len().div_ceil(4) as f64;
+    let round = 0.010 * rows_of_a_worker + 2.0 * (0.001 + 4.0 * 8e6 / 1e9);
+    assert!((seconds - 10.0 * round).abs() < 1e-9, "{seconds}");
+
+    let hot = simulate(&["--mode=mapreduce", "--lr=50", "--dtype=f64", "--rounds=1000"]);
+    assert_eq!(hot[0]["outcome"], "diverged");
+    assert!(number(&hot[0], "/diverged_at_round") < 5.0 && number(&hot[0], "/rounds") < 1000.0);
+}
+
+#[test]
+fn a_ring_tells_its_gap_and_how_far_its_peers_are_apart() {
+    let runs = simulate(&["--topology=ring,star,complete", "--workers=4,9", "--dtype=f64"]);
+    assert_eq!(runs.len(), 6);
+    for (run, n) in runs.iter().zip([4.0, 9.0].into_iter().cycle()) {
+        let gap = match run["topology"].as_str().expect("a name") {
+            "ring" => 2.0 / 3.0 * (1.0 - (std::f64::consts::TAU / n).cos()),
+            "star" => 1.0 / n,
+            _ => 1.0,
+        };
+        assert!((number(run, "/spectral_gap") - gap).abs() < 1e-11, "{run}");
+        assert_eq!((number(run, "/n_peers"), &run["outcome"]), (n, &"done".into()));
+        let last = &run["history"][100];
+        assert!(number(last, "/disagreement") > 0.0);
+        assert!(number(last, "/loss") < number(last, "/loss_own"));
+        assert!(number(last, "/loss_own") < number(last, "/loss_worst"));
+        assert_eq!(number(last, "/loss"), number(run, "/final_loss"));
+    }
+    // All shards have as many rows: the mean of all in a complete graph is the server's theta.
+    assert_close(&losses(&runs[4]), &golden_sync(), 1e-9);
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (csv, svg) = (at("peers.csv"), at("peers.svg"));
+    let one = ["--topology=ring", "--workers=6", "--csv", &csv, "--plot", &svg, "--x=seconds"];
+    let output = psctl(&one);
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(text.starts_with("ring") && text.contains("spectral gap 0.3333\n"), "{text}");
+    let csv = std::fs::read_to_string(&csv).expect("a file");
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(
+        lines[0],
+        "topology,workers,sim_seed,round,seconds,loss,loss_own,loss_worst,rank_worst,disagreement,\
+         accuracy,accuracy_own"
+    );
+    assert!(lines.len() == 102 && lines[101].starts_with("ring,6,0,100,"), "{csv}");
+    let svg = std::fs::read_to_string(&svg).expect("a picture");
+    for what in ["mean theta", "own thetas", "worst", "disagreement"] {
+        assert!(svg.contains(&format!("ring, K = 6: {what}")), "{what}");
+    }
+    let table = psctl(&["--topology=ring,star", "--workers=4", "--eval-every=50"]);
+    let table = String::from_utf8(table.stdout).expect("UTF-8");
+    for word in ["gap", "own loss", "worst", "disagreement", "0.6667", "0.2500", "\nring", "\nstar"]
+    {
+        assert!(table.contains(word), "{word}: {table}");
+    }
+}
+
+#[test]
+fn peers_begin_as_the_model_says_and_take_their_time() {
+    let job = [IRIS, "--model=mlp", "--scale=standard", "--lr=0.5", "--workers=3", "--dtype=f64"];
+    let begin = |how: &str| losses(&simulate(&[&job[..], &[how]].concat())[0]);
+    let (peers, server) = (begin("--topology=complete"), begin("--mode=sync"));
+    assert_close(&peers, &server, 1e-9);
+    assert!(server[100] < 0.5 * server[0], "{server:?}");
+
+    let world = ["--latency=5ms", "--bandwidth=80Mbit/s", "--theta-bytes=1M", "--rounds=10"];
+    let star = ["--topology=star", "--slow-worker=0=3", "--workers=5"];
+    let run = &simulate(&[&star[..], &world].concat())[0];
+    // The link of rank 0 carries four thetas each way; it computes for three times 10 ms. The last
+    // gradient of a leaf is sooner than its.
+    let round = 0.005 + 4.0 * 0.1 + 0.030;
+    assert!((number(run, "/virtual_seconds") - 10.0 * round).abs() < 1e-9, "{run}");
+    let again = ["--topology=gossip", "--sim-seed=1,2", "--compute-time=exponential,mean=10ms"];
+    let runs = simulate(&again);
+    assert_ne!(runs[0]["virtual_seconds"], runs[1]["virtual_seconds"]);
+    assert_eq!(losses(&runs[0]), losses(&runs[1]), "seconds decide nothing");
+    let hot = &simulate(&["--topology=ring", "--lr=50"])[0];
+    assert_eq!(hot["outcome"], "diverged");
+}
+
+#[test]
+fn parts_of_a_graph_are_refused_unless_permitted() {
+    let (_kept, apart) = file("0 1\n2 3\n");
+    let (_kept_too, joined) = file("0 1\n1 2\n2 3 # a path\n");
+    for arguments in [&["--topology=ring,islands"][..], &["--graph", &apart]] {
+        let output = psctl(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{stderr}");
+        assert!(stderr.contains("2 components: {0, 1} {2, 3}"), "{stderr}");
+        let run = &simulate(&[arguments, &["--allow-disconnected"]].concat()).pop().expect("runs");
+        assert_eq!(number(run, "/n_components"), 2.0);
+        assert!(number(run, "/spectral_gap").abs() < 1e-12);
+    }
+    let by_file = &simulate(&["--graph", &joined])[0];
+    let by_name = &simulate(&["--topology=path"])[0];
+    assert_eq!((&by_file["topology"], &by_file["history"]), (&joined.into(), &by_name["history"]));
+    let sorted = [IRIS, "--model=softmax", "--lr=0.5", "--shuffle=true", "--workers=9"];
+    let own = |deal: &str| {
+        let run = simulate(&[&sorted[..], &["--topology=star", deal]].concat()).remove(0);
+        number(&run, "/history/100/loss_own")
+    };
+    assert!(own("--deal=sorted-by-class") > 1.1 * own("--deal=as-read"), "shards that differ");
+}
+
+#[test]
+fn what_has_no_meaning_without_a_server_is_refused_by_name() {
+    let (_kept, schedule) = file("0\n1\n");
+    let of_a_server = [
+        "--staleness-bound=2",
+        "--backup-workers=1",
+        "--delay-scaling=inverse",
+        "--max-gradient-delay=4",
+        "--on-excess=drop",
+        "--target-loss=0.1",
+        "--max-seconds=5",
+        "--plateau=3",
+        "--lease-ms=500",
+        "--on-worker-loss=wait",
+        "--replacement-timeout=10m",
+        "--server-bandwidth=1G",
+        "--apply-time=0.1ms",
+        "--fault=crash:rank=1,at=1s",
+        "--faults=faults.toml",
+    ];
+    let schedule = format!("--schedule={schedule}");
+    let (_kept_too, graph) = file("0 1\n1 2\n2 3\n");
+    let graph = format!("--graph={graph}");
+    let of_peers = [
+        "--mode=sync",
+        "--aggregate=mean",
+        "--optimizer=adam",
+        "--lr-schedule=step,every=5,gamma=0.5",
+        "--weight-decay=0.1",
+        "--clip-norm=1",
+        "--fixed-delay=1",
+        &schedule,
+    ];
+    let ring = of_peers.iter().chain(&of_a_server).map(|given| vec!["--topology=ring", given]);
+    let reduced = of_a_server.iter().map(|given| vec!["--mode=sync,mapreduce", given]);
+    let more = [
+        vec!["--topology=ring", "--data-is-shard"],
+        vec!["--topology=ring", "--test-data=a.csv"],
+        vec!["--topology=ring", "--plot=a.svg", "--x=pushes"],
+        vec!["--topology=ring", "--workers=2,4", "--plot-speedup=a.svg"],
+        vec!["--topology=ring", "--rounds=0"],
+        vec!["--topology=ring", "--slow-worker=4=2"],
+        vec!["--topology=ring", &graph],
+        vec!["--mode=mapreduce", "--test-data=a.csv"],
+        vec!["--mode=mapreduce", "--data-is-shard"],
+        vec!["--mode=mapreduce", "--eval-every=2"],
+        vec!["--mode=mapreduce,sync", "--deal=sorted-by-class"],
+        vec!["--mode=mapreduce", "--deal=sorted-by-class"],
+        vec!["--deal=as-read"],
+        vec!["--allow-disconnected"],
+    ];
+    for arguments in ring.chain(reduced).chain(more) {
+        let output = psctl(&arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let given = arguments.last().expect("one").split('=').next().expect("a flag");
+        assert_eq!(output.status.code(), Some(78), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(given), "{arguments:?}: {stderr}");
+    }
+    let output = psctl(&["--mode=hogwild"]);
+    assert_eq!(output.status.code(), Some(2), "an unknown word is a usage error");
+}
+
+#[test]
+fn runs_without_a_server_are_the_same_bytes_again() {
+    for how in ["--topology=gossip,torus,tree", "--mode=mapreduce"] {
+        let arguments = [
+            how,
+            "--workers=5,8",
+            "--compute-time=exponential,mean=10ms",
+            "--sim-seed=1,2",
+            "--stragglers=share=0.1,factor=5",
+            "--batch=8",
+            "--json",
+        ];
+        let (first, second) = (psctl(&arguments), psctl(&arguments));
+        assert!(first.status.success() && first.stdout == second.stdout, "{how}");
+        let printed = psctl(&[&arguments[..], &["--print-config"]].concat());
+        let (_kept, name) = file(&String::from_utf8(printed.stdout).expect("UTF-8"));
+        assert_eq!(psctl(&["--config", &name]).stdout, first.stdout, "{how}");
+    }
+}

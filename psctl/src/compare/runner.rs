@@ -63,5 +63,5 @@ fn simulated(args: &LocalArgs, world: WorldArgs) -> Trained {
         let reason = format!("the job failed: {}", run.outcome);
         (run.outcome != "done").then(|| ExitError::new(Exit::Failed, reason))
     };
-    Trained { error: diverged.or_else(failed), report: Some(run.report) }
+    Trained { error: diverged.or_else(failed), report: run.report }
 }

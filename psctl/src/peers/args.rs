@@ -19,9 +19,17 @@ use super::network::Network;
 #[command(next_help_heading = "Topology")]
 pub struct PeersArgs {
     /// No server: each peer has its own theta and averages it with its neighbours' in a complete
-    /// graph, ring, star, tree, torus, path, in two islands, or with a random partner (gossip)
-    #[arg(long, env = "PS_TOPOLOGY", value_name = "NAME")]
-    pub topology: Option<Topology>,
+    /// graph, ring, star, tree, torus, path, in two islands, or with a random partner (gossip);
+    /// several names: a run of each
+    #[arg(
+        id = "topologies",
+        long = "topology",
+        env = "PS_TOPOLOGY",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    #[serde(rename = "topology")]
+    pub topologies: Vec<Topology>,
     /// Who is whose neighbour: a file of edges, two ranks a line; with --topology gossip: who may
     /// meet
     #[arg(long, env = "PS_GRAPH", value_name = "FILE")]
@@ -29,7 +37,7 @@ pub struct PeersArgs {
     /// Permit a graph in several parts, which never agree
     #[arg(long, env = "PS_ALLOW_DISCONNECTED", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
     pub allow_disconnected: bool,
-    /// How rows are dealt to shards [default: as-read]
+    /// How rows are dealt to shards, with a topology or map-reduce [default: as-read]
     #[arg(long, env = "PS_DEAL", value_enum)]
     pub deal: Option<Deal>,
 }
@@ -84,20 +92,25 @@ pub struct Peers {
 }
 
 impl PeersArgs {
-    /// The network of `n_peers` that the flags ask for; `None`: a job with a server. `seed` is that
-    /// of the matchings.
+    /// Whether the flags ask for peers, and not for a job with a server.
+    pub fn is_asked_for(&self) -> bool {
+        !self.topologies.is_empty() || self.graph.is_some()
+    }
+
+    /// The networks of `n_peers` that the flags ask for, in their order; none: a job with a server.
+    /// `seed` is that of the matchings.
     ///
     /// # Errors
     /// Configuration, naming the flag: what has no meaning, a graph in several parts; bad data: the
     /// graph file, naming its line.
-    pub fn check(&self, n_peers: u32, seed: u64) -> Result<Option<Peers>, ExitError> {
-        if self.topology.is_none() && self.graph.is_none() {
+    pub fn check(&self, n_peers: u32, seed: u64) -> Result<Vec<Peers>, ExitError> {
+        if !self.is_asked_for() {
             if self.allow_disconnected {
                 return Err(ExitError::config(
                     "--allow-disconnected has no meaning without --topology or --graph",
                 ));
             }
-            return Ok(None);
+            return Ok(Vec::new());
         }
         if n_peers == 0 {
             return Err(ExitError::config("--workers 0: a topology needs at least 1 peer"));
@@ -106,8 +119,23 @@ impl PeersArgs {
             Some(path) => Some(graph_file::read(path, n_peers)?),
             None => None,
         };
+        if self.topologies.is_empty() {
+            return Ok(vec![self.network(None, from_file, n_peers, seed)?]);
+        }
+        let of = |&topology| self.network(Some(topology), from_file.clone(), n_peers, seed);
+        self.topologies.iter().map(of).collect()
+    }
+
+    /// One of the networks: `topology` or the graph of the file, or both.
+    fn network(
+        &self,
+        topology: Option<Topology>,
+        from_file: Option<Graph>,
+        n_peers: u32,
+        seed: u64,
+    ) -> Result<Peers, ExitError> {
         let file = self.graph.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-        let (name, source, network) = match (self.topology, from_file) {
+        let (name, source, network) = match (topology, from_file) {
             (Some(Topology::Fixed(shape)), Some(_)) => {
                 return Err(ExitError::config(format!(
                     "--graph {file} and --topology {shape} both say who is whose neighbour: give \
@@ -131,12 +159,12 @@ impl PeersArgs {
                 let network = Network::Gossip { n_peers, seed, graph: None };
                 (GOSSIP.to_owned(), GOSSIP.to_owned(), network)
             }
-            (None, None) => unreachable!("returned above"),
+            (None, None) => unreachable!("somebody has asked for peers"),
         };
         if !self.allow_disconnected {
             network.check_connected(&source)?;
         }
-        Ok(Some(Peers { name, network }))
+        Ok(Peers { name, network })
     }
 }
 
@@ -166,21 +194,27 @@ mod tests {
 
     #[test]
     fn flags_become_a_network() {
-        assert_eq!(args(&[]).check(4, 0).expect("fine"), None);
-        let ring = args(&["--topology=ring"]).check(4, 0).expect("fine").expect("peers");
+        assert_eq!(args(&[]).check(4, 0).expect("fine"), []);
+        let ring = args(&["--topology=ring"]).check(4, 0).expect("fine").remove(0);
         assert_eq!(ring.name, "ring");
         assert_eq!(ring.network.n_edges(), 4);
-        let gossip = args(&["--topology", "gossip"]).check(4, 9).expect("fine").expect("peers");
+        let gossip = args(&["--topology", "gossip"]).check(4, 9).expect("fine").remove(0);
         assert_eq!(gossip.network, Network::Gossip { n_peers: 4, seed: 9, graph: None });
+
+        let two = args(&["--topology=star,path"]).check(4, 0).expect("fine");
+        assert_eq!(
+            two.iter().map(|peers| peers.name.as_str()).collect::<Vec<_>>(),
+            ["star", "path"]
+        );
 
         let path = file("0 1\n1 2\n2 3\n");
         let graph = format!("--graph={}", path.path().display());
-        let fixed = args(&[&graph]).check(4, 0).expect("fine").expect("peers");
+        let fixed = args(&[&graph]).check(4, 0).expect("fine").remove(0);
         let same = Graph::of_shape(Shape::Path, 4).expect("small");
         assert_eq!(fixed.network, Network::Fixed(same.clone()));
         let gossip = args(&[&graph, "--topology=gossip"]).check(4, 9).expect("fine");
         let network = Network::Gossip { n_peers: 4, seed: 9, graph: Some(same) };
-        assert_eq!(gossip.expect("peers").network, network);
+        assert_eq!(gossip[0].network, network);
     }
 
     #[test]
@@ -193,6 +227,7 @@ mod tests {
             (&[&graph], 4, "2 components: {0, 1} {2, 3};"),
             (&[&graph, "--topology=gossip"], 4, "2 components: {0, 1} {2, 3};"),
             (&[&graph, "--topology=ring"], 4, "--topology ring both say"),
+            (&["--topology=ring,islands"], 4, "--topology islands is not connected"),
             (&["--topology=ring"], 0, "--workers 0"),
         ] {
             let error = args(arguments).check(n, 0).expect_err(says);
@@ -202,7 +237,7 @@ mod tests {
         assert!(error.exit == Exit::BadData && error.message.contains(":2: there is"), "{error}");
         for arguments in [[graph.as_str()], ["--topology=islands"]] {
             let all = [&arguments[..], &["--allow-disconnected"]].concat();
-            let peers = args(&all).check(4, 0).expect("permitted").expect("peers");
+            let peers = args(&all).check(4, 0).expect("permitted").remove(0);
             assert_eq!(peers.network.n_components(), 2);
         }
     }

@@ -13,7 +13,8 @@
 use ps_common::exit::ExitError;
 use ps_common::job::{Aggregate, Metrics, Mode};
 use ps_common::{Dtype, Element};
-use ps_server::numeric::{first_non_finite, sgd_from};
+use ps_server::numeric::{Optimizer, first_non_finite, sgd_from};
+use ps_server::table::Store;
 use ps_worker::learning::{Learner, Problem};
 use ps_worker::model::Real;
 use ps_worker::samples::Samples;
@@ -23,7 +24,7 @@ use super::deal::{Use, learners};
 use super::graph::Graph;
 use super::mixing::Mixing;
 use super::network::Network;
-use super::settings::{Links, Settings};
+use super::settings::{CHUNK_BYTES, Links, Settings};
 
 /// What a run shows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -113,6 +114,8 @@ impl<'a, T: Real> Run<'a, T> {
         let n = network.n_peers();
         // Each step is an update of its own, as an asynchronous gradient is.
         let own_update = Use { mode: Mode::Async, aggregate: Aggregate::Mean };
+        // The server's own table knows how a model starts.
+        let store = Store::new(problem.tables(), T::DTYPE, Optimizer::sgd(lr), CHUNK_BYTES);
         Ok(Self {
             problem,
             network,
@@ -120,7 +123,7 @@ impl<'a, T: Real> Run<'a, T> {
             settings,
             learners: learners(problem, n, own_update, settings)?,
             all: problem.load_all()?,
-            thetas: vec![vec![T::ZERO; problem.model().dim()]; n as usize],
+            thetas: vec![store.snapshot().values(); n as usize],
             seconds: vec![0.0; n as usize],
             bytes_sent: 0,
         })
@@ -141,13 +144,14 @@ impl<'a, T: Real> Run<'a, T> {
                 Some(mixing) => mixing.apply(&self.thetas, &mut mixed),
                 None => Mixing::metropolis(&graph).apply(&self.thetas, &mut mixed),
             }
-            self.pass_time(round, &graph);
+            let mut n_rows = Vec::with_capacity(self.learners.len());
             for ((learner, theta), mixed) in
                 self.learners.iter_mut().zip(&mut self.thetas).zip(&mixed)
             {
-                learner.compute(round, mixed, &mut gradient);
+                n_rows.push(learner.compute(round, mixed, &mut gradient).n_samples);
                 sgd_from(theta, mixed, &gradient, self.lr);
             }
+            self.pass_time(&graph, &n_rows);
             if self.thetas.iter().any(|theta| first_non_finite(theta).is_some()) {
                 diverged_in_round = Some(round);
                 break;
@@ -168,13 +172,14 @@ impl<'a, T: Real> Run<'a, T> {
         })
     }
 
-    /// A peer averages once all its neighbours' thetas are there, then computes.
-    fn pass_time(&mut self, round: u64, graph: &Graph) {
-        let bytes = self.problem.model().dim() * size_of::<T>();
-        self.bytes_sent += 2 * graph.n_edges() * bytes as u64;
+    /// A peer averages once all its neighbours' thetas are there, then computes a gradient over so
+    /// many rows.
+    fn pass_time(&mut self, graph: &Graph, n_rows: &[u64]) {
+        let bytes = self.settings.bytes(self.problem.model().dim());
+        self.bytes_sent += 2 * graph.n_edges() * bytes;
         let met = arrivals(graph, &self.seconds, bytes, &self.settings.links);
-        for ((rank, seconds), met) in (0..).zip(&mut self.seconds).zip(met) {
-            *seconds = met + (self.settings.compute_seconds)(rank, round);
+        for (((rank, seconds), met), &n_rows) in (0..).zip(&mut self.seconds).zip(met).zip(n_rows) {
+            *seconds = met + (self.settings.compute_seconds)(rank, n_rows);
         }
     }
 
@@ -212,7 +217,7 @@ impl<'a, T: Real> Run<'a, T> {
 /// When each peer has all its neighbours' thetas: the last of them to begin, and the exchange. A
 /// link is shared by as many thetas as its owner has neighbours, and the busier side of an edge
 /// sets its pace.
-fn arrivals(graph: &Graph, seconds: &[f64], bytes: usize, links: &Links) -> Vec<f64> {
+fn arrivals(graph: &Graph, seconds: &[f64], bytes: u64, links: &Links) -> Vec<f64> {
     let of_peer = |rank: u32| {
         let own = seconds[rank as usize];
         let from = |other: u32| {

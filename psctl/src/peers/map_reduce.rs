@@ -16,10 +16,7 @@ use serde::Serialize;
 
 use super::cost::Exchange;
 use super::deal::{Use, learners};
-use super::settings::Settings;
-
-/// Bytes of theta that are updated in one piece. Has no part in the result.
-const CHUNK_BYTES: usize = 256 << 10;
+use super::settings::{CHUNK_BYTES, Settings};
 
 /// A job in rounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,7 +42,7 @@ pub struct Outcome {
     pub bytes_sent: u64,
     /// The round whose step would have made theta overflow; there the run ended.
     pub diverged_in_round: Option<u64>,
-    /// Before the first round, then as often as the settings say, and after the last.
+    /// Before the first round, then as often as the settings say, and of the last theta.
     pub history: Vec<Entry>,
     /// Share of all rows that the last theta predicts right; `None` for regression.
     pub accuracy: Option<f64>,
@@ -96,7 +93,7 @@ fn rounds<T: Real>(
     let mut workers = learners::<T>(problem, n_workers, barrier, settings)?;
     let mut store = Store::new(problem.tables(), settings.dtype, optimizer, CHUNK_BYTES);
     let dim = problem.model().dim();
-    let bytes = dim * size_of::<T>();
+    let bytes = settings.bytes(dim);
     let exchange = Exchange::Star.seconds(n_workers, bytes as f64, &settings.links);
     let (mut seconds, mut bytes_sent) = (0.0, 0);
     let mut history = Vec::new();
@@ -104,9 +101,12 @@ fn rounds<T: Real>(
     for round in 0..settings.rounds {
         let theta: Vec<T> = store.snapshot().values();
         let (gradients, losses) = map(&mut workers, round, &theta, wrap);
-        if settings.is_recorded(round) {
+        let entry = || {
             let loss = objective(&workers, &theta, losses.iter().copied());
-            history.push(Entry { round, seconds, loss });
+            Entry { round, seconds, loss }
+        };
+        if settings.is_recorded(round) {
+            history.push(entry());
         }
         let named: Vec<(CallId, u64)> =
             (0..).map(CallId).zip(losses.iter().map(|loss| loss.n_samples)).collect();
@@ -121,11 +121,15 @@ fn rounds<T: Real>(
         };
         if store.update(&update).is_err() {
             diverged_in_round = Some(round);
+            if !settings.is_recorded(round) {
+                history.push(entry());
+            }
             break;
         }
-        let slowest = (0..n_workers).map(|rank| (settings.compute_seconds)(rank, round));
-        seconds += exchange + slowest.fold(0.0, f64::max);
-        bytes_sent += 2 * u64::from(n_workers) * bytes as u64;
+        let of = |(rank, loss): (u32, &Loss)| (settings.compute_seconds)(rank, loss.n_samples);
+        let slowest = (0..n_workers).zip(&losses).map(of).fold(0.0, f64::max);
+        seconds += exchange + slowest;
+        bytes_sent += 2 * u64::from(n_workers) * bytes;
     }
     let snapshot = store.snapshot();
     let last = Metrics::merge(workers.iter().map(|worker| worker.metrics(&snapshot.values())));

@@ -5,6 +5,9 @@ use serde::Serialize;
 
 use super::deal::Deal;
 
+/// Bytes of theta that a table updates in one piece. Has no part in the result.
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
+
 /// Every participant has one full-duplex link like this.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Links {
@@ -39,11 +42,19 @@ pub struct Settings<'a> {
     pub deal: Deal,
     /// Of every participant.
     pub links: Links,
-    /// Seconds that rank and round take to compute a gradient. Pure: asked once for each.
+    /// Bytes that a message is as large as; `None`: theta.
+    pub message_bytes: Option<u64>,
+    /// Seconds that a rank takes to compute its next gradient, which is over so many rows. Asked once
+    /// for each gradient, round after round.
     pub compute_seconds: &'a dyn Fn(u32, u64) -> f64,
 }
 
 impl Settings<'_> {
+    /// Bytes of a message of `dim` elements.
+    pub(super) fn bytes(&self, dim: usize) -> u64 {
+        self.message_bytes.unwrap_or((dim * self.dtype.size_bytes()) as u64)
+    }
+
     /// Whether theta before `round` gets an entry.
     pub(super) fn is_recorded(&self, round: u64) -> bool {
         round == self.rounds || round.is_multiple_of(self.record_every.max(1))
@@ -52,7 +63,8 @@ impl Settings<'_> {
 
 impl std::fmt::Debug for Settings<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { dtype, rounds, record_every, deal, links, compute_seconds: _ } = self;
-        write!(f, "{dtype} {rounds} {record_every} {deal:?} {links:?}")
+        let Self { dtype, rounds, record_every, deal, links, message_bytes, compute_seconds: _ } =
+            self;
+        write!(f, "{dtype} {rounds} {record_every} {deal:?} {links:?} {message_bytes:?}")
     }
 }

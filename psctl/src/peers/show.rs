@@ -10,6 +10,8 @@ use crate::show::{Look, number};
 
 /// Rows of a history that a table shows.
 const ROWS_MAX: usize = 11;
+/// Of a spectral gap: the method is exact to 1e-12, and a path of 512 peers has 1.3e-5.
+const ROUNDING: f64 = 1e-11;
 
 /// One run: what the network is, then its history in a few rows.
 pub fn summary(name: &str, run: &averaging::Outcome, look: &Look) -> String {
@@ -18,11 +20,7 @@ pub fn summary(name: &str, run: &averaging::Outcome, look: &Look) -> String {
         plural(u64::from(run.n_peers), "peer"),
         plural(run.n_edges, "edge"),
         plural(run.n_components as u64, "component"),
-        format!(
-            "spectral gap {}{}",
-            if is_bound(run) { "at most " } else { "" },
-            gap(run.spectral_gap)
-        ),
+        format!("spectral gap {}", gap_of(run)),
     ];
     let mut out = parts.join(look.pick(" · ", " | ")) + "\n\n";
     out.push_str(&history(&run.history).render("  ", look.width));
@@ -69,6 +67,7 @@ fn history(entries: &[Entry]) -> Table {
         ("loss", Align::Right),
         ("own loss", Align::Right),
         ("worst", Align::Right),
+        ("rank", Align::Right),
         ("disagreement", Align::Right),
     ]);
     for entry in a_few(entries) {
@@ -78,6 +77,7 @@ fn history(entries: &[Entry]) -> Table {
             number::loss(entry.loss),
             number::loss(entry.loss_own),
             number::loss(entry.loss_worst),
+            entry.rank_worst.to_string(),
             number::loss(entry.disagreement),
         ]);
     }
@@ -85,31 +85,42 @@ fn history(entries: &[Entry]) -> Table {
 }
 
 /// Several runs, one row each: the last entries side by side.
-pub fn comparison(runs: &[(String, averaging::Outcome)]) -> Table {
-    let mut table = Table::new([
+pub fn comparison(runs: &[(String, &averaging::Outcome)]) -> Table {
+    let columns = [
         ("topology", Align::Left),
+        ("K", Align::Right),
         ("edges", Align::Right),
         ("gap", Align::Right),
         ("loss", Align::Right),
         ("own loss", Align::Right),
+        ("worst", Align::Right),
+        ("rank", Align::Right),
         ("disagreement", Align::Right),
-        ("own accuracy", Align::Right),
         ("time", Align::Right),
-    ]);
+        ("own accuracy", Align::Right),
+    ];
+    let has_classes = |(_, run): &(String, &averaging::Outcome)| {
+        run.history.iter().any(|entry| entry.accuracy_own.is_some())
+    };
+    let n_columns = columns.len() - usize::from(!runs.iter().any(has_classes));
+    let mut table = Table::new(columns.into_iter().take(n_columns));
     for (name, run) in runs {
-        let mut cells = vec![name.clone(), number::count(run.n_edges), gap(run.spectral_gap)];
+        let mut cells =
+            vec![name.clone(), run.n_peers.to_string(), number::count(run.n_edges), gap_of(run)];
         let last = run.history.last().filter(|_| run.diverged_in_round.is_none());
         match last {
             Some(last) => cells.extend([
                 number::loss(last.loss),
                 number::loss(last.loss_own),
+                number::loss(last.loss_worst),
+                last.rank_worst.to_string(),
                 number::loss(last.disagreement),
-                last.accuracy_own.map_or_else(String::new, number::percent),
                 number::seconds(last.seconds),
+                last.accuracy_own.map_or_else(String::new, number::percent),
             ]),
-            None => cells.extend(["diverged", "", "", "", ""].map(str::to_owned)),
+            None => cells.extend(["diverged", "", "", "", "", "", ""].map(str::to_owned)),
         }
-        table.row(cells);
+        table.row(cells.into_iter().take(n_columns));
     }
     table
 }
@@ -125,20 +136,26 @@ pub enum Over {
 
 /// The mean of the peers' own objectives.
 pub fn loss_curve(name: &str, run: &averaging::Outcome, over: Over) -> Series {
-    curve(name, &run.history, over, |entry| entry.loss_own)
+    curve(name, run, over, |entry| entry.loss_own)
 }
 
 /// How far the peers are apart; for a logarithmic axis.
 pub fn disagreement_curve(name: &str, run: &averaging::Outcome, over: Over) -> Series {
-    curve(name, &run.history, over, |entry| entry.disagreement)
+    curve(name, run, over, |entry| entry.disagreement)
 }
 
-fn curve(name: &str, entries: &[Entry], over: Over, y: impl Fn(&Entry) -> f64) -> Series {
+/// Whatever of a run's entries `y` takes.
+pub fn curve(
+    name: &str,
+    run: &averaging::Outcome,
+    over: Over,
+    y: impl Fn(&Entry) -> f64,
+) -> Series {
     let x = |entry: &Entry| match over {
         Over::Rounds => entry.round as f64,
         Over::Seconds => entry.seconds,
     };
-    Series::line(name, entries.iter().map(|entry| (x(entry), y(entry))).collect())
+    Series::line(name, run.history.iter().map(|entry| (x(entry), y(entry))).collect())
 }
 
 /// The objective of a map-reduce job.
@@ -156,8 +173,16 @@ fn is_bound(run: &averaging::Outcome) -> bool {
         && run.spectral_gap < 10.0 * spectrum::TOLERANCE_BEYOND
 }
 
-fn gap(value: f64) -> String {
-    if value < 1e-3 && value > 0.0 { format!("{value:.2e}") } else { format!("{value:.4}") }
+/// The gap as people read it. What is no more than rounding is 0: no graph that is connected comes
+/// near it.
+fn gap_of(run: &averaging::Outcome) -> String {
+    let gap = run.spectral_gap;
+    let shown = match gap {
+        _ if gap < ROUNDING => "0".to_owned(),
+        _ if gap < 1e-3 => format!("{gap:.2e}"),
+        _ => format!("{gap:.4}"),
+    };
+    if is_bound(run) { format!("at most {shown}") } else { shown }
 }
 
 fn plural(n: u64, what: &str) -> String {
@@ -214,7 +239,7 @@ mod tests {
     fn a_run_that_diverged_says_so() {
         let run = averaging::Outcome { diverged_in_round: Some(7), ..run(3) };
         assert!(summary("ring", &run, &Look::plain(false)).contains("Diverged in round 7"));
-        let row = comparison(&[("ring".to_owned(), run)]).render("", 80);
+        let row = comparison(&[("ring".to_owned(), &run)]).render("", 80);
         assert!(row.lines().nth(1).is_some_and(|row| row.ends_with("diverged")), "{row}");
     }
 

@@ -5,14 +5,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ps_common::job::Mode;
 use ps_server::args::JobArgs;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
 use serde::Serialize;
 
-use crate::local::LocalArgs;
-
+use super::mode::RunMode;
 use super::pace::Per;
+use crate::local::LocalArgs;
+use crate::peers::PeersArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +20,8 @@ Examples:
   psctl simulate --workers 16 --mode async --lr 0.3          does it diverge?
   psctl simulate --compute-time log-normal,median=10ms,sigma=0.5 --stragglers share=0.02,factor=10
   psctl simulate --mode sync --fault crash:rank=2,at=200ms,back=30s
+  psctl simulate --mode sync,mapreduce
+  psctl simulate --topology ring,star --workers 16 --csv peers.csv
   psctl simulate --schedule order.txt --fixed-delay 3 --dtype f64 --json
 
 The server's own core and theta and the workers' own models run in virtual time: nothing sleeps, and
@@ -42,6 +44,10 @@ pub struct SimulateArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub world: WorldArgs,
+    /// Who stands in for the server.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub peers: PeersArgs,
     /// Data and model.
     #[command(flatten)]
     #[serde(flatten)]
@@ -69,13 +75,14 @@ impl SimulateArgs {
     pub(super) fn of_one(local: &LocalArgs, world: WorldArgs) -> Self {
         Self {
             runs: RunsArgs {
-                modes: vec![local.crew.mode],
+                modes: vec![local.crew.mode.into()],
                 workers: vec![local.crew.workers],
                 sim_seed: vec![local.learn.data.seed],
                 schedule: None,
                 fixed_delay: None,
             },
             job: local.job.clone(),
+            peers: PeersArgs::default(),
             world,
             learn: local.learn.clone(),
             evaluation: local.evaluation.clone(),
@@ -101,7 +108,7 @@ pub struct RunsArgs {
         value_delimiter = ','
     )]
     #[serde(rename = "mode")]
-    pub modes: Vec<Mode>,
+    pub modes: Vec<RunMode>,
     /// Numbers of workers K
     #[arg(long, env = "PS_WORKERS", value_name = "K", value_delimiter = ',', default_value = "4", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub workers: Vec<u32>,

@@ -57,7 +57,8 @@ pub(super) fn table(results: &Results, look: &Look) -> String {
         let row = columns.iter().zip(cells).filter(|((name, _), _)| shown(name));
         table.row(row.map(|(_, cell)| cell));
     }
-    let mut out = table.render("", look.width);
+    // Figures are not cut, and a mode is known by its whole name.
+    let mut out = table.render("", look.width.max(table.natural_width()));
     out.push_str(&notes(results, look));
     out
 }
@@ -127,9 +128,10 @@ pub(super) fn losses(results: &Results, x: X) -> Chart {
         X::Pushes => "pushes",
     };
     Chart {
-        title: results.runs.first().map_or(String::new(), |run| {
-            format!("{}, {}, simulated", run.report.model, run.report.optimizer)
-        }),
+        title: results
+            .runs
+            .first()
+            .map_or(String::new(), |run| format!("{}, simulated", run.subject)),
         x: Axis::linear(label),
         y: Axis { label: "training loss".to_owned(), log },
         series,

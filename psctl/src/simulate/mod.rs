@@ -8,10 +8,13 @@
 #![deny(clippy::disallowed_methods)]
 
 mod args;
+mod clocks;
 mod display;
 mod engine;
 mod faults;
 mod fixed;
+mod mapreduce;
+mod mode;
 mod network;
 mod outcome;
 mod pace;
@@ -19,6 +22,8 @@ mod plan;
 mod queue;
 mod schedule;
 mod server;
+mod serverless;
+mod topology;
 mod watch;
 mod worker;
 
@@ -38,6 +43,7 @@ use ps_worker::model::Real;
 use args::X;
 pub use args::{SimulateArgs, WorldArgs};
 use engine::{Setup, World};
+pub use mode::RunMode;
 pub use outcome::{IdleShare, Point, Results, RunResult};
 use plan::{History, Member, Plan};
 use watch::Rows;
@@ -55,6 +61,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// # Errors
 /// As [`results`]; outputs that cannot be written.
 pub fn run(args: &SimulateArgs, rounds_given: bool, out: &mut impl Write) -> Result<(), ExitError> {
+    if args.peers.is_asked_for() {
+        return topology::run(args, out);
+    }
     let results = results(args, rounds_given)?;
     let output = &args.output;
     if let Some(path) = &output.csv {
@@ -78,7 +87,8 @@ pub fn run(args: &SimulateArgs, rounds_given: bool, out: &mut impl Write) -> Res
     }
 }
 
-/// Simulates every run that `args` asks for, with progress on stderr. `rounds_given` as in [`run`].
+/// Simulates every run with a server that `args` asks for, with progress on stderr.
+/// `rounds_given` as in [`run`].
 ///
 /// # Errors
 /// Configuration, naming the flag; bad data. A job that fails or diverges is a result.
@@ -127,7 +137,23 @@ fn simulate<T: Real>(args: &SimulateArgs, plan: &Plan) -> Result<Results, ExitEr
         .collect();
     let progress = AtomicU64::new(0);
     let one = |&(member, world): &(&Member, &World)| {
-        let per_pass = || problem.updates_per_pass(member.mode, member.n_workers);
+        let per_pass = || problem.updates_per_pass(member.mode.rules(), member.n_workers);
+        if member.mode == RunMode::Mapreduce {
+            let record_every = match member.history {
+                History::Workers => 1,
+                History::Observer => args.evaluation.eval_every.unwrap_or_else(per_pass),
+                History::Nobody => u64::MAX,
+            };
+            let deal = args.peers.deal.unwrap_or_default();
+            let terms = mapreduce::Terms {
+                problem: &problem,
+                world,
+                deal,
+                record_every,
+                progress: &progress,
+            };
+            return mapreduce::run(member, &terms);
+        }
         let watch = match (member.history, &plan.schedule) {
             (History::Nobody, _) => None,
             (History::Workers, _) => Some((&rows, None)),
@@ -148,7 +174,7 @@ fn simulate<T: Real>(args: &SimulateArgs, plan: &Plan) -> Result<Results, ExitEr
             Some(turns) => fixed::run(setup, turns)?,
             None => engine::run(setup)?,
         };
-        Ok(RunResult::new(member.sim_seed, world.pace.per, finished))
+        Ok(RunResult::new(member.mode, member.sim_seed, world.pace.per, finished))
     };
     let n_pushes = match &plan.schedule {
         Some(turns) => turns.len() as u64,
@@ -167,7 +193,7 @@ fn simulate<T: Real>(args: &SimulateArgs, plan: &Plan) -> Result<Results, ExitEr
 /// Does `work` with a bar on stderr, if that is a terminal, which shows `done` of `all`.
 fn with_progress<A>(quiet: bool, all: u64, done: &AtomicU64, work: impl FnOnce() -> A) -> A {
     let style =
-        ProgressStyle::with_template("{wide_bar} {percent} %  {pos} of {len} pushes  {eta}");
+        ProgressStyle::with_template("{wide_bar} {percent} %  {pos} of {len} gradients  {eta}");
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(all), target)
         .with_style(style.expect("a valid template"));

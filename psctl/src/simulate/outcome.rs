@@ -1,10 +1,10 @@
 //! What the runs have come to, as data: the JSON of `psctl simulate`.
 
-use ps_common::job::Mode;
-use ps_common::report::{GradientDelay, HistoryEntry, Report};
+use ps_common::report::{GradientDelay, Report};
 use serde::Serialize;
 
 use super::engine::Finished;
+use super::mode::RunMode;
 use super::pace::Per;
 
 /// An objective that has risen to so many times where it began will not come back.
@@ -21,7 +21,7 @@ pub struct Results {
 #[derive(Debug, Clone, Serialize)]
 pub struct RunResult {
     /// How updates were ordered.
-    pub mode: Mode,
+    pub mode: RunMode,
     /// K.
     pub n_workers: u32,
     /// Of compute times.
@@ -39,6 +39,12 @@ pub struct RunResult {
     pub pushes: u64,
     /// The objective at the final theta; `None` if it is no number.
     pub final_loss: Option<f64>,
+    /// Share of training rows predicted right at the final theta; absent for regression and where
+    /// nobody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_accuracy: Option<f64>,
+    /// Of the final theta (rule R11).
+    pub theta_sha256: String,
     /// Of the workers' time, from first join to last push; absent in a fixed schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_share: Option<IdleShare>,
@@ -51,8 +57,12 @@ pub struct RunResult {
     pub speedup_ideal: f64,
     /// The objective by round, version, pushes and virtual seconds.
     pub history: Vec<Point>,
-    /// The core's own report.
-    pub report: Report,
+    /// The core's own report; absent without a server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
+    /// Model and update rule, for titles.
+    #[serde(skip)]
+    pub(super) subject: String,
     /// Work per virtual second: gradients, or rows with `--compute-per row`.
     #[serde(skip)]
     pub(super) rate: Option<f64>,
@@ -88,13 +98,20 @@ pub struct Point {
 
 impl RunResult {
     /// From what the engine has left.
-    pub(super) fn new(sim_seed: u64, per: Per, finished: Finished) -> Self {
+    pub(super) fn new(mode: RunMode, sim_seed: u64, per: Per, finished: Finished) -> Self {
         let Finished { report, pushes, n_pushes, idle_shares, diverged_at_round } = finished;
         let final_loss = report.r#final.loss;
         let ended = report.outcome == "done";
-        // The first sign of it. theta is finite to the end, but the objective at it need not be.
-        let diverged_at_round = blown_up_at(&report.history)
-            .or(diverged_at_round)
+        let history = report.history.iter().zip(pushes).map(|(entry, pushes)| Point {
+            round: entry.round,
+            version: entry.version,
+            pushes,
+            seconds: entry.seconds,
+            loss: entry.loss,
+        });
+        let history: Vec<Point> = history.collect();
+        // theta is finite to the end, but the objective at it need not be.
+        let diverged_at_round = diverged_at(&history, diverged_at_round)
             .or_else(|| (ended && final_loss.is_none()).then_some(report.rounds));
         let outcome = if diverged_at_round.is_some() {
             "diverged".to_owned()
@@ -105,15 +122,8 @@ impl RunResult {
             Per::Step => n_pushes as f64,
             Per::Row => report.workers.iter().map(|worker| worker.stats.samples as f64).sum(),
         };
-        let history = report.history.iter().zip(pushes).map(|(entry, pushes)| Point {
-            round: entry.round,
-            version: entry.version,
-            pushes,
-            seconds: entry.seconds,
-            loss: entry.loss,
-        });
         Self {
-            mode: report.mode,
+            mode,
             n_workers: report.n_workers,
             sim_seed,
             outcome,
@@ -122,30 +132,40 @@ impl RunResult {
             rounds: report.rounds,
             pushes: n_pushes,
             final_loss,
+            train_accuracy: report.r#final.train_accuracy,
+            theta_sha256: report.r#final.theta_sha256.clone(),
             idle_share: IdleShare::of(idle_shares),
             gradient_delay: report.gradient_delay.clone(),
             speedup: None,
             speedup_ideal: f64::from(report.n_workers),
-            history: history.collect(),
+            history,
+            subject: format!("{}, {}", report.model, report.optimizer),
             rate: (work > 0.0 && report.wall_seconds > 0.0).then(|| work / report.wall_seconds),
-            report,
+            report: Some(report),
         }
     }
 }
 
-/// The round from which on, if it ended so, the objective was beyond all hope.
-fn blown_up_at(history: &[HistoryEntry]) -> Option<f64> {
-    let (first, last) = (history.first()?, history.last()?);
-    let is_beyond = |entry: &&HistoryEntry| entry.loss > first.loss * BLOWN_UP;
-    if first.loss > 0.0 && is_beyond(&last) {
-        history.iter().find(is_beyond).map(|entry| entry.round)
+/// The first sign that a run diverged: in its history, or the round in which numbers overflowed.
+pub(super) fn diverged_at(history: &[Point], overflow: Option<f64>) -> Option<f64> {
+    let losses: Vec<(f64, f64)> = history.iter().map(|p| (p.round, p.loss)).collect();
+    blown_up_at(&losses).or(overflow)
+}
+
+/// The round from which on, if it ended so, the objective was beyond all hope, or no number. Losses
+/// come with their rounds.
+pub(super) fn blown_up_at(losses: &[(f64, f64)]) -> Option<f64> {
+    let (&(_, first), last) = (losses.first()?, losses.last()?);
+    let is_beyond = |(_, loss): &&(f64, f64)| *loss > first * BLOWN_UP || loss.is_nan();
+    if first > 0.0 && is_beyond(&last) {
+        losses.iter().find(is_beyond).map(|(round, _)| *round)
     } else {
         None
     }
 }
 
 impl IdleShare {
-    fn of(by_worker: Vec<f64>) -> Option<Self> {
+    pub(super) fn of(by_worker: Vec<f64>) -> Option<Self> {
         if by_worker.is_empty() {
             return None;
         }
@@ -160,7 +180,7 @@ impl IdleShare {
 
 /// Fills in how much faster each run works than one worker of the same mode and seed.
 pub(super) fn compare(runs: &mut [RunResult], baselines: &[RunResult]) {
-    let rates: Vec<(Mode, u64, Option<f64>)> = runs
+    let rates: Vec<(RunMode, u64, Option<f64>)> = runs
         .iter()
         .chain(baselines)
         .filter(|run| run.n_workers == 1)
@@ -180,18 +200,13 @@ mod tests {
     #[test]
     fn only_what_ends_far_above_its_beginning_has_diverged() {
         let at = |losses: &[f64]| {
-            let entry = |(round, &loss): (usize, &f64)| HistoryEntry {
-                round: round as f64,
-                version: round as u64,
-                loss,
-                seconds: 0.0,
-            };
-            let history: Vec<HistoryEntry> = losses.iter().enumerate().map(entry).collect();
-            blown_up_at(&history)
+            let entry = |(round, &loss): (usize, &f64)| (round as f64, loss);
+            blown_up_at(&losses.iter().enumerate().map(entry).collect::<Vec<_>>())
         };
         assert_eq!(at(&[1.0, 2.0, 1e4, 1e2, 1e9]), Some(2.0));
         assert_eq!(at(&[1.0, 1e4, 0.5]), None, "it came back");
         assert_eq!(at(&[1.0, 999.0]), None);
+        assert_eq!(at(&[1.0, 2.0, f64::NAN]), Some(2.0));
         assert_eq!(at(&[0.0, 1.0]), None, "nothing is a thousand times nothing");
         assert_eq!(at(&[]), None);
     }

@@ -11,6 +11,7 @@ use crate::local::args::needs_evaluator;
 use super::args::{OutputArgs, SimulateArgs, WorldArgs, X};
 use super::engine::World;
 use super::faults::Faults;
+use super::mode::RunMode;
 use super::network::{ApplyTime, Links, parse_bandwidth, parse_theta_bytes};
 use super::pace::{Distribution, Pace, Per, Stragglers, parse_slow_worker};
 use super::schedule::{self, Turn};
@@ -18,7 +19,7 @@ use super::schedule::{self, Turn};
 /// One run of those that were asked for.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
-    pub(super) mode: Mode,
+    pub(super) mode: RunMode,
     pub(super) n_workers: u32,
     pub(super) sim_seed: u64,
     pub(super) spec: JobSpec,
@@ -47,13 +48,17 @@ pub(super) struct Plan {
 }
 
 impl SimulateArgs {
-    /// Checks what can be known before anything runs. `rounds_given`: whether `--rounds` was.
+    /// Checks what can be known before anything runs with a server. `rounds_given`: whether
+    /// `--rounds` was.
     ///
     /// # Errors
     /// Configuration, naming the flag; a bad schedule or file of faults; an output that cannot be
     /// created.
     pub(super) fn check(&self, rounds_given: bool) -> Result<Plan, ExitError> {
         self.check_combinations(rounds_given)?;
+        // Without a graph: only whether it has options, which it must not.
+        self.peers.check(1, self.learn.data.seed)?;
+        self.check_map_reduce()?;
         self.learn.data.check()?;
         self.learn.model.check()?;
         self.output.check(&self.runs.workers)?;
@@ -83,22 +88,23 @@ impl SimulateArgs {
         Ok(Plan { members, baselines, world, schedule })
     }
 
-    fn modes(&self) -> Vec<Mode> {
+    pub(super) fn modes(&self) -> Vec<RunMode> {
         match (&self.runs.modes[..], &self.runs.schedule) {
-            ([], Some(_)) => vec![Mode::Async],
-            ([], None) => vec![Mode::Sync, Mode::Async],
+            ([], Some(_)) => vec![RunMode::Async],
+            ([], None) => vec![RunMode::Sync, RunMode::Async],
             (modes, _) => modes.to_vec(),
         }
     }
 
-    fn sim_seeds(&self) -> Vec<u64> {
+    pub(super) fn sim_seeds(&self) -> Vec<u64> {
         if self.runs.sim_seed.is_empty() { vec![0] } else { self.runs.sim_seed.clone() }
     }
 
-    fn member(&self, mode: Mode, n_workers: u32, sim_seed: u64) -> Result<Member, ExitError> {
-        let job = self.job.in_one_of(mode, &self.modes());
-        let spec = job.check(&CrewArgs { mode, workers: n_workers })?;
-        let observed = needs_evaluator(mode, &job, &self.learn, &self.evaluation);
+    fn member(&self, mode: RunMode, n_workers: u32, sim_seed: u64) -> Result<Member, ExitError> {
+        let modes: Vec<Mode> = self.modes().into_iter().map(RunMode::rules).collect();
+        let job = self.job.in_one_of(mode.rules(), &modes);
+        let spec = job.check(&CrewArgs { mode: mode.rules(), workers: n_workers })?;
+        let observed = needs_evaluator(mode.rules(), &job, &self.learn, &self.evaluation);
         let history = if observed { History::Observer } else { History::Workers };
         Ok(Member { mode, n_workers, sim_seed, spec, history })
     }
@@ -120,7 +126,7 @@ impl SimulateArgs {
         baselines
     }
 
-    fn check_combinations(&self, rounds_given: bool) -> Result<(), ExitError> {
+    pub(super) fn check_combinations(&self, rounds_given: bool) -> Result<(), ExitError> {
         if self.learn.data.data_is_shard {
             return Err(ExitError::config(
                 "--data-is-shard has no meaning with psctl simulate: its workers all get the same \
@@ -132,7 +138,7 @@ impl SimulateArgs {
                 "--test-labels has no meaning without --test-data: name the file of the rows, too",
             ));
         }
-        if self.runs.modes.contains(&Mode::Hogwild) {
+        if self.runs.modes.contains(&RunMode::Hogwild) {
             return Err(ExitError::config(
                 "--mode hogwild has no meaning with psctl simulate: what it loses is lost between \
                  real threads, and virtual time has none; psctl local runs it",
@@ -180,7 +186,7 @@ impl SimulateArgs {
                  no time passes"
             )));
         }
-        if self.modes() != [Mode::Async] {
+        if self.modes() != [RunMode::Async] {
             return Err(ExitError::config(
                 "--mode: a --schedule is asynchronous; leave --mode out or say async",
             ));
@@ -195,7 +201,7 @@ impl SimulateArgs {
 }
 
 impl WorldArgs {
-    fn check(&self) -> Result<World, ExitError> {
+    pub(super) fn check(&self) -> Result<World, ExitError> {
         let or = |text: &Option<String>, default: &str| {
             text.clone().unwrap_or_else(|| default.to_owned())
         };
@@ -227,7 +233,7 @@ impl WorldArgs {
 impl World {
     /// Every rank that is named must be in a run. In runs of fewer workers a rank's misfortune is
     /// nobody's.
-    fn check_ranks(&self, n_workers_max: u32) -> Result<(), ExitError> {
+    pub(super) fn check_ranks(&self, n_workers_max: u32) -> Result<(), ExitError> {
         let named = [
             ("--slow-worker", self.pace.slow.iter().map(|(rank, _)| *rank).max()),
             ("--fault or --faults", self.faults.rank_max()),
@@ -253,7 +259,7 @@ impl World {
 }
 
 impl OutputArgs {
-    fn check(&self, workers: &[u32]) -> Result<(), ExitError> {
+    pub(super) fn check(&self, workers: &[u32]) -> Result<(), ExitError> {
         if self.x.is_some() && self.plot.is_none() {
             return Err(ExitError::config(
                 "--x has no meaning without --plot: name the picture's file, too",

@@ -11,6 +11,7 @@ const SETTINGS: Settings<'static> = Settings {
     record_every: 1,
     deal: Deal::AsRead,
     links: Links { bytes_per_second: 1e6, latency_seconds: 0.01 },
+    message_bytes: None,
     compute_seconds: &|rank, _| rank as f64,
 };
 
