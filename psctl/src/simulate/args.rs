@@ -11,6 +11,7 @@ use ps_worker::args::{EvaluationArgs, LearnArgs};
 use serde::Serialize;
 
 use super::pace::Per;
+use super::scenarios::ScenarioArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,6 +19,8 @@ Examples:
   psctl simulate --workers 16 --mode async --lr 0.3          does it diverge?
   psctl simulate --compute-time log-normal,median=10ms,sigma=0.5 --stragglers share=0.02,factor=10
   psctl simulate --mode sync --fault crash:rank=2,at=200ms,back=30s
+  psctl simulate --scenarios                                 published results, re-enacted
+  psctl simulate --scenario bounded-delay --plot delay.svg
   psctl simulate --schedule order.txt --fixed-delay 3 --dtype f64 --json
 
 The server's own core and theta and the workers' own models run in virtual time: nothing sleeps, and
@@ -52,6 +55,10 @@ pub struct SimulateArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub output: OutputArgs,
+    /// A published result instead.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub scenario: ScenarioArgs,
     /// Read options from this file; the command line and the environment win
     #[arg(long, env = "PS_CONFIG", value_name = "FILE.toml")]
     #[serde(skip)]
@@ -127,6 +134,9 @@ pub struct WorldArgs {
     /// gradients that it is made of [default: 0.1ms]
     #[arg(long, env = "PS_APPLY_TIME", value_name = "TIME[/MB]")]
     pub apply_time: Option<String>,
+    /// What a worker does when a round has closed without it (--backup-workers) [default: finish]
+    #[arg(long, env = "PS_LATE", value_enum)]
+    pub late: Option<Late>,
     /// Something that goes wrong; may be given several times: crash:rank=2,at=1.5s,back=3s,
     /// slow:rank=1,from=1s,to=2s,factor=10 or partition:ranks=0-3,from=1s,to=2s
     #[arg(long, value_name = "FAULT")]
@@ -134,6 +144,17 @@ pub struct WorldArgs {
     /// The same from a file: tables [[crash]], [[slow]], [[partition]]
     #[arg(long, env = "PS_FAULTS", value_name = "FILE.toml")]
     pub faults: Option<PathBuf>,
+}
+
+/// What becomes of the computation of a worker without which a round has closed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Late {
+    /// It goes on, and its gradient is dropped when it comes, as with ps-worker
+    #[default]
+    Finish,
+    /// A what-if: it hears of it after one latency, gives the gradient up and pulls the new theta
+    Abandon,
 }
 
 /// What stands on the x axis of the losses.

@@ -17,6 +17,7 @@ mod outcome;
 mod pace;
 mod plan;
 mod queue;
+pub mod scenarios;
 mod schedule;
 mod server;
 mod watch;

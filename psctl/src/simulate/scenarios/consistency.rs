@@ -1,0 +1,157 @@
+//! What waiting and staleness cost: bounded delay, SSP, and the rescue of stale gradients.
+
+use ps_common::exit::{Exit, ExitError};
+
+use super::About;
+use super::findings::{Cell, Findings};
+use super::lab::Lab;
+use crate::show::chart::{Axis, Chart, Series};
+use crate::simulate::RunResult;
+
+pub(super) const BOUNDED_DELAY: About = About {
+    paper: "Li et al. 2014 (OSDI), figure 13",
+    seen: "time to a loss against the maximal delay is U-shaped: less waiting, then too stale",
+};
+
+pub(super) const SSP_IDLE: About = About {
+    paper: "Ho et al. 2013 (NIPS), figure 2: computing and waiting by staleness",
+    seen: "the idle share falls with every larger staleness bound",
+};
+
+pub(super) const STALENESS_RESCUE: About = About {
+    paper: "Zhang et al. 2016 (IJCAI), figure 3; Zheng et al. 2017 (ICML), section 6",
+    seen: "32 asynchronous workers diverge; scaled or compensated they end near one worker's error",
+};
+
+/// The one run of a call for one.
+pub(super) fn only(runs: Vec<RunResult>) -> Result<RunResult, ExitError> {
+    let n_runs = runs.len();
+    runs.into_iter()
+        .next()
+        .filter(|_| n_runs == 1)
+        .ok_or_else(|| ExitError::new(Exit::Bug, format!("{n_runs} runs, not one")))
+}
+
+fn idle(run: &RunResult) -> f64 {
+    run.idle_share.as_ref().map_or(f64::NAN, |idle| idle.mean)
+}
+
+/// Nearly constant compute times, no network: the server alone holds workers back. At this rate a
+/// delay of 3 is nearly too much.
+pub(super) fn bounded_delay(lab: &mut Lab) -> Result<Findings, ExitError> {
+    let mut rows = Vec::new();
+    let (mut times, mut waits) = (Vec::new(), Vec::new());
+    for n in [0, 1, 2, 3, 4, 8] {
+        let run = only(lab.simulate(&format!(
+            "--mode async --workers 4 --lr 0.175 --target-loss 0.0054 --eval-every 1 --rounds 1000 \
+             --compute-time log-normal,median=1s,sigma=0.05 --latency 0s --apply-time 0s \
+             --bandwidth 1000Gbit/s --max-gradient-delay {n} --on-excess block"
+        ))?)?;
+        let (seconds, idle) = (run.virtual_seconds, idle(&run));
+        rows.push(vec![
+            Cell::Count(n),
+            Cell::Seconds(seconds),
+            Cell::Share(idle),
+            Cell::Count(run.pushes),
+            Cell::Ratio(run.gradient_delay.mean),
+            run.final_loss.map_or(Cell::Nothing, Cell::Loss),
+        ]);
+        times.push((n as f64, seconds));
+        waits.push((n as f64, seconds * idle));
+    }
+    Ok(Findings {
+        columns: vec![
+            "delay_max",
+            "time_seconds",
+            "idle_share",
+            "pushes",
+            "delay_mean",
+            "final_loss",
+        ],
+        rows,
+        chart: Chart {
+            title: "Bounded delay: time to a loss of 0.0054, 4 workers, simulated".to_owned(),
+            x: Axis::linear("maximal gradient delay"),
+            y: Axis::linear("virtual seconds"),
+            series: vec![Series::line("total", times), Series::line("waiting", waits)],
+        },
+    })
+}
+
+/// Compute times that vary much, so that the slowest of 8 is far behind the rest.
+pub(super) fn ssp_idle(lab: &mut Lab) -> Result<Findings, ExitError> {
+    let mut rows = Vec::new();
+    let (mut busy, mut waiting) = (Vec::new(), Vec::new());
+    for s in [0, 1, 2, 4, 8, 16, 32] {
+        let run = only(lab.simulate(&format!(
+            "--mode ssp --workers 8 --lr 0.02 --compute-time log-normal,median=10ms,sigma=1 \
+             --staleness-bound {s}"
+        ))?)?;
+        let (seconds, idle) = (run.virtual_seconds, idle(&run));
+        rows.push(vec![
+            Cell::Count(s),
+            Cell::Seconds(seconds),
+            Cell::Share(idle),
+            Cell::Ratio(run.gradient_delay.mean),
+            run.final_loss.map_or(Cell::Nothing, Cell::Loss),
+        ]);
+        busy.push((s as f64, seconds * (1.0 - idle)));
+        waiting.push((s as f64, seconds * idle));
+    }
+    Ok(Findings {
+        columns: vec!["staleness_bound", "time_seconds", "idle_share", "delay_mean", "final_loss"],
+        rows,
+        chart: Chart {
+            title: "SSP: where the time of 100 clocks goes, 8 workers, simulated".to_owned(),
+            x: Axis::linear("staleness bound"),
+            y: Axis::linear("virtual seconds"),
+            series: vec![Series::line("computing", busy), Series::line("waiting", waiting)],
+        },
+    })
+}
+
+/// All of them make 3200 updates; with 32 workers a gradient is 31 updates late.
+pub(super) fn staleness_rescue(lab: &mut Lab) -> Result<Findings, ExitError> {
+    let mut rows = Vec::new();
+    let mut series = Vec::new();
+    for (case, flags) in [
+        ("one worker", "--workers 1 --rounds 3200"),
+        ("plain", "--workers 32 --rounds 100"),
+        ("inverse-sqrt", "--workers 32 --rounds 100 --delay-scaling inverse-sqrt"),
+        ("dc-asgd", "--workers 32 --rounds 100 --delay-scaling dc-asgd,lambda=100"),
+    ] {
+        let run = only(lab.simulate(&format!(
+            "--mode async --data clusters --model mlp,hidden=32 --batch 16 --lr 0.25 {flags}"
+        ))?)?;
+        let accuracy = run.report.r#final.train_accuracy;
+        rows.push(vec![
+            Cell::Word(case.to_owned()),
+            Cell::Count(u64::from(run.n_workers)),
+            Cell::Word(run.outcome.clone()),
+            accuracy.map_or(Cell::Nothing, |accuracy| Cell::Share(1.0 - accuracy)),
+            run.final_loss.map_or(Cell::Nothing, Cell::Loss),
+            Cell::Ratio(run.gradient_delay.mean),
+            Cell::Seconds(run.virtual_seconds),
+        ]);
+        let points = run.history.iter().map(|point| (point.pushes as f64, point.loss)).collect();
+        series.push(Series::line(case, points));
+    }
+    Ok(Findings {
+        columns: vec![
+            "case",
+            "workers",
+            "outcome",
+            "train_error_share",
+            "final_loss",
+            "delay_mean",
+            "time_seconds",
+        ],
+        rows,
+        chart: Chart {
+            title: "Staleness: 32 workers beside one at the same rate, simulated".to_owned(),
+            x: Axis::linear("pushes"),
+            y: Axis::log("training loss"),
+            series,
+        },
+    })
+}
