@@ -9,18 +9,18 @@ use crate::show::chart::{Axis, Chart, Series};
 use crate::simulate::RunResult;
 
 pub(super) const BOUNDED_DELAY: About = About {
-    paper: "Li et al. 2014 (OSDI), figure 13",
-    seen: "time to a loss against the maximal delay is U-shaped: less waiting, then too stale",
+    paper: "Li et al. 2014, figure 13",
+    seen: "time to a loss is U-shaped in the permitted delay: less waiting, then too stale",
 };
 
 pub(super) const SSP_IDLE: About = About {
-    paper: "Ho et al. 2013 (NIPS), figure 2: computing and waiting by staleness",
+    paper: "Ho et al. 2013, section 5 (computing and waiting by staleness)",
     seen: "the idle share falls with every larger staleness bound",
 };
 
 pub(super) const STALENESS_RESCUE: About = About {
-    paper: "Zhang et al. 2016 (IJCAI), figure 3; Zheng et al. 2017 (ICML), section 6",
-    seen: "32 asynchronous workers diverge; scaled or compensated they end near one worker's error",
+    paper: "Zhang et al. 2016, section 3.2; Zheng et al. 2017, section 4",
+    seen: "32 workers diverge; scaled or compensated they end near one worker's error",
 };
 
 /// The one run of a call for one.
@@ -45,7 +45,7 @@ pub(super) fn bounded_delay(lab: &mut Lab) -> Result<Findings, ExitError> {
         let run = only(lab.simulate(&format!(
             "--mode async --workers 4 --lr 0.175 --target-loss 0.0054 --eval-every 1 --rounds 1000 \
              --compute-time log-normal,median=1s,sigma=0.05 --latency 0s --apply-time 0s \
-             --bandwidth 1000Gbit/s --max-gradient-delay {n} --on-excess block"
+             --bandwidth 1000Gbit/s --on-excess block --max-gradient-delay {n}"
         ))?)?;
         let (seconds, idle) = (run.virtual_seconds, idle(&run));
         rows.push(vec![

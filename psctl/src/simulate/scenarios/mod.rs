@@ -154,7 +154,7 @@ pub fn run(args: &SimulateArgs, given: &[String], out: &mut impl Write) -> Resul
     let output = &args.output;
     check(scenario, given, &args.runs)?;
     check_outputs(output)?;
-    let mut lab = Lab::new(args.runs.sim_seed.first().copied(), output.quiet || output.json);
+    let mut lab = Lab::new(args.runs.sim_seed.first().copied(), output.quiet);
     let findings = scenario.play(&mut lab)?;
     if let Some(path) = &output.csv {
         let text = findings.csv();
@@ -220,12 +220,29 @@ fn list(look: &Look) -> String {
 fn show(scenario: Scenario, lab: &Lab, findings: &Findings, look: &Look) -> String {
     let About { paper, seen } = scenario.about();
     let mut out = format!("{}: {paper}\n{seen}\n\n", scenario.name());
-    for command in lab.commands() {
-        out.push_str(&format!("  {command}\n"));
-    }
-    out.push('\n');
+    out.push_str(&calls(lab.commands()));
     out.push_str(&findings.table().render("", look.width));
     out
+}
+
+/// What the calls share, then what each has besides: it can be typed after it.
+fn calls(commands: &[String]) -> String {
+    let words: Vec<Vec<&str>> = commands.iter().map(|c| c.split(' ').collect()).collect();
+    let Some(first) = words.first() else { return String::new() };
+    let is_shared = |at: &usize| words.iter().all(|words| words.get(*at) == first.get(*at));
+    let mut n_shared = (0..first.len()).take_while(is_shared).count();
+    // A value stays with its flag.
+    if n_shared < first.len() && !first[n_shared].starts_with("--") {
+        n_shared -= 1;
+    }
+    let mut out = format!("  {}\n", first[..n_shared].join(" "));
+    for words in &words {
+        let rest = words[n_shared..].join(" ");
+        if !rest.is_empty() {
+            out.push_str(&format!("    {rest}\n"));
+        }
+    }
+    out + "\n"
 }
 
 #[cfg(test)]

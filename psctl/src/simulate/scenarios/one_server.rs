@@ -8,8 +8,8 @@ use super::lab::Lab;
 use crate::show::chart::{Axis, Chart, Series};
 
 pub(super) const SPEEDUP: About = About {
-    paper: "Dean et al. 2012 (NIPS), section 5, figure 2; Li et al. 2014 (OSDI), section 2",
-    seen: "speed-up against workers rises, then falls: one server's link is shared by all",
+    paper: "Dean et al. 2012, section 5",
+    seen: "speed-up against workers rises, then falls: all share one server's link",
 };
 
 /// theta of 4 MB over a link of 1 Gbit/s: 32 ms each way for every worker, beside 1 s of computing

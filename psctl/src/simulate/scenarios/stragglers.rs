@@ -8,9 +8,8 @@ use super::lab::Lab;
 use crate::show::chart::{Axis, Chart, Series};
 
 pub(super) const BACKUP_WORKERS: About = About {
-    paper: "Chen, Pan et al. 2016, section 3, figures 5 and 6",
-    seen: "50 workers, 2 % stragglers: with about 8 % spare a loss is reached fastest, 3 times \
-           faster than with none",
+    paper: "Chen, Pan et al. 2016, section 3",
+    seen: "of 50 workers with 2 % stragglers about 8 % spare are best, 3 times faster than none",
 };
 
 /// `--aggregate sum` with a rate per gradient: a round of fewer gradients makes a smaller step, and

@@ -16,16 +16,13 @@ use crate::peers::{Deal, Links, Network, Settings};
 use crate::show::chart::{Axis, Chart, Series};
 
 pub(super) const TOPOLOGIES: About = About {
-    paper: "Lian et al. 2017 (NIPS), theorem 1: the spectral gap; shards as McMahan et al. 2017, \
-            section 3",
-    seen: "on class-sorted shards the error is complete < torus < ring < tree < star; two islands \
-           never agree",
+    paper: "Lian et al. 2017, section 4; shards as McMahan et al. 2017, section 3",
+    seen: "error: complete < torus < ring < tree < star; two islands never agree",
 };
 
 pub(super) const ROUND_COST: About = About {
-    paper: "Patarasuk and Yuan 2009 (JPDC), section 3; Lian et al. 2017, figure 1",
-    seen: "4 MB over 0.1 Gb/s: a star grows with the workers, a tree with their logarithm, a ring \
-           and gossip hardly",
+    paper: "Patarasuk and Yuan 2009; Lian et al. 2017, table 1",
+    seen: "a star grows with the workers, a tree with their logarithm, ring and gossip hardly",
 };
 
 /// 1 Gbit/s, 1 ms: what `psctl simulate` has by default.
@@ -50,26 +47,24 @@ const SHAPES: [Shape; 6] =
 
 /// Means over seeds, because who sits where counts, too.
 pub(super) fn topologies(lab: &mut Lab) -> Result<Findings, ExitError> {
-    let problems: Vec<(String, Problem)> = SEEDS
-        .map(|seed| {
-            let flags = format!("--data clusters --model softmax --bias --seed {seed}");
-            let learn: Learn = lab::parse(&flags)?;
-            Ok((flags, Problem::survey(&learn.learn)?))
-        })
-        .collect::<Result<_, ExitError>>()?;
+    let names = SHAPES.map(|shape| shape.to_string()).join(",");
+    let mut problems = Vec::new();
+    for seed in SEEDS {
+        let data = format!("--data clusters --model softmax --bias --seed {seed}");
+        problems.push(Problem::survey(&lab::parse::<Learn>(&data)?.learn)?);
+        lab.note(&format!(
+            "--topology {names} --allow-disconnected --workers {N_PEERS} --deal sorted-by-class \
+             --lr {LEARNING_RATE} --rounds {ROUNDS} --dtype f64 {data}"
+        ));
+    }
     let mut rows = Vec::new();
     let mut series = Vec::new();
     for shape in SHAPES {
         let network = Network::Fixed(Graph::of_shape(shape, N_PEERS)?);
-        let apart = if shape == Shape::Islands { " --allow-disconnected" } else { "" };
-        let mut runs = Vec::new();
-        for (data, problem) in &problems {
-            lab.note(&format!(
-                "--topology {shape}{apart} --workers {N_PEERS} --deal sorted-by-class {data} --lr \
-                 {LEARNING_RATE} --rounds {ROUNDS} --dtype f64"
-            ));
-            runs.push(averaging::run(problem, &network, LEARNING_RATE, &settings())?);
-        }
+        let runs = problems
+            .iter()
+            .map(|problem| averaging::run(problem, &network, LEARNING_RATE, &settings()));
+        let runs: Vec<Outcome> = runs.collect::<Result<_, _>>()?;
         rows.push(summed_up(shape, &runs)?);
         series.push(Series::line(shape.to_string(), mean_curve(&runs)));
     }
@@ -96,7 +91,7 @@ fn settings() -> Settings<'static> {
     Settings {
         dtype: Dtype::F64,
         rounds: ROUNDS,
-        record_every: 10,
+        record_every: 20,
         deal: Deal::SortedByClass,
         links: LINKS,
         compute_seconds: &|_, _| COMPUTE_SECONDS,
