@@ -120,6 +120,9 @@ fn run(arguments: &[OsString]) -> Result<(), ExitError> {
         Command::Local(args) => block_on(local::run(*args, cli.verbose > 0)),
         Command::Compare(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
         Command::Compare(args) => block_on(compare::run(*args, cli.verbose > 0)),
+        Command::Simulate(args) if args.scenario.is_asked() => {
+            simulate::scenarios::run(&args, &given_flags(&matches), &mut out)
+        }
         Command::Simulate(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
         Command::Simulate(args) => simulate::run(&args, is_given(&matches, "rounds"), &mut out),
         Command::Status(args) => block_on(operator::status(args)),
@@ -146,6 +149,15 @@ fn run(arguments: &[OsString]) -> Result<(), ExitError> {
 fn is_given(matches: &ArgMatches, id: &str) -> bool {
     let source = matches.subcommand().and_then(|(_, called)| called.value_source(id));
     source.is_some_and(|source| source != ValueSource::DefaultValue)
+}
+
+/// The long names of the called subcommand's options that [`is_given`].
+fn given_flags(matches: &ArgMatches) -> Vec<String> {
+    let command = command();
+    let called = matches.subcommand_name().and_then(|name| command.find_subcommand(name));
+    let options = called.into_iter().flat_map(clap::Command::get_arguments);
+    let given = options.filter(|option| is_given(matches, option.get_id().as_str()));
+    given.filter_map(|option| option.get_long().map(str::to_owned)).collect()
 }
 
 /// psctl itself waits far more than it computes: one thread is enough, and starts fastest.

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::mode::RunMode;
 use super::pace::Per;
+use super::scenarios::ScenarioArgs;
 use crate::local::LocalArgs;
 use crate::peers::PeersArgs;
 
@@ -22,6 +23,8 @@ Examples:
   psctl simulate --mode sync --fault crash:rank=2,at=200ms,back=30s
   psctl simulate --mode sync,mapreduce
   psctl simulate --topology ring,star --workers 16 --csv peers.csv
+  psctl simulate --scenarios                                 published results, re-enacted
+  psctl simulate --scenario bounded-delay --plot delay.svg
   psctl simulate --schedule order.txt --fixed-delay 3 --dtype f64 --json
 
 The server's own core and theta and the workers' own models run in virtual time: nothing sleeps, and
@@ -60,6 +63,10 @@ pub struct SimulateArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub output: OutputArgs,
+    /// A published result instead.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub scenario: ScenarioArgs,
     /// Read options from this file; the command line and the environment win
     #[arg(long, env = "PS_CONFIG", value_name = "FILE.toml")]
     #[serde(skip)]
@@ -83,6 +90,7 @@ impl SimulateArgs {
             },
             job: local.job.clone(),
             peers: PeersArgs::default(),
+            scenario: ScenarioArgs::default(),
             world,
             learn: local.learn.clone(),
             evaluation: local.evaluation.clone(),
@@ -158,6 +166,9 @@ pub struct WorldArgs {
     /// gradients that it is made of [default: 0.1ms]
     #[arg(long, env = "PS_APPLY_TIME", value_name = "TIME[/MB]")]
     pub apply_time: Option<String>,
+    /// What a worker does when a round has closed without it (--backup-workers) [default: finish]
+    #[arg(long, env = "PS_LATE", value_enum)]
+    pub late: Option<Late>,
     /// Something that goes wrong; may be given several times: crash:rank=2,at=1.5s,back=3s,
     /// slow:rank=1,from=1s,to=2s,factor=10 or partition:ranks=0-3,from=1s,to=2s
     #[arg(long, value_name = "FAULT")]
@@ -165,6 +176,17 @@ pub struct WorldArgs {
     /// The same from a file: tables [[crash]], [[slow]], [[partition]]
     #[arg(long, env = "PS_FAULTS", value_name = "FILE.toml")]
     pub faults: Option<PathBuf>,
+}
+
+/// What becomes of the computation of a worker without which a round has closed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Late {
+    /// It goes on, and its gradient is dropped when it comes, as with ps-worker
+    #[default]
+    Finish,
+    /// A what-if: it hears of it after one latency, gives the gradient up and pulls the new theta
+    Abandon,
 }
 
 /// What stands on the x axis of the losses.

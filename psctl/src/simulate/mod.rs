@@ -20,6 +20,7 @@ mod outcome;
 mod pace;
 mod plan;
 mod queue;
+pub mod scenarios;
 mod schedule;
 mod server;
 mod serverless;

@@ -152,6 +152,11 @@ impl SimulateArgs {
                 "--fixed-delay has no meaning without --schedule: delays come of compute times",
             ));
         }
+        if self.world.late.is_some() && self.job.consistency.backup_workers.unwrap_or(0) == 0 {
+            return Err(ExitError::config(
+                "--late has no meaning without --backup-workers: no round closes without anybody",
+            ));
+        }
         if self.job.rounds == 0 {
             return Err(ExitError::config(
                 "--rounds 0 never ends, and nobody can stop virtual time: give a number",
@@ -175,6 +180,7 @@ impl SimulateArgs {
             ("--server-bandwidth", world.server_bandwidth.is_some()),
             ("--theta-bytes", world.theta_bytes.is_some()),
             ("--apply-time", world.apply_time.is_some()),
+            ("--late", world.late.is_some()),
             ("--fault", !world.fault.is_empty()),
             ("--faults", world.faults.is_some()),
             ("--plot-speedup", self.output.plot_speedup.is_some()),
@@ -224,6 +230,7 @@ impl WorldArgs {
                     .transpose()?,
             },
             apply_time: ApplyTime::parse(&or(&self.apply_time, "0.1ms"))?,
+            late: self.late.unwrap_or_default(),
             theta_bytes: self.theta_bytes.as_deref().map(parse_theta_bytes).transpose()?,
             faults: Faults::parse(&self.fault, self.faults.as_deref())?,
         })

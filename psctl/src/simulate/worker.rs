@@ -74,11 +74,15 @@ enum Phase {
 pub(super) struct Worker<T> {
     /// Lives so far: an event of an earlier life is void.
     pub(super) life: u64,
+    /// Gradients begun so far: the end of one that was given up is void.
+    pub(super) attempt: u64,
     phase: Phase,
     request: JoinRequest,
     terms: Option<Box<JoinAnswer>>,
     learner: Option<Learner<T>>,
     clock: u64,
+    /// Takes the clock from the theta that it waits for: behind a barrier a version is a round.
+    catches_up: bool,
     theta: Option<Arc<Snapshot>>,
     gradient: Vec<T>,
     header: Option<PushHeader>,
@@ -102,11 +106,13 @@ impl<T: Real> Worker<T> {
     pub(super) fn new(rank: u32, sim_seed: u64, problem: &Problem) -> Self {
         Self {
             life: 0,
+            attempt: 0,
             phase: Phase::Joining,
             request: join_request::<T>(problem, Role::Worker, Some(rank)),
             terms: None,
             learner: None,
             clock: 0,
+            catches_up: false,
             theta: None,
             gradient: Vec::new(),
             header: None,
@@ -201,6 +207,9 @@ impl<T: Real> Worker<T> {
             }
             Delivery::Pulled(header, theta) => {
                 self.stats.wait_seconds += header.waited.as_secs_f64();
+                if std::mem::take(&mut self.catches_up) {
+                    self.clock = self.clock.max(theta.version);
+                }
                 self.theta = Some(theta);
                 let over = matches!(header.state, JobState::Finishing | JobState::Done);
                 match self.phase {
@@ -219,6 +228,24 @@ impl<T: Real> Worker<T> {
                 unreachable!("refusals are handled above, statistics are not asked for")
             }
         }
+    }
+
+    /// Whether it is still about what it was in this life and attempt.
+    pub(super) fn is_at(&self, life: u64, attempt: u64) -> bool {
+        self.phase == Phase::Computing && (self.life, self.attempt) == (life, attempt)
+    }
+
+    /// A round has closed, theta is of `version` now: a gradient at an older theta is given up, the
+    /// next is that of the new theta's round.
+    pub(super) fn abandon(&mut self, now: Time, version: u64) -> Option<Action> {
+        let behind = self.theta.as_ref().is_some_and(|theta| theta.version < version);
+        if self.phase != Phase::Computing || !behind {
+            return None;
+        }
+        self.busy += now - self.since;
+        self.stats.compute_seconds += (now - self.since).as_secs_f64();
+        self.catches_up = true;
+        Some(self.pull(now, false))
     }
 
     /// The compute time of the gradient is over.
@@ -255,6 +282,7 @@ impl<T: Real> Worker<T> {
         }
         self.phase = Phase::Computing;
         self.since = now;
+        self.attempt += 1;
         Action::Compute(self.compute())
     }
 

@@ -9,6 +9,7 @@ use ps_server::driver::Delivery;
 use ps_worker::model::Real;
 
 use super::{Envelope, Event, Message, Run, Waiting};
+use crate::simulate::args::Late;
 use crate::simulate::queue::Time;
 use crate::simulate::server::Step;
 use crate::simulate::watch::Watch;
@@ -136,8 +137,23 @@ impl<T: Real> Run<'_, T> {
             if self.server.state() == JobState::Running {
                 self.observe(now);
             }
+            if self.setup.world.late == Late::Abandon {
+                self.tell_the_late(now);
+            }
         }
         self.follow(now, step);
+    }
+
+    /// Tells who owes the server no answer, and so is not in the round that has closed. To a worker
+    /// that is not computing at an older theta it means nothing.
+    fn tell_the_late(&mut self, now: Time) {
+        let version = self.server.version();
+        for rank in 0..self.setup.spec.config.n_workers {
+            if self.lines[rank as usize].1.is_none() {
+                let life = self.worker(rank).life;
+                self.send(now, Envelope { rank, life, message: Message::Closed(version) });
+            }
+        }
     }
 
     fn let_observer_in(&mut self, now: Time, delivery: Delivery) {

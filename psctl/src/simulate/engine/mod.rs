@@ -17,6 +17,7 @@ use ps_server::driver::Delivery;
 use ps_worker::learning::Problem;
 use ps_worker::model::Real;
 
+use super::args::Late;
 use super::faults::{Crash, Faults};
 use super::network::{ApplyTime, Fate, HEADER_BYTES, Links, Network, Way};
 use super::pace::{Pace, span};
@@ -31,6 +32,7 @@ pub(super) struct World {
     pub(super) pace: Pace,
     pub(super) links: Links,
     pub(super) apply_time: ApplyTime,
+    pub(super) late: Late,
     /// What messages are as large as; `None`: theta.
     pub(super) theta_bytes: Option<u64>,
     pub(super) faults: Faults,
@@ -70,7 +72,7 @@ enum Event {
     /// A message arrives.
     Arrive(Envelope),
     /// A gradient's compute time is over.
-    Computed { rank: u32, life: u64 },
+    Computed { rank: u32, life: u64, attempt: u64 },
     /// A pause is over.
     Resume { rank: u32, life: u64 },
     /// A sign of life is due.
@@ -98,6 +100,8 @@ struct Envelope {
 enum Message {
     Up(Request),
     Down(Delivery),
+    /// The server has gone on to this version without the worker (`--late abandon` only).
+    Closed(u64),
 }
 
 /// Who waits for the answer to a call.
@@ -209,10 +213,15 @@ impl<T: Real> Run<'_, T> {
                     match message {
                         Message::Up(request) => self.arrive(now, (rank, life), request),
                         Message::Down(delivery) => self.hear(now, rank, delivery),
+                        Message::Closed(version) => {
+                            if let Some(action) = self.worker(rank).abandon(now, version) {
+                                self.act(now, rank, action);
+                            }
+                        }
                     }
                 }
             }
-            Event::Computed { rank, life } if self.worker(rank).life == life => {
+            Event::Computed { rank, life, attempt } if self.worker(rank).is_at(life, attempt) => {
                 let action = self.worker(rank).computed(now);
                 self.act(now, rank, action);
             }
@@ -232,7 +241,7 @@ impl<T: Real> Run<'_, T> {
                 let action = self.worker(rank).start(now);
                 self.act(now, rank, action);
             }
-            // Of an earlier life, or planned before the core wanted it sooner.
+            // Of an earlier life, abandoned, or planned before the core wanted it sooner.
             Event::Computed { .. } | Event::Resume { .. } | Event::Tick => {}
         }
     }
@@ -252,7 +261,9 @@ impl<T: Real> Run<'_, T> {
                 let world = self.setup.world;
                 let slowdown = world.faults.slowdown(rank, now);
                 let seconds = world.pace.draw(&mut self.worker(rank).draws, rank, n_rows);
-                self.queue.push(now + span(seconds * slowdown), Event::Computed { rank, life });
+                let attempt = self.worker(rank).attempt;
+                let computed = Event::Computed { rank, life, attempt };
+                self.queue.push(now + span(seconds * slowdown), computed);
             }
             Action::Pause(pause) => self.queue.push(now + pause, Event::Resume { rank, life }),
             Action::Diverged => {
@@ -276,7 +287,7 @@ impl<T: Real> Run<'_, T> {
             Message::Down(Delivery::Pushed(..) | Delivery::Pulled(..)) => {
                 (Way::Down, self.message_bytes + HEADER_BYTES)
             }
-            Message::Down(_) => (Way::Down, HEADER_BYTES),
+            Message::Down(_) | Message::Closed(_) => (Way::Down, HEADER_BYTES),
         };
         let fate = self.network.send(now, (*rank, way), bytes, &self.setup.world.faults);
         match fate {

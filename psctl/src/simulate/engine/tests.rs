@@ -98,3 +98,55 @@ fn an_asynchronous_job_counts_every_gradient_once_whatever_goes_wrong() {
         assert!(run.history.is_sorted_by(|a, b| a.version < b.version && a.seconds <= b.seconds));
     }
 }
+
+/// One of three is ten times slower than a round, which closes without it.
+#[test]
+fn who_abandons_a_late_gradient_sends_none_and_the_rest_learn_the_same() {
+    let run = |late: &str| {
+        let flags = "--mode=sync --workers=3 --rounds=40 --quiet --backup-workers=1 \
+                     --slow-worker=2=10";
+        let mut flags: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
+        flags.push(format!("--late={late}"));
+        simulate(&flags)
+    };
+    let (finish, abandon) = (run("finish"), run("abandon"));
+    let late = |run: &RunResult| run.report.as_ref().expect("a server's").dropped.late;
+    assert!(late(&finish) > 0);
+    assert_eq!(late(&abandon), 0);
+    assert_eq!(abandon.pushes, 2 * 40);
+    let sha256 = |run: &RunResult| run.theta_sha256.clone();
+    assert_eq!(sha256(&abandon), sha256(&finish));
+    assert!((abandon.virtual_seconds - finish.virtual_seconds).abs() < 0.1);
+}
+
+/// With no latency nobody computes for a round that is over: each takes as long as its second
+/// fastest of three, drawn anew. Two rounds of a straggler cost nothing.
+#[test]
+fn who_abandons_is_in_step_in_the_next_round() {
+    let flags = "--mode=sync --workers=3 --rounds=200 --quiet --backup-workers=1 --latency=0s \
+                 --apply-time=0s --bandwidth=1000Gbit/s --stragglers=share=0.1,factor=20";
+    let seconds = |late: &str| {
+        let mut flags: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
+        flags.push(format!("--late={late}"));
+        simulate(&flags).virtual_seconds
+    };
+    // A round is slow, 0.2 s instead of 0.01 s, if two of three straggle: 2.8 % of them.
+    let abandon = seconds("abandon");
+    let n_slow = (abandon - 2.0) / 0.19;
+    assert!((0.0..14.0).contains(&n_slow), "{abandon} s");
+    assert!((n_slow - n_slow.round()).abs() < 0.01, "{abandon} s");
+    assert!(seconds("finish") > 1.5 * abandon);
+}
+
+#[test]
+fn a_job_whose_workers_abandon_ends_whatever_goes_wrong() {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for case in 0..CASES {
+        let more = ["--backup-workers=2", "--late=abandon"].map(str::to_owned);
+        let flags = [base("sync"), more.into(), generated(&mut rng)].concat();
+        let run = simulate(&flags);
+        assert_eq!(run.outcome, "done", "case {case}: {flags:?}");
+        let version = run.report.as_ref().expect("a server's").version;
+        assert_eq!(version, ROUNDS, "case {case}: {flags:?}");
+    }
+}
