@@ -35,7 +35,7 @@ pub struct Applier {
 #[derive(Debug)]
 enum Theta {
     /// One version after another: updates take turns.
-    Versions { store: Mutex<Option<Store>>, current: Mutex<Option<Arc<Snapshot>>> },
+    Versions { store: Mutex<Option<Box<Store>>>, current: Mutex<Option<Arc<Snapshot>>> },
     /// In hogwild mode: updates go on side by side.
     Shared(OnceLock<Arc<SharedStore>>),
 }
@@ -184,7 +184,7 @@ impl Applier {
         match &self.theta {
             Theta::Versions { store: place, current } => {
                 *current.lock() = Some(store.snapshot());
-                *place.lock() = Some(store);
+                *place.lock() = Some(Box::new(store));
             }
             Theta::Shared(place) => {
                 let shared = Arc::new(SharedStore::new(&store, self.chunk_bytes));
@@ -236,7 +236,7 @@ impl Applier {
 
     fn update_in_turn(
         &self,
-        store: &Mutex<Option<Store>>,
+        store: &Mutex<Option<Box<Store>>>,
         order: &Order,
         parts: &[(Gradient, f64)],
     ) -> Result<Fresh, usize> {
