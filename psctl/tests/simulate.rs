@@ -436,6 +436,9 @@ fn what_cannot_be_meant_is_refused_by_name() {
         (&["--schedule", &good, "--workers=2,4"], 78, "--workers"),
         (&["--schedule", &good, "--rounds=5"], 78, "--rounds"),
         (&["--schedule", &good, "--latency=1ms"], 78, "--latency"),
+        (&["--schedule", &good, "--latency=1ms"], 78, "--latency"),
+        (&["--schedule", &good, "--late=abandon"], 78, "--late"),
+        (&["--mode=sync", "--late=abandon"], 78, "--backup-workers"),
         (&["--schedule", &good, "--fault=crash:rank=1,at=1s"], 78, "--fault"),
     ] {
         let output = psctl(arguments);
@@ -702,7 +705,7 @@ fn what_has_no_meaning_without_a_server_is_refused_by_name() {
         assert_eq!(output.status.code(), Some(78), "{arguments:?}: {stderr}");
         assert!(stderr.contains(given), "{arguments:?}: {stderr}");
     }
-    let output = psctl(&["--mode=hogwild"]);
+    let output = psctl(&["--mode=bsp"]);
     assert_eq!(output.status.code(), Some(2), "an unknown word is a usage error");
 }
 
@@ -724,4 +727,46 @@ fn runs_without_a_server_are_the_same_bytes_again() {
         let (_kept, name) = file(&String::from_utf8(printed.stdout).expect("UTF-8"));
         assert_eq!(psctl(&["--config", &name]).stdout, first.stdout, "{how}");
     }
+}
+
+#[test]
+fn a_scenario_plays_the_flags_that_it_prints() {
+    let json = psctl(&["--scenario=one-server-speedup", "--json"]);
+    assert!(json.status.success(), "{}", String::from_utf8_lossy(&json.stderr));
+    let played: Value = serde_json::from_slice(&json.stdout).expect("one object of JSON");
+    let command = played["commands"][0].as_str().expect("a command");
+    let flags = command.strip_prefix("psctl simulate ").expect("a call of this program");
+    let runs = simulate(&flags.split(' ').collect::<Vec<_>>());
+    let rows = played["rows"].as_array().expect("rows");
+    assert_eq!(runs.len(), rows.len());
+    for (run, row) in runs.iter().zip(rows) {
+        assert_eq!(run["speedup"], row["speedup"]);
+        assert_eq!(run["virtual_seconds"], row["time_seconds"]);
+    }
+}
+
+#[test]
+fn what_a_scenario_would_ignore_is_refused_wherever_it_is_from() {
+    let (_kept, config) = file("lr = 0.5\n");
+    let call = |more: &[&str], variable: Option<(&str, &str)>| {
+        let mut command = Command::new(PSCTL);
+        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("PS_")) {
+            command.env_remove(key);
+        }
+        command.args(["simulate", "--scenario=ssp-idle"]).args(more).envs(variable);
+        let output = command.output().expect("psctl starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (more, variable, says) in [
+        (&["--workers=3"][..], None, "--workers has no meaning with --scenario ssp-idle"),
+        (&["--print-config"], None, "--print-config has no meaning"),
+        (&["--config", &config], None, "--lr has no meaning"),
+        (&[], Some(("PS_LR", "0.5")), "--lr has no meaning"),
+    ] {
+        let (code, stderr) = call(more, variable);
+        assert_eq!(code, Some(78), "{more:?} {variable:?}: {stderr}");
+        assert!(stderr.contains(says), "{more:?} {variable:?}: {stderr}");
+    }
+    let (code, stderr) = call(&["--quiet"], Some(("PS_SIM_SEED", "3")));
+    assert_eq!(code, Some(0), "{stderr}");
 }

@@ -36,8 +36,8 @@ fn idle(run: &RunResult) -> f64 {
     run.idle_share.as_ref().map_or(f64::NAN, |idle| idle.mean)
 }
 
-/// Workers of nearly one speed and no network: the server alone holds them back. Of 4 such workers
-/// few are ever more than 3 updates late, and at this rate that is nearly too much.
+/// Workers of one speed and no network: the server alone holds them back. Of 4 such workers none is
+/// more than 3 updates late, and at this rate that is nearly too much.
 ///
 /// The time is that from which on the loss stays low. `--target-loss` would stop where theta, which
 /// oscillates when gradients are late, first happens to pass a good place.
@@ -47,8 +47,8 @@ pub(super) fn bounded_delay(lab: &mut Lab) -> Result<Findings, ExitError> {
     for n in [0, 1, 2, 3, 4, 8] {
         let run = only(lab.simulate(&format!(
             "--mode async --workers 4 --lr 0.17 --rounds 250 --eval-every 1 --compute-time \
-             log-normal,median=1s,sigma=0.05 --latency 0s --apply-time 0s --bandwidth 1000Gbit/s \
-             --on-excess block --max-gradient-delay {n}"
+             constant=1s --latency 0s --apply-time 0s --bandwidth 1000Gbit/s --on-excess block \
+             --max-gradient-delay {n}"
         ))?)?;
         let idle = idle(&run);
         let settled = settled(&run.history, 0.0054);

@@ -101,11 +101,13 @@ impl Scenario {
     /// Whether anything in it is drawn by `--sim-seed`.
     fn draws(self) -> bool {
         match self {
-            Self::BoundedDelay | Self::SspIdle | Self::BackupWorkers => true,
+            Self::SspIdle | Self::BackupWorkers => true,
             // Constant compute times, or none.
-            Self::StalenessRescue | Self::Topologies | Self::OneServerSpeedup | Self::RoundCost => {
-                false
-            }
+            Self::BoundedDelay
+            | Self::StalenessRescue
+            | Self::Topologies
+            | Self::OneServerSpeedup
+            | Self::RoundCost => false,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::show::chart::{Axis, Chart, Series};
 
 pub(super) const BACKUP_WORKERS: About = About {
     paper: "Chen, Pan et al. 2016, section 3",
-    seen: "of 50 workers with 2 % stragglers about 8 % spare are best, 3 times faster than none",
+    seen: "of 50 workers with 2 % stragglers about 8 % spare are best, nearly 3 times faster",
 };
 
 /// `--aggregate sum` with a rate per gradient: a round of fewer gradients makes a smaller step, and

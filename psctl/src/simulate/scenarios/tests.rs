@@ -21,19 +21,16 @@ fn lowest(values: &[f64]) -> usize {
 
 #[test]
 fn bounded_delay_is_u_shaped_and_idles_ever_less() {
-    for seed in [0, 1] {
-        let mut lab = Lab::new(Some(seed), true);
-        let findings = Scenario::BoundedDelay.play(&mut lab).expect("plays");
-        let times = findings.column("time_seconds");
-        let best = lowest(&times);
-        assert_eq!(best, 2, "seed {seed}: {times:?}");
-        assert!(times[..=best].is_sorted_by(|a, b| a > b), "seed {seed}: {times:?}");
-        assert!(times[0] > 2.0 * times[best], "seed {seed}: {times:?}");
-        assert!(times[best + 1..].iter().all(|time| *time > 1.2 * times[best]), "{times:?}");
-        let idle = findings.column("idle_share");
-        assert!(idle.is_sorted_by(|a, b| a >= b), "seed {seed}: {idle:?}");
-        assert!((0.7..0.8).contains(&idle[0]) && idle[idle.len() - 1] < 0.1, "{idle:?}");
-    }
+    let findings = play(Scenario::BoundedDelay);
+    let times = findings.column("time_seconds");
+    let best = lowest(&times);
+    assert!((1..times.len() - 2).contains(&best), "{times:?}");
+    assert!(times[..=best].is_sorted_by(|a, b| a > b), "{times:?}");
+    assert!(times[best..].is_sorted() && times[0] > 2.0 * times[best], "{times:?}");
+    assert!(times[best + 1..].iter().all(|time| *time > 1.5 * times[best]), "{times:?}");
+    let idle = findings.column("idle_share");
+    assert!(idle.is_sorted_by(|a, b| a >= b), "{idle:?}");
+    assert!((0.7..0.8).contains(&idle[0]) && idle[idle.len() - 1] < 0.1, "{idle:?}");
 }
 
 #[test]
