@@ -108,12 +108,8 @@ fn results(report: &Report, look: &Look) -> String {
 
 /// `0.12 %  5 of 4,400 stores checked`.
 fn lost_updates(lost: &LostUpdates) -> String {
-    let rate = number::percent(lost.lost_rate);
-    format!(
-        "{rate}  {} of {} stores checked",
-        number::count(lost.lost),
-        number::count(lost.checked)
-    )
+    let (n_lost, n_checked) = (number::count(lost.lost), number::count(lost.checked));
+    format!("{:.2} %  {n_lost} of {n_checked} stores checked", lost.lost_rate * 100.0)
 }
 
 /// `5 gradients: 3 late, 2 by delay (1 of worker 0, 4 of worker 2)`.
