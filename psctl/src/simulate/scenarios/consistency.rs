@@ -86,31 +86,30 @@ fn settled(history: &[Point], target: f64) -> Option<&Point> {
 /// Compute times that vary much, so that the slowest of 8 is far behind the rest.
 pub(super) fn ssp_idle(lab: &mut Lab) -> Result<Findings, ExitError> {
     let mut rows = Vec::new();
-    let (mut busy, mut waiting) = (Vec::new(), Vec::new());
+    let mut points = Vec::new();
     for s in [0, 1, 2, 4, 8, 16, 32] {
         let run = only(lab.simulate(&format!(
             "--mode ssp --workers 8 --lr 0.02 --compute-time log-normal,median=10ms,sigma=1 \
              --staleness-bound {s}"
         ))?)?;
-        let (seconds, idle) = (run.virtual_seconds, idle(&run));
+        let idle = idle(&run);
         rows.push(vec![
             Cell::Count(s),
-            Cell::Seconds(seconds),
+            Cell::Seconds(run.virtual_seconds),
             Cell::Share(idle),
             Cell::Ratio(run.gradient_delay.mean),
             run.final_loss.map_or(Cell::Nothing, Cell::Loss),
         ]);
-        busy.push((s as f64, seconds * (1.0 - idle)));
-        waiting.push((s as f64, seconds * idle));
+        points.push((s as f64, 100.0 * idle));
     }
     Ok(Findings {
         columns: vec!["staleness_bound", "time_seconds", "idle_share", "delay_mean", "final_loss"],
         rows,
         chart: Chart {
-            title: "SSP: where the time of 100 clocks goes, 8 workers, simulated".to_owned(),
+            title: "SSP: share of its time that a worker waits, 8 workers, simulated".to_owned(),
             x: Axis::linear("staleness bound"),
-            y: Axis::linear("virtual seconds"),
-            series: vec![Series::line("computing", busy), Series::line("waiting", waiting)],
+            y: Axis::linear("idle, %"),
+            series: vec![Series::line("ssp", points)],
         },
     })
 }
