@@ -1,7 +1,7 @@
 //! Bounded staleness (rules B1 to B4): who may read theta, and who has fallen out of the bound.
 //!
 //! Ho et al. 2013, "More Effective Distributed ML via a Stale Synchronous Parallel Parameter
-//! Server", section 3: the slowest and the fastest worker are at most S clocks apart, and a worker
+//! Server", section 2: the slowest and the fastest worker are at most S clocks apart, and a worker
 //! that would get further ahead waits before it reads. Gradients count when they arrive.
 
 use ps_common::calls::WorkerState;
