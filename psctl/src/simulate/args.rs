@@ -173,7 +173,7 @@ pub struct WorldArgs {
     /// slow:rank=1,from=1s,to=2s,factor=10 or partition:ranks=0-3,from=1s,to=2s
     #[arg(long, value_name = "FAULT")]
     pub fault: Vec<String>,
-    /// The same from a file: tables [[crash]], [[slow]], [[partition]]
+    /// The same from a file: tables `[[crash]]`, `[[slow]]`, `[[partition]]`
     #[arg(long, env = "PS_FAULTS", value_name = "FILE.toml")]
     pub faults: Option<PathBuf>,
 }
