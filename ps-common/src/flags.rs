@@ -13,19 +13,27 @@ use serde_json::Value;
 
 use crate::exit::{Exit, ExitError};
 
+/// Options from a file, and back.
+#[derive(clap::Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Program")]
+pub struct ConfigArgs {
+    /// Read options from this file; the command line and the environment win
+    #[arg(long, env = "PS_CONFIG", value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Print the options in force as TOML and exit
+    #[arg(long)]
+    pub print_config: bool,
+}
+
 /// What every long-running program takes.
 #[derive(clap::Args, Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Program")]
 pub struct ProgramArgs {
-    /// Read options from this file; the command line and the environment win
-    #[arg(long, env = "PS_CONFIG", value_name = "FILE.toml")]
+    /// Options from a file.
+    #[command(flatten)]
     #[serde(skip)]
-    pub config: Option<PathBuf>,
-    /// Print the options in force as TOML and exit
-    #[arg(long)]
-    #[serde(skip)]
-    pub print_config: bool,
+    pub file: ConfigArgs,
     /// Write logs as JSON, one object a line
     #[arg(long, env = "PS_LOG_JSON", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub log_json: bool,

@@ -38,7 +38,7 @@ fn run_with(arguments: &[OsString]) -> Result<(), ExitError> {
     let args = ServerArgs::from_arg_matches(&matches).map_err(|e| {
         ExitError::new(Exit::Bug, "the arguments were parsed but cannot be read").because(e)
     })?;
-    if args.serve.program.print_config {
+    if args.serve.program.file.print_config {
         args.job.check(&args.crew)?;
         args.serve.check(&args.crew)?;
         print(&ps_common::flags::to_toml(&args));

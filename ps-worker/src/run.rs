@@ -21,7 +21,7 @@ use crate::net::session::{Duty, work};
 pub fn main(arguments: &[OsString]) -> Result<(), ExitError> {
     let matches = flags::parse(&WorkerArgs::command(), arguments)?;
     let args = WorkerArgs::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    if args.attach.program.print_config {
+    if args.attach.program.file.print_config {
         // Somebody who closed stdout does not want it.
         let _ = io::stdout().write_all(flags::to_toml(&args).as_bytes());
         return Ok(());

@@ -116,14 +116,16 @@ fn run(arguments: &[OsString]) -> Result<(), ExitError> {
     logging::init(["warn", "info", "debug"][usize::from(cli.verbose.min(2))], false);
     let mut out = io::stdout();
     match cli.command {
-        Command::Local(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
+        Command::Local(args) if args.file.print_config => print(&mut out, &flags::to_toml(&args)),
         Command::Local(args) => block_on(local::run(*args, cli.verbose > 0)),
-        Command::Compare(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
+        Command::Compare(args) if args.file.print_config => print(&mut out, &flags::to_toml(&args)),
         Command::Compare(args) => block_on(compare::run(*args, cli.verbose > 0)),
         Command::Simulate(args) if args.scenario.is_asked() => {
             simulate::scenarios::run(&args, &given_flags(&matches), &mut out)
         }
-        Command::Simulate(args) if args.print_config => print(&mut out, &flags::to_toml(&args)),
+        Command::Simulate(args) if args.file.print_config => {
+            print(&mut out, &flags::to_toml(&args))
+        }
         Command::Simulate(args) => simulate::run(&args, is_given(&matches, "rounds"), &mut out),
         Command::Status(args) => block_on(operator::status(args)),
         Command::Health(args) => block_on(operator::health(args)),

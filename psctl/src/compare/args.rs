@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use ps_common::exit::ExitError;
 use ps_common::export::check_creatable;
-use ps_common::flags::to_arguments;
+use ps_common::flags::{ConfigArgs, to_arguments};
 use ps_common::job::Mode;
 use ps_server::args::JobArgs;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
@@ -74,14 +74,10 @@ pub struct CompareArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub virtual_time: VirtualTimeArgs,
-    /// Read options from this file; the command line and the environment win
-    #[arg(long, env = "PS_CONFIG", value_name = "FILE.toml")]
+    /// Options from a file.
+    #[command(flatten)]
     #[serde(skip)]
-    pub config: Option<PathBuf>,
-    /// Print the options in force as TOML and exit
-    #[arg(long)]
-    #[serde(skip)]
-    pub print_config: bool,
+    pub file: ConfigArgs,
 }
 
 /// Runs without processes.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use ps_common::exit::{Exit, ExitError};
-use ps_common::flags::to_arguments;
+use ps_common::flags::{ConfigArgs, to_arguments};
 use ps_common::job::Mode;
 use ps_server::args::{CrewArgs, JobArgs};
 use ps_worker::args::{EvaluationArgs, LearnArgs};
@@ -125,8 +125,7 @@ fn variant(name: String, options: &str, flags: Flags, keep_eval_every: bool) -> 
         theta_in: flags.theta_in,
         output: OutputArgs::default(),
         cluster: flags.cluster,
-        config: None,
-        print_config: false,
+        file: ConfigArgs::default(),
     };
     args.settle();
     if !keep_eval_every && !args.needs_evaluator() {

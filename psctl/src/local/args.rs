@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use ps_common::exit::ExitError;
 use ps_common::export::{Format, check_creatable};
+use ps_common::flags::ConfigArgs;
 use ps_common::job::Mode;
 use ps_server::args::{CrewArgs, JobArgs};
 use ps_server::run::read_start;
@@ -58,14 +59,10 @@ pub struct LocalArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub cluster: ClusterArgs,
-    /// Read options from this file; the command line and the environment win
-    #[arg(long, env = "PS_CONFIG", value_name = "FILE.toml")]
+    /// Options from a file.
+    #[command(flatten)]
     #[serde(skip)]
-    pub config: Option<PathBuf>,
-    /// Print the options in force as TOML and exit
-    #[arg(long)]
-    #[serde(skip)]
-    pub print_config: bool,
+    pub file: ConfigArgs,
 }
 
 /// What is left behind.

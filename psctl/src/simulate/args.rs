@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ps_common::flags::ConfigArgs;
 use ps_server::args::JobArgs;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
 use serde::Serialize;
@@ -67,14 +68,10 @@ pub struct SimulateArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub scenario: ScenarioArgs,
-    /// Read options from this file; the command line and the environment win
-    #[arg(long, env = "PS_CONFIG", value_name = "FILE.toml")]
+    /// Options from a file.
+    #[command(flatten)]
     #[serde(skip)]
-    pub config: Option<PathBuf>,
-    /// Print the options in force as TOML and exit
-    #[arg(long)]
-    #[serde(skip)]
-    pub print_config: bool,
+    pub file: ConfigArgs,
 }
 
 impl SimulateArgs {
@@ -95,8 +92,7 @@ impl SimulateArgs {
             learn: local.learn.clone(),
             evaluation: local.evaluation.clone(),
             output: OutputArgs { quiet: true, ..OutputArgs::default() },
-            config: None,
-            print_config: false,
+            file: ConfigArgs::default(),
         }
     }
 }
