@@ -12,7 +12,7 @@ use ps_common::import::Imported;
 use ps_common::report::LostUpdates;
 use ps_common::tables::Tables;
 
-use crate::core::{CallId, Compensate, Order};
+use crate::core::{CallId, Compensate, Order, Unapplied};
 use crate::numeric::Optimizer;
 use crate::table::{Compensation, Gradient, SharedStore, Snapshot, Store, Update};
 
@@ -208,7 +208,7 @@ impl Applier {
     /// # Panics
     /// If a gradient is not held, or there is no theta; without locks if there are several
     /// gradients, or one to be corrected.
-    pub fn update(&self, order: &Order) -> Result<Fresh, u64> {
+    pub fn update(&self, order: &Order) -> Result<Fresh, Unapplied> {
         let mut gradients = self.gradients.lock();
         let mut parts: Vec<(Gradient, f64)> = order
             .parts
@@ -231,7 +231,7 @@ impl Applier {
         for (gradient, _) in parts {
             gradients.recycle(gradient);
         }
-        result.map_err(|key| key as u64)
+        result.map_err(|key| Unapplied::Overflow { key: key as u64 })
     }
 
     fn update_in_turn(

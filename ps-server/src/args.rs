@@ -206,6 +206,8 @@ impl JobArgs {
                 observers: 0,
                 wait_max: Config::WAIT_MAX,
                 stop: self.consistency.stop_rules()?,
+                checkpoints: None,
+                boot: 0,
             },
             optimizer: self.optimizer(crew.mode)?,
             dtype: self.dtype,

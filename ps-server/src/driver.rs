@@ -41,6 +41,8 @@ pub enum Delivery {
     Pulled(PullHeader, Arc<Snapshot>),
     /// Of all shards together.
     Statistics(Statistics),
+    /// To an operator: theta's version in a durable checkpoint, and its file.
+    Checkpointed(u64, String),
     /// No.
     Refused(Error),
 }
@@ -147,6 +149,7 @@ impl Driver {
                     Effect::Update(order) => orders.push_back(order),
                     Effect::Keep { rank } => self.applier.keep(rank, expect_theta(theta.as_ref())),
                     Effect::Forget { gradient } => self.applier.forget(gradient),
+                    Effect::Capture => unimplemented!(),
                     Effect::Conclude => aftermath = Aftermath::Conclude,
                 }
             }
@@ -261,6 +264,7 @@ impl Driver {
             Answer::State { state, version } => Delivery::State { state, version },
             Answer::Pushed(result) => Delivery::Pushed(result, expect_theta(theta)),
             Answer::Pulled(header) => Delivery::Pulled(header, expect_theta(theta)),
+            Answer::Checkpointed { version, path } => Delivery::Checkpointed(version, path),
             Answer::Statistics => Delivery::Statistics(self.merged_statistics()),
             Answer::Refused(refusal) => Delivery::Refused(refusal.0),
         }

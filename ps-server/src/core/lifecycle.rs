@@ -6,7 +6,7 @@ use ps_common::{Error, ErrorCode};
 
 use super::consistency::Reason;
 use super::waits::{Purpose, Wait};
-use super::{Answer, CallId, Core, Effect, Refusal, Time};
+use super::{Answer, CallId, Core, Effect, Refusal, Time, Unapplied};
 
 impl Core {
     /// Does what has become possible: wakes pulls, starts the next update.
@@ -29,7 +29,7 @@ impl Core {
         &mut self,
         now: Time,
         name: CallId,
-        result: Result<(), u64>,
+        result: Result<(), Unapplied>,
         out: &mut Vec<Effect>,
     ) {
         let ranks = self.end_update(name);
@@ -52,7 +52,8 @@ impl Core {
                     self.settle_push(now, *rank, (Outcome::Applied, delay), out);
                 }
             }
-            Err(key) => {
+            Err(Unapplied::NotWritten { what }) => unimplemented!("{what}"),
+            Err(Unapplied::Overflow { key }) => {
                 let error = Error::new(
                     ErrorCode::UpdateOverflow,
                     format!("the update would overflow theta at key {key}; nothing was stored; lower --lr"),

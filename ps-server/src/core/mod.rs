@@ -20,6 +20,7 @@ mod measuring;
 mod members;
 mod reads;
 mod record;
+mod saved;
 mod ssp;
 mod sync;
 #[cfg(test)]
@@ -36,12 +37,16 @@ use ps_common::{Dtype, Error, ErrorCode};
 
 pub use asynchronous::{DelayScaling, OnExcess};
 pub use consistency::{Compensate, Consistency, Order};
-pub use event::{Answer, CallId, Config, ConnId, Effect, Input, Refusal, Time, Welcome};
+pub use event::{
+    Answer, CallId, Checkpoints, Config, ConnId, Effect, Every, Input, Refusal, Time, Unapplied,
+    Welcome,
+};
 use measuring::Best;
 pub use measuring::{Plateau, StopRules};
 use members::Members;
 use reads::Given;
 use record::Record;
+pub use saved::{Counted, Saved};
 use traffic::Push;
 use waits::Waits;
 
@@ -187,6 +192,7 @@ impl Core {
             }
             Input::Stop { reason } => self.stop(now, reason, &mut out),
             Input::Drain => self.drain(now, &mut out),
+            Input::Checkpoint { .. } | Input::Captured | Input::Saved { .. } => unimplemented!(),
             Input::Dropped { .. } | Input::Tick => {}
         }
         debug_assert_eq!(invariants::check(self), Ok(()));
