@@ -14,7 +14,9 @@ use ps_common::tables::Tables;
 
 use crate::core::{CallId, Compensate, Order, Unapplied};
 use crate::numeric::Optimizer;
-use crate::table::{Compensation, Gradient, SharedStore, Snapshot, Store, Update};
+use crate::table::{
+    Captured, Compensation, Gradient, Restoring, SharedStore, Snapshot, Store, Update,
+};
 
 /// Spare gradients that are kept for their memory.
 const SPARES_MAX: usize = 8;
@@ -181,6 +183,19 @@ impl Applier {
         if let Some(start) = &self.start {
             store.start_from(start);
         }
+        self.restore(store);
+    }
+
+    /// Begins to put `version` of theta back, for [`Applier::restore`].
+    pub fn restoring(&self, tables: &Tables, dtype: Dtype, version: u64) -> Restoring {
+        Store::restoring(tables, dtype, self.optimizer, self.chunk_bytes, version)
+    }
+
+    /// Takes `store` for theta, in place of [`Applier::create`].
+    ///
+    /// # Panics
+    /// If there is a theta already, and no locks.
+    pub fn restore(&self, store: Store) {
         match &self.theta {
             Theta::Versions { store: place, current } => {
                 *current.lock() = Some(store.snapshot());
@@ -189,6 +204,18 @@ impl Applier {
             Theta::Shared(place) => {
                 let shared = Arc::new(SharedStore::new(&store, self.chunk_bytes));
                 assert!(place.set(shared).is_ok(), "theta is made once");
+            }
+        }
+    }
+
+    /// theta and what its update rule remembers, for a checkpoint; `None` before theta is made. No
+    /// update may be under way or wait to be published, except without locks: there theta is copied
+    /// at its present version, and updates may be in some of its elements and not in others.
+    pub fn capture(&self) -> Option<Captured> {
+        match &self.theta {
+            Theta::Versions { store, .. } => store.lock().as_ref().map(|store| store.capture()),
+            Theta::Shared(store) => {
+                store.get().map(|store| Captured::bare(store.snapshot(store.version())))
             }
         }
     }
@@ -209,13 +236,7 @@ impl Applier {
     /// If a gradient is not held, or there is no theta; without locks if there are several
     /// gradients, or one to be corrected.
     pub fn update(&self, order: &Order) -> Result<Fresh, Unapplied> {
-        let mut gradients = self.gradients.lock();
-        let mut parts: Vec<(Gradient, f64)> = order
-            .parts
-            .iter()
-            .map(|(call, weight)| (gradients.held.remove(call).expect("pushed before"), *weight))
-            .collect();
-        drop(gradients);
+        let mut parts = self.take(order);
         let result = match &self.theta {
             Theta::Versions { store, .. } => self.update_in_turn(store, order, &parts),
             Theta::Shared(store) => {
@@ -232,6 +253,28 @@ impl Applier {
             gradients.recycle(gradient);
         }
         result.map_err(|key| Unapplied::Overflow { key: key as u64 })
+    }
+
+    /// Gives `read` the bytes of the gradients that an update is to be made of, in order of its
+    /// parts, for the journal. They stay held; others come and go meanwhile.
+    ///
+    /// # Panics
+    /// If a gradient is not held.
+    pub fn gradients_of<R>(&self, order: &Order, read: impl FnOnce(&[&[u8]]) -> R) -> R {
+        let parts = self.take(order);
+        let bytes: Vec<&[u8]> = parts.iter().map(|(gradient, _)| gradient.as_le_bytes()).collect();
+        let result = read(&bytes);
+        let gradients = parts.into_iter().map(|(gradient, _)| gradient);
+        let calls = order.parts.iter().map(|(call, _)| *call);
+        self.gradients.lock().held.extend(calls.zip(gradients));
+        result
+    }
+
+    /// The gradients of an order, which are its own: nobody else asks for them.
+    fn take(&self, order: &Order) -> Vec<(Gradient, f64)> {
+        let mut gradients = self.gradients.lock();
+        let mut take = |call| gradients.held.remove(call).expect("pushed before");
+        order.parts.iter().map(|(call, weight)| (take(call), *weight)).collect()
     }
 
     fn update_in_turn(
@@ -302,5 +345,70 @@ mod tests {
         applier.keep(1, applier.snapshot().expect("there"));
         assert!(applier.kept(wanted(1, 0)).is_none(), "the newer one has taken its place");
         assert_eq!(applier.kept(wanted(1, 1)).expect("given").1.values::<f64>(), [-1.0]);
+    }
+
+    /// Applier of one table of 3 elements, and another that is put back from what it captures.
+    fn put_back(without_locks: bool) -> (Applier, Applier) {
+        let applier = |chunk_bytes| {
+            let applier = Applier::new(Optimizer::sgd(0.5), chunk_bytes);
+            if without_locks { applier.without_locks() } else { applier }
+        };
+        let (first, second) = (applier(64), applier(8));
+        assert!(first.capture().is_none(), "no theta yet");
+        let tables = Tables::new(vec![Table::zeros("w", &[3], true)]).expect("valid");
+        first.create(&tables, Dtype::F64);
+        for call in [1, 2] {
+            push(&first, call);
+        }
+        let captured = first.capture().expect("created");
+        let mut restoring = second.restoring(&tables, Dtype::F64, captured.theta().version);
+        for chunk in &captured.theta().chunks {
+            restoring.append("theta", chunk).expect("fits");
+        }
+        second.restore(restoring.finish().expect("whole"));
+        (first, second)
+    }
+
+    fn push(applier: &Applier, call: u64) {
+        applier.hold(CallId(call), Gradient::F64(vec![1.0, call as f64, -1.0]));
+        let fresh = applier.update(&Order::alone(CallId(call))).expect("finite");
+        applier.publish(fresh);
+    }
+
+    #[test]
+    fn a_restored_theta_goes_on_where_it_was_with_locks_and_without() {
+        for without_locks in [false, true] {
+            let (first, second) = put_back(without_locks);
+            for applier in [&first, &second] {
+                assert_eq!(applier.shape(), Some((3, Dtype::F64)));
+                push(applier, 3);
+            }
+            let [first, second] = [first, second].map(|applier| applier.snapshot().expect("made"));
+            assert_eq!((first.version, second.version), (3, 3));
+            assert_eq!((first.chunks.len(), second.chunks.len()), (1, 3));
+            assert_eq!(second.values::<f64>(), [-1.5, -3.0, 1.5]);
+            assert_eq!(first.sha256(), second.sha256());
+        }
+    }
+
+    #[test]
+    fn the_gradients_of_an_order_can_be_read_in_its_order_and_stay() {
+        let applier = Applier::new(Optimizer::sgd(1.0), 64);
+        let tables = Tables::new(vec![Table::zeros("w", &[1], true)]).expect("valid");
+        applier.create(&tables, Dtype::F64);
+        for (call, value) in [(1, 1.0), (2, 2.0), (3, 4.0)] {
+            applier.hold(CallId(call), Gradient::F64(vec![value]));
+        }
+        let parts = vec![(CallId(3), 1.0), (CallId(1), 1.0)];
+        let order = Order { parts, ..Order::alone(CallId(3)) };
+        for _ in 0..2 {
+            applier.gradients_of(&order, |gradients| {
+                assert_eq!(gradients, [4f64, 1.0].map(f64::to_le_bytes));
+                // Others are not kept waiting.
+                applier.hold(CallId(4), Gradient::F64(vec![8.0]));
+            });
+        }
+        applier.publish(applier.update(&order).expect("finite"));
+        assert_eq!(applier.snapshot().expect("made").values::<f64>(), [-5.0]);
     }
 }

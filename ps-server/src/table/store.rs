@@ -83,7 +83,7 @@ pub struct Compensation<'a> {
 }
 
 #[derive(Debug)]
-enum AnyTheta {
+pub(super) enum AnyTheta {
     F32(Theta<f32>),
     F64(Theta<f64>),
 }
@@ -91,13 +91,13 @@ enum AnyTheta {
 /// theta, its version, its update rule.
 #[derive(Debug)]
 pub struct Store {
-    dim: usize,
-    dtype: Dtype,
-    version: u64,
-    theta: AnyTheta,
-    optimizer: Optimizer,
+    pub(super) dim: usize,
+    pub(super) dtype: Dtype,
+    pub(super) version: u64,
+    pub(super) theta: AnyTheta,
+    pub(super) optimizer: Optimizer,
     /// Keys of penalised tables, in order.
-    penalized: Vec<Range<usize>>,
+    pub(super) penalized: Vec<Range<usize>>,
 }
 
 impl Store {
@@ -121,16 +121,6 @@ impl Store {
             AnyTheta::F32(theta) => copy(theta, &start.values()),
             AnyTheta::F64(theta) => copy(theta, &start.values()),
         }
-    }
-
-    /// How theta moves.
-    pub(super) fn optimizer(&self) -> &Optimizer {
-        &self.optimizer
-    }
-
-    /// Keys of penalised tables, in order.
-    pub(super) fn penalized(&self) -> &[Range<usize>] {
-        &self.penalized
     }
 
     /// The current version, without a copy.
@@ -202,7 +192,7 @@ impl Store {
 }
 
 /// Neighbours that are both penalised are one range.
-fn penalized(tables: &Tables) -> Vec<Range<usize>> {
+pub(super) fn penalized(tables: &Tables) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for (_, keys) in tables.ranges().filter(|(table, _)| table.penalized) {
         match ranges.last_mut() {
