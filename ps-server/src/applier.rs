@@ -236,37 +236,40 @@ impl Applier {
     /// If a gradient is not held, or there is no theta; without locks if there are several
     /// gradients, or one to be corrected.
     pub fn update(&self, order: &Order) -> Result<Fresh, Unapplied> {
+        self.update_recorded(order, &mut |_| Ok(()))
+    }
+
+    /// Like [`Applier::update`]; calls `record` with the gradients and their weights once it is
+    /// certain that they can be applied, and before anything is stored. Without locks nothing is
+    /// recorded.
+    ///
+    /// # Errors
+    /// As [`Applier::update`], and what `record` fails with; then theta is as it was.
+    ///
+    /// # Panics
+    /// As [`Applier::update`].
+    pub fn update_recorded(
+        &self,
+        order: &Order,
+        record: &mut dyn FnMut(&[(Gradient, f64)]) -> Result<(), String>,
+    ) -> Result<Fresh, Unapplied> {
         let mut parts = self.take(order);
         let result = match &self.theta {
-            Theta::Versions { store, .. } => self.update_in_turn(store, order, &parts),
+            Theta::Versions { store, .. } => self.update_in_turn(store, order, &parts, record),
             Theta::Shared(store) => {
                 let store = store.get().expect("created at the first join");
                 assert!(order.compensation.is_none(), "async mode's, which has locks");
                 let [(gradient, 1.0)] = &mut parts[..] else {
                     panic!("an update without locks is of one gradient as it came: {order:?}")
                 };
-                store.update(gradient, order.rate_factor).map(|()| Fresh(None))
+                let stored = store.update(gradient, order.rate_factor);
+                stored.map(|()| Fresh(None)).map_err(overflow)
             }
         };
         let mut gradients = self.gradients.lock();
         for (gradient, _) in parts {
             gradients.recycle(gradient);
         }
-        result.map_err(|key| Unapplied::Overflow { key: key as u64 })
-    }
-
-    /// Gives `read` the bytes of the gradients that an update is to be made of, in order of its
-    /// parts, for the journal. They stay held; others come and go meanwhile.
-    ///
-    /// # Panics
-    /// If a gradient is not held.
-    pub fn gradients_of<R>(&self, order: &Order, read: impl FnOnce(&[&[u8]]) -> R) -> R {
-        let parts = self.take(order);
-        let bytes: Vec<&[u8]> = parts.iter().map(|(gradient, _)| gradient.as_le_bytes()).collect();
-        let result = read(&bytes);
-        let gradients = parts.into_iter().map(|(gradient, _)| gradient);
-        let calls = order.parts.iter().map(|(call, _)| *call);
-        self.gradients.lock().held.extend(calls.zip(gradients));
         result
     }
 
@@ -282,7 +285,8 @@ impl Applier {
         store: &Mutex<Option<Box<Store>>>,
         order: &Order,
         parts: &[(Gradient, f64)],
-    ) -> Result<Fresh, usize> {
+        record: &mut dyn FnMut(&[(Gradient, f64)]) -> Result<(), String>,
+    ) -> Result<Fresh, Unapplied> {
         let pulled = order.compensation.and_then(|wanted| self.kept(wanted));
         let mut store = store.lock();
         let store = store.as_mut().expect("created at the first join");
@@ -294,7 +298,10 @@ impl Applier {
                 .as_ref()
                 .map(|(lambda, pulled)| Compensation { lambda: *lambda, pulled }),
         };
-        store.update(&update).map(|()| Fresh(Some(store.snapshot())))
+        let prepared = store.prepare(&update).map_err(overflow)?;
+        record(parts).map_err(|what| Unapplied::NotWritten { what })?;
+        store.commit(prepared);
+        Ok(Fresh(Some(store.snapshot())))
     }
 
     /// theta that a gradient was computed at, if it is the one that its worker was given last.
@@ -311,6 +318,10 @@ impl Applier {
             gradients.recycle(gradient);
         }
     }
+}
+
+fn overflow(key: usize) -> Unapplied {
+    Unapplied::Overflow { key: key as u64 }
 }
 
 impl Gradients {
@@ -389,26 +400,5 @@ mod tests {
             assert_eq!(second.values::<f64>(), [-1.5, -3.0, 1.5]);
             assert_eq!(first.sha256(), second.sha256());
         }
-    }
-
-    #[test]
-    fn the_gradients_of_an_order_can_be_read_in_its_order_and_stay() {
-        let applier = Applier::new(Optimizer::sgd(1.0), 64);
-        let tables = Tables::new(vec![Table::zeros("w", &[1], true)]).expect("valid");
-        applier.create(&tables, Dtype::F64);
-        for (call, value) in [(1, 1.0), (2, 2.0), (3, 4.0)] {
-            applier.hold(CallId(call), Gradient::F64(vec![value]));
-        }
-        let parts = vec![(CallId(3), 1.0), (CallId(1), 1.0)];
-        let order = Order { parts, ..Order::alone(CallId(3)) };
-        for _ in 0..2 {
-            applier.gradients_of(&order, |gradients| {
-                assert_eq!(gradients, [4f64, 1.0].map(f64::to_le_bytes));
-                // Others are not kept waiting.
-                applier.hold(CallId(4), Gradient::F64(vec![8.0]));
-            });
-        }
-        applier.publish(applier.update(&order).expect("finite"));
-        assert_eq!(applier.snapshot().expect("made").values::<f64>(), [-5.0]);
     }
 }

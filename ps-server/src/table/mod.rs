@@ -16,7 +16,7 @@ mod theta;
 pub use capture::{Captured, Restoring};
 pub use gradient::{Gradient, GradientError};
 pub use hogwild::SharedStore;
-pub use store::{Compensation, Snapshot, Store, Update};
+pub use store::{Compensation, Prepared, Snapshot, Store, Update};
 
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,14 @@ struct Work<T> {
     n_steps: u64,
 }
 
+/// theta after an update that is not in force yet.
+#[derive(Debug)]
+pub(super) struct Prepared<T> {
+    chunks: Vec<Arc<Chunk<T>>>,
+    /// Taken by it.
+    n_steps: u64,
+}
+
 /// How an update's gradients move theta.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Motion<'a> {
@@ -94,16 +102,16 @@ impl<T: Element> Theta<T> {
         (!states.is_empty()).then(|| (*n_steps, (0..n_slots).map(slot).collect()))
     }
 
-    /// Moves theta by the gradients of `aggregate`, or, if that would overflow theta or what the
-    /// rule remembers, not at all: the error is the first such key.
+    /// Computes theta as the gradients of `aggregate` move it, beside theta as it is. If that would
+    /// overflow theta or what the rule remembers, the error is the first such key.
     ///
     /// # Panics
     /// If a part has another length than theta.
-    pub(super) fn update(
+    pub(super) fn prepare(
         &mut self,
         aggregate: &mut Aggregate<'_, T>,
         motion: &Motion<'_>,
-    ) -> Result<(), usize> {
+    ) -> Result<Prepared<T>, usize> {
         self.start(motion);
         let clips = self.clips(aggregate, motion.optimizer)?;
         let mut new_chunks = Vec::with_capacity(self.chunks.len());
@@ -111,26 +119,26 @@ impl<T: Element> Theta<T> {
             let mut new = unshared(spares, old.0.len());
             let values = &mut Arc::get_mut(&mut new).expect("unshared").0;
             let start = i * self.chunk_len;
-            let mut result = Ok(());
-            for place in blocks(i, start, old.0.len()) {
+            let result = blocks(i, start, old.0.len()).try_for_each(|place| {
                 let range = place.offset..place.offset + place.len;
                 let block = (&mut values[range.clone()], &old.0[range]);
-                result = self.work.update_block(block, place, (aggregate, &clips), motion);
-                if result.is_err() {
-                    break;
-                }
-            }
+                self.work.update_block(block, place, (aggregate, &clips), motion)
+            });
             new_chunks.push(new);
-            if result.is_err() {
+            if let Err(key) = result {
                 self.retire(new_chunks);
-                return result;
+                return Err(key);
             }
         }
-        let old_chunks = std::mem::replace(&mut self.chunks, new_chunks);
+        Ok(Prepared { chunks: new_chunks, n_steps: aggregate.n_steps() as u64 })
+    }
+
+    /// Puts what the last [`Theta::prepare`] gave in theta's place.
+    pub(super) fn commit(&mut self, prepared: Prepared<T>) {
+        let old_chunks = std::mem::replace(&mut self.chunks, prepared.chunks);
         self.retire(old_chunks);
         self.work.states.iter_mut().for_each(State::commit);
-        self.work.n_steps += aggregate.n_steps() as u64;
-        Ok(())
+        self.work.n_steps += prepared.n_steps;
     }
 
     /// Makes the states if there are to be any: at the first update, when theta is what it starts
