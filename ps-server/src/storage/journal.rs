@@ -25,7 +25,6 @@ mod replay;
 mod tests;
 
 pub use layout::FORMAT;
-pub(super) use layout::start_of;
 pub use replay::{Cut, Recovered, SegmentEnd, recover, replay};
 
 use layout::{RecordHeader, SEGMENT_HEADER_BYTES, path_of, segment_header};
