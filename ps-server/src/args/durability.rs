@@ -174,9 +174,8 @@ fn refuse_unrecordable(config: &Config) -> Result<(), ExitError> {
 }
 
 fn parse_every(text: &str) -> Result<Every, ExitError> {
-    let zero = || {
-        ExitError::config(format!("--checkpoint-every {text}: must be more than nothing"))
-    };
+    let zero =
+        || ExitError::config(format!("--checkpoint-every {text}: must be more than nothing"));
     if let Some(rounds) = text.strip_suffix('r') {
         let rounds: u64 = rounds.trim().parse().map_err(|_| {
             ExitError::config(format!(

@@ -235,6 +235,17 @@ impl Journal {
         }
     }
 
+    /// Calls `then` once all that has been appended so far is durable, as [`Journal::on_durable`].
+    pub fn on_all_durable(&self, then: impl FnOnce(Result<(), Error>) + Send + 'static) {
+        let ticket = Ticket(self.state.lock().version);
+        self.on_durable(ticket, then);
+    }
+
+    /// Whether it takes nothing until [`Journal::restart`].
+    pub fn has_failed(&self) -> bool {
+        self.state.lock().failed.is_some()
+    }
+
     /// Makes durable whatever was appended before the call, with one sync, and gives the version
     /// that a restart would now reach. Appends go on meanwhile.
     ///
