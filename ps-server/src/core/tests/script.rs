@@ -381,6 +381,7 @@ impl Script {
             }
             Effect::Keep { rank } => format!("keep for {rank}"),
             Effect::Forget { gradient } => format!("forget {}", self.labels[gradient]),
+            Effect::Capture => "capture".to_owned(),
             Effect::Conclude => "conclude".to_owned(),
         }
     }
@@ -484,6 +485,7 @@ fn answer_text(answer: &Answer) -> String {
             format!("pulled version {} {}{}", header.version, header.state, waited(header.waited))
         }
         Answer::Statistics => "merged".to_owned(),
+        Answer::Checkpointed { version, path } => format!("saved version {version} in {path}"),
         Answer::Refused(refusal) => {
             let error = &refusal.0;
             let facts: Vec<String> =
