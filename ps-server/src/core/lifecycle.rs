@@ -16,7 +16,7 @@ impl Core {
         self.capture_if_due(now, out);
         if self.state == JobState::Running {
             let may_start = self.applying.is_empty() || self.config.consistency.updates_overlap();
-            if self.stop.is_none() && may_start && !self.captures.is_ordered() {
+            if self.stop.is_none() && may_start && !self.is_still() {
                 self.start_update(now, out);
             }
             // What is under way is stored first.
@@ -48,7 +48,10 @@ impl Core {
                 self.unwritten = false;
                 self.captures.moved(now);
                 for (rank, pending) in &counted {
-                    self.members.ranks[*rank as usize].count(pending.header.clock);
+                    let header = &pending.header;
+                    let seat = &mut self.members.ranks[*rank as usize];
+                    seat.count(header.clock);
+                    seat.remember(header.clock, header.caller.incarnation, pending.digest);
                     self.record.delayed(before - pending.header.version_pulled);
                 }
                 self.skip_clocks(now, out);
@@ -66,7 +69,15 @@ impl Core {
                 for (rank, _) in &counted {
                     self.refuse_waiting_push(now, *rank, &error, out);
                 }
-                self.reopen_round();
+                for rank in self.reopen_round() {
+                    // It has not been told yet that it was late: it is not any more.
+                    let told = |w: &Wait| w.caller.rank == rank && w.purpose.is_push();
+                    for (call, wait) in self.waits.take(told) {
+                        self.release(wait.caller, now);
+                        let answer = (false, Outcome::Waiting, 0);
+                        self.answer_push(call, (wait.since, now), rank, answer, out);
+                    }
+                }
                 self.skip_clocks(now, out);
                 // Of a row of failures the first is told; refusals are counted.
                 if !std::mem::replace(&mut self.unwritten, true) {
@@ -115,6 +126,7 @@ impl Core {
     /// theta is final: gradients that have not counted never will.
     fn finish(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.state = JobState::Finishing;
+        self.reopen_round();
         let seconds = self.seconds(now);
         self.record.finished_seconds = Some(seconds);
         if let Some(reason) = self.stop.take() {

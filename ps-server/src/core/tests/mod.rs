@@ -4,5 +4,6 @@
 
 mod ledger;
 mod properties;
+mod saved;
 mod script;
 mod world;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{TestCaseError, TestRunner};
-use ps_common::job::{Aggregate, Mode, OnWorkerLoss};
+use ps_common::job::{Aggregate, Durability, Mode, OnWorkerLoss};
 
-use super::world::{self, Case, Event, Life, N_PROCESSES, Plan, SCALINGS};
+use super::world::{self, Case, EVERY, Event, Life, N_PROCESSES, Plan, SCALINGS};
 
 /// The process that most often is an observer.
 const WATCHER: u8 = N_PROCESSES - 1;
@@ -136,7 +136,14 @@ fn plan(mode: Mode) -> impl Strategy<Value = Plan> {
         prop_oneof![Just(50u64), Just(400), Just(3_000)],
         prop_oneof![Just(500u64), Just(60_000)],
     );
-    (crew, policy, consistency, ends, times).prop_map(move |(crew, policy, how, ends, times)| {
+    let durability = prop_oneof![
+        1 => Just(Durability::None),
+        2 => Just(Durability::Interval),
+        2 => Just(Durability::Always),
+    ];
+    let checkpoints = prop::option::weighted(0.6, (durability, 0..EVERY.len() as u8));
+    let parts = (crew, policy, consistency, ends, times, checkpoints);
+    parts.prop_map(move |(crew, policy, how, ends, times, checkpoints)| {
         let (n_workers, rounds) = crew;
         let (aggregate, on_worker_loss) = policy;
         let (backup_workers, staleness_bound, scaling, max_delay) = how;
@@ -159,6 +166,7 @@ fn plan(mode: Mode) -> impl Strategy<Value = Plan> {
             lease_ms,
             hold_ms,
             replacement_ms,
+            checkpoints,
         }
     })
 }
@@ -216,8 +224,12 @@ fn event() -> impl Strategy<Value = Event> {
         12 => good_push,
         6 => any_push,
         6 => good_pull,
-        10 => (any::<u8>(), prop::bool::weighted(0.05))
-            .prop_map(|(which, overflow)| Event::Updated { which, overflow }),
+        10 => (any::<u8>(), prop::bool::weighted(0.05), prop::bool::weighted(0.1))
+            .prop_map(|(which, overflow, unwritten)| Event::Updated { which, overflow, unwritten }),
+        2 => Just(Event::Captured),
+        4 => prop::bool::weighted(0.2).prop_map(|fails| Event::Saved { fails }),
+        1 => process().prop_map(|process| Event::Checkpoint { process }),
+        1 => prop::bool::weighted(0.7).prop_map(|rejoin| Event::Crash { rejoin }),
         4 => (process(), prop::option::of(0u32..6), prop::bool::weighted(0.2), prop::bool::weighted(0.9))
             .prop_map(|(process, rank, observer, alike)| Event::Join { process, rank, observer, alike }),
         3 => (process(), life(), 0u8..3, prop::bool::weighted(0.2), within()).prop_map(

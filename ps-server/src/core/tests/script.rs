@@ -13,7 +13,8 @@ use ps_common::calls::{
     Caller, Evaluation, JoinRequest, Leave, PullRequest, PushHeader, WorkerState,
 };
 use ps_common::job::{
-    Aggregate, Combine, Metrics, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role, WorkerStats,
+    Aggregate, Combine, Durability, Metrics, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role,
+    WorkerStats,
 };
 use ps_common::tables::{Table, Tables};
 use ps_common::units::parse_duration;
@@ -21,8 +22,8 @@ use ps_common::{Dtype, ErrorCode};
 
 use super::ledger::Ledger;
 use crate::core::{
-    Answer, CallId, Config, ConnId, Consistency, Core, DelayScaling, Effect, Input, OnExcess,
-    Plateau, StopRules, Time, Unapplied,
+    Answer, CallId, Checkpoints, Config, ConnId, Consistency, Core, Counted, DelayScaling, Effect,
+    Every, Input, OnExcess, Order, Plateau, Refusal, Saved, StopRules, Time, Unapplied,
 };
 
 #[test]
@@ -129,9 +130,22 @@ fn rewrite(out: &mut String, action: &str, effects: &[String]) {
     }
 }
 
+/// What outlives the server.
+#[derive(Default)]
+struct Disk {
+    kept: Option<Saved>,
+    unsaved: Option<Saved>,
+    /// With `checkpoints=always`: what each update counted, by theta's version before it.
+    journal: BTreeMap<u64, Vec<Counted>>,
+}
+
 /// A core with names for everything that it numbers.
 struct Script {
     core: Core,
+    config: Config,
+    dtype: Dtype,
+    disk: Disk,
+    orders: BTreeMap<CallId, Order>,
     ledger: Ledger,
     callers: BTreeMap<String, Caller>,
     connections: BTreeMap<String, ConnId>,
@@ -144,7 +158,7 @@ impl Script {
         let mut words = Words::new(place, words);
         let (mode, dtype) = (words.next("a mode"), words.option("dtype"));
         let config = Config {
-            checkpoints: None,
+            checkpoints: words.checkpoints(),
             boot: 0,
             consistency: words.consistency(mode),
             n_workers: words.number("workers").unwrap_or(2),
@@ -172,7 +186,11 @@ impl Script {
         words.end();
         Self {
             core: Core::new(config.clone(), dtype),
-            ledger: Ledger::new(config),
+            ledger: Ledger::new(config.clone()),
+            config,
+            dtype,
+            disk: Disk::default(),
+            orders: BTreeMap::new(),
             callers: BTreeMap::new(),
             connections: BTreeMap::new(),
             labels: BTreeMap::new(),
@@ -186,9 +204,15 @@ impl Script {
         assert_eq!(words.next("at"), "at", "{place}: a line begins with `at` or `config`");
         let time = words.next("a time");
         let time = parse_duration(time).unwrap_or_else(|error| panic!("{place}: {error}"));
+        let verb = words.next("an action");
+        if verb == "restart" {
+            self.now = time;
+            let effects = self.restart(&mut words);
+            words.end();
+            return effects;
+        }
         assert!(time >= self.now, "{place}: time goes back");
         self.now = time;
-        let verb = words.next("an action");
         if verb == "show" {
             let shown = self.show(&mut words);
             words.end();
@@ -196,16 +220,71 @@ impl Script {
         }
         let input = self.input(verb, &mut words);
         words.end();
+        self.write(&input);
         let effects = self
             .ledger
             .step(&mut self.core, self.now, input)
             .unwrap_or_else(|broken| panic!("{place}: {line}\n{broken}"));
         for effect in &effects {
+            if let Effect::Update(order) = effect {
+                self.orders.insert(order.name(), order.clone());
+            }
             if let Effect::Reply { call, answer: Answer::Joined(welcome) } = effect {
                 let name = self.labels[call].split('#').next().unwrap_or_default().to_owned();
                 self.callers.insert(name, welcome.caller);
             }
         }
+        effects.iter().map(|effect| self.effect(effect)).collect()
+    }
+
+    /// What reaches the disk before the core hears of it.
+    fn write(&mut self, input: &Input) {
+        let always = self.config.checkpoints.is_some_and(|c| c.durability == Durability::Always);
+        match input {
+            Input::Captured => self.disk.unsaved = self.core.save(self.now),
+            Input::Saved { result: Ok(_), .. } => self.disk.kept = self.disk.unsaved.take(),
+            Input::Updated { name, result: Ok(()) } if always => {
+                let counted = self.core.counted_by(&self.orders[name]);
+                self.disk.journal.insert(self.core.version(), counted);
+            }
+            _ => {}
+        }
+    }
+
+    /// The server is killed, and started again with what is durable, perhaps with other options.
+    fn restart(&mut self, words: &mut Words<'_>) -> Vec<String> {
+        self.config.boot += 1;
+        if let Some(n_workers) = words.number("workers") {
+            self.config.n_workers = n_workers;
+        }
+        if let Some(rounds) = words.number("rounds") {
+            self.config.rounds = Some(rounds);
+        }
+        if let Some(mode) = words.option("mode") {
+            self.config.consistency = words.consistency(mode);
+        }
+        if let Some(aggregate) = words.option("aggregate") {
+            self.config.aggregate = words.parse(aggregate);
+        }
+        let dtype = words.option("dtype").map_or(self.dtype, |text| words.value(text));
+        let place = words.place;
+        let saved = self.disk.kept.clone().unwrap_or_else(|| panic!("{place}: nothing is saved"));
+        self.disk.journal.retain(|&version, _| version >= saved.version());
+        self.disk.unsaved = None;
+        let core = Core::restore(self.config.clone(), dtype, saved);
+        let mut core = match core {
+            Ok(core) => core,
+            Err(error) => return vec![answer_text(&Answer::Refused(Refusal(error)))],
+        };
+        for counted in self.disk.journal.values() {
+            core.replay(counted).unwrap_or_else(|error| panic!("{place}: {error}"));
+        }
+        self.ledger.restart(self.config.clone(), &core);
+        self.core = core;
+        self.orders.clear();
+        self.connections.clear();
+        let effects = self.ledger.resume(&mut self.core, self.now);
+        let effects = effects.unwrap_or_else(|broken| panic!("{place}: {broken}"));
         effects.iter().map(|effect| self.effect(effect)).collect()
     }
 
@@ -254,6 +333,20 @@ impl Script {
                     result: Err(Unapplied::Overflow { key }),
                 };
             }
+            "unwritten" => {
+                let result = Err(Unapplied::NotWritten { what: "no space left".to_owned() });
+                return Input::Updated { name: self.update(words), result };
+            }
+            "captured" => return Input::Captured,
+            "saved" => {
+                let saved = self.disk.unsaved.as_ref();
+                let version = saved.unwrap_or_else(|| panic!("{}: what?", words.place)).version();
+                let result = match words.flag("fails") {
+                    true => Err("no space left".to_owned()),
+                    false => Ok((format!("checkpoint-{version}"), 1)),
+                };
+                return Input::Saved { version, result };
+            }
             "concluded" => return Input::Concluded,
             "drain" => return Input::Drain,
             "tick" => return Input::Tick,
@@ -269,6 +362,7 @@ impl Script {
                 return Input::Dropped { call };
             }
             "join" => return self.join(label, words),
+            "checkpoint" => return Input::Checkpoint { call: Some(self.call(label)) },
             _ => {}
         }
         let caller = self.caller(words, label);
@@ -444,6 +538,20 @@ impl Script {
                 each.collect::<Vec<_>>().join(", ")
             }
             "outcome" => report.outcome,
+            "seconds" => format!("{}", status.seconds),
+            "durability" => match report.durability {
+                None => "nothing".to_owned(),
+                Some(d) => format!(
+                    "{}, {} checkpoints, {} failed, {} restarts, {} undone, at most {} in {} s",
+                    d.setting,
+                    d.checkpoints,
+                    d.failed,
+                    d.restarts,
+                    d.undone,
+                    d.window_updates_max,
+                    d.window_seconds_max
+                ),
+            },
             "pushes" => {
                 let each = status.workers.iter().map(|worker| worker.stats.pushes.to_string());
                 each.collect::<Vec<_>>().join(" ")
@@ -595,6 +703,18 @@ impl<'a> Words<'a> {
             }
             Mode::Hogwild => Consistency::Hogwild,
         }
+    }
+
+    fn checkpoints(&mut self) -> Option<Checkpoints> {
+        let durability = self.option("checkpoints")?;
+        let durability = self.value(durability);
+        let every = self.option("every").map(|text| match text.strip_suffix('r') {
+            Some(rounds) => Every::Rounds(self.parse(rounds)),
+            None => Every::Time(
+                parse_duration(text).unwrap_or_else(|error| panic!("{}: {error}", self.place)),
+            ),
+        });
+        Some(Checkpoints { durability, every })
     }
 
     fn value<T: ValueEnum>(&self, text: &str) -> T {

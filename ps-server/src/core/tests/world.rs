@@ -3,11 +3,15 @@
 //! Events are data: a failing sequence is a file that replays. After the events faults cease: every
 //! rank gets a worker that does what it owes, and the job has to finish.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ps_common::calls::{Caller, Evaluation, JoinRequest, Leave, Outcome, PullRequest, PushHeader};
+use ps_common::calls::{
+    Caller, Evaluation, JoinRequest, Leave, Outcome, PullRequest, PushHeader, WorkerState,
+};
 use ps_common::job::{
-    Aggregate, JobState, Metrics, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role, WorkerStats,
+    Aggregate, Durability, JobState, Metrics, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role,
+    WorkerStats,
 };
 use ps_common::tables::{Table, Tables};
 use ps_common::{Dtype, ErrorCode};
@@ -15,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use crate::core::{
-    Answer, CallId, Config, ConnId, Consistency, Core, DelayScaling, Effect, Input, OnExcess,
-    Plateau, StopRules, Time, Unapplied,
+    Answer, CallId, Checkpoints, Config, ConnId, Consistency, Core, Counted, DelayScaling, Effect,
+    Every, Input, OnExcess, Order, Plateau, Saved, StopRules, Time, Unapplied,
 };
 
 /// Processes that events speak of.
@@ -52,6 +56,9 @@ pub(super) struct Plan {
     pub(super) lease_ms: u64,
     pub(super) hold_ms: u64,
     pub(super) replacement_ms: u64,
+    /// And which of [`EVERY`].
+    #[serde(default)]
+    pub(super) checkpoints: Option<(Durability, u8)>,
 }
 
 pub(super) const SCALINGS: [DelayScaling; 5] = [
@@ -60,6 +67,12 @@ pub(super) const SCALINGS: [DelayScaling; 5] = [
     DelayScaling::InverseSqrt,
     DelayScaling::Exponential { alpha: 0.5 },
     DelayScaling::DcAsgd { lambda: 0.5 },
+];
+pub(super) const EVERY: [Option<Every>; 4] = [
+    None,
+    Some(Every::Rounds(1)),
+    Some(Every::Rounds(2)),
+    Some(Every::Time(Duration::from_millis(150))),
 ];
 pub(super) const EXCESSES: [OnExcess; 3] = [OnExcess::Block, OnExcess::Scale, OnExcess::Drop];
 
@@ -78,6 +91,16 @@ impl Plan {
             },
             Mode::Hogwild => Consistency::Hogwild,
         }
+    }
+
+    fn checkpoints(&self) -> Option<Checkpoints> {
+        let (durability, every) = self.checkpoints?;
+        // Updates without locks have no order that a journal could keep.
+        let durability = match self.mode {
+            Mode::Hogwild => Durability::Interval,
+            _ => durability,
+        };
+        Some(Checkpoints { durability, every: EVERY[every as usize] })
     }
 }
 
@@ -147,6 +170,23 @@ pub(super) enum Event {
     Updated {
         which: u8,
         overflow: bool,
+        /// The journal's disk is full.
+        #[serde(default)]
+        unwritten: bool,
+    },
+    /// An operator asks for a checkpoint.
+    Checkpoint {
+        process: u8,
+    },
+    /// theta has been taken.
+    Captured,
+    /// The disk has it, or not.
+    Saved {
+        fails: bool,
+    },
+    /// The server is killed and started again; where `rejoin`, those who held ranks come back at once.
+    Crash {
+        rejoin: bool,
     },
     Concluded,
     Reject {
@@ -174,17 +214,41 @@ struct Process {
     /// Good workers: the push that is sent until it is answered.
     pushing: Option<PushHeader>,
     n_connections: u64,
+    /// It was told that all clocks up to this one are settled.
+    acknowledged: Option<u64>,
+}
+
+/// What outlives the server.
+#[derive(Default)]
+struct Disk {
+    /// The newest checkpoint.
+    kept: Option<Saved>,
+    /// Taken and not written yet.
+    unsaved: Option<Saved>,
+    /// What each update counted, by theta's version before it.
+    journal: BTreeMap<u64, Vec<Counted>>,
 }
 
 /// A core, its processes, the ledger.
 struct World {
     core: Core,
+    config: Config,
+    disk: Disk,
+    orders: BTreeMap<CallId, Order>,
+    /// Of this job.
+    restarts: u64,
+    /// Clocks after the restart of the ranks that nobody joined as since.
+    went_back: BTreeMap<u32, u64>,
+    /// The largest clock that each rank has ever owed.
+    reached: BTreeMap<u32, u64>,
     ledger: Ledger,
     plan: Plan,
     now: Time,
     processes: Vec<Process>,
     /// Which process made a call: its index.
     made_by: Vec<usize>,
+    /// By which name a push was made.
+    pushed_as: BTreeMap<CallId, Caller>,
     trace: Vec<String>,
 }
 
@@ -203,7 +267,7 @@ pub(super) fn run(case: &Case) -> (Vec<String>, Result<(), String>) {
 impl World {
     fn new(plan: Plan) -> Self {
         let config = Config {
-            checkpoints: None,
+            checkpoints: plan.checkpoints(),
             boot: 0,
             consistency: plan.consistency(),
             n_workers: plan.n_workers,
@@ -224,11 +288,18 @@ impl World {
         };
         Self {
             core: Core::new(config.clone(), Dtype::F32),
-            ledger: Ledger::new(config),
+            ledger: Ledger::new(config.clone()),
+            config,
+            disk: Disk::default(),
+            orders: BTreeMap::new(),
+            restarts: 0,
+            went_back: BTreeMap::new(),
+            reached: BTreeMap::new(),
             now: Time::ZERO,
             processes: vec![Process::default(); N_PROCESSES as usize + plan.n_workers as usize],
             plan,
             made_by: Vec::new(),
+            pushed_as: BTreeMap::new(),
             trace: Vec::new(),
         }
     }
@@ -254,14 +325,83 @@ impl World {
 
     fn step(&mut self, input: Input) -> Result<Vec<Effect>, String> {
         self.trace.push(format!("{:?} {input:?}", self.now));
+        let join = match &input {
+            Input::Join { call, request, .. } => Some((*call, request.acknowledged_clock)),
+            _ => None,
+        };
+        let undone = self.undone();
+        self.write_journal(&input);
         let effects = self.ledger.step(&mut self.core, self.now, input)?;
-        for effect in &effects {
+        self.learn(&effects);
+        self.check_undone(join, undone, &effects)?;
+        Ok(effects)
+    }
+
+    fn undone(&self) -> u64 {
+        let report = self.core.report(self.now, "", "", "");
+        report.and_then(|report| report.durability).map_or(0, |durability| durability.undone)
+    }
+
+    /// With `always` an update is in the journal before the core hears of it.
+    fn write_journal(&mut self, input: &Input) {
+        let Input::Updated { name, result } = input else { return };
+        let Some(order) = self.orders.remove(name) else { return };
+        if result.is_ok() && self.is_always() {
+            let counted = self.core.counted_by(&order);
+            self.disk.journal.insert(self.core.version(), as_written(&counted));
+        }
+    }
+
+    fn is_always(&self) -> bool {
+        self.config.checkpoints.is_some_and(|c| c.durability == Durability::Always)
+    }
+
+    /// The first who joins as a rank after a restart tells what it undid (rule D6).
+    fn check_undone(
+        &mut self,
+        join: Option<(CallId, Option<u64>)>,
+        before: u64,
+        effects: &[Effect],
+    ) -> Result<(), String> {
+        let told = self.undone() - before;
+        let joined = effects.iter().find_map(|effect| match effect {
+            Effect::Reply { call, answer: Answer::Joined(welcome) }
+                if join.is_some_and(|(name, _)| name == *call) && !welcome.caller.is_observer() =>
+            {
+                self.went_back.remove(&welcome.caller.rank)
+            }
+            _ => None,
+        });
+        let acknowledged = join.and_then(|(_, acknowledged)| acknowledged).map(|clock| clock + 1);
+        let expected = match (joined, acknowledged) {
+            (Some(restored), Some(next)) => next.saturating_sub(restored),
+            _ => 0,
+        };
+        if told != expected {
+            return Err(format!("{told} clocks are called undone, {expected} were"));
+        }
+        Ok(())
+    }
+
+    /// The processes hear what they are answered.
+    fn learn(&mut self, effects: &[Effect]) {
+        for effect in effects {
             self.trace.push(format!("  => {effect:?}"));
+            if let Effect::Update(order) = effect {
+                self.orders.insert(order.name(), order.clone());
+            }
             let Effect::Reply { call, answer } = effect else { continue };
             let process = &mut self.processes[self.made_by[call.0 as usize]];
             match answer {
                 Answer::Joined(welcome) => {
                     process.before = process.caller.replace(welcome.caller);
+                    // What was undone is not acknowledged any more.
+                    let same = process.before.is_some_and(|b| b.rank == welcome.caller.rank);
+                    let below = |clock: &u64| *clock < welcome.clock;
+                    process.acknowledged =
+                        process.acknowledged.filter(|_| same).and_then(|clock| {
+                            Some(clock).filter(below).or(welcome.clock.checked_sub(1))
+                        });
                     process.clock = welcome.clock;
                     process.theta = None;
                     process.pushing = None;
@@ -269,6 +409,9 @@ impl World {
                 Answer::Pushed(result) => {
                     process.clock = result.clock;
                     if result.outcome != Outcome::Waiting {
+                        if process.caller == self.pushed_as.get(call).copied() {
+                            process.acknowledged = result.clock.checked_sub(1);
+                        }
                         process.theta = Some(result.version);
                         process.pushing = None;
                     }
@@ -278,10 +421,130 @@ impl World {
                 _ => {}
             }
         }
-        Ok(effects)
+    }
+
+    /// The server is killed and comes back with what the disk has.
+    fn crash(&mut self, rejoin: bool) -> Result<(), String> {
+        if self.config.checkpoints.is_none() {
+            return Ok(());
+        }
+        self.trace.push(format!("{:?} the server is killed", self.now));
+        let before = self.core.status(self.now, "", "");
+        self.now = Time::ZERO;
+        self.config.boot += 1;
+        self.orders.clear();
+        self.disk.unsaved = None;
+        self.went_back.clear();
+        for process in &mut self.processes {
+            process.n_connections += 1;
+            process.pushing = None;
+        }
+        let Some(saved) = self.disk.kept.clone() else {
+            // Nothing was acknowledged with `always` before there was a checkpoint.
+            self.disk.journal.clear();
+            if self.is_always() && before.version > 0 {
+                return Err(format!("{} updates and no checkpoint", before.version));
+            }
+            self.core = Core::new(self.config.clone(), Dtype::F32);
+            self.ledger = Ledger::new(self.config.clone());
+            self.restarts = 0;
+            self.reached.clear();
+            for process in &mut self.processes {
+                process.acknowledged = None;
+            }
+            return Ok(());
+        };
+        self.restarts += 1;
+        let mut core = Core::restore(self.config.clone(), Dtype::F32, saved.clone())
+            .map_err(|error| format!("not restored: {error}"))?;
+        self.disk.journal.retain(|&version, _| version >= saved.version());
+        for counted in self.disk.journal.values() {
+            core.replay(counted)?;
+        }
+        let undone = self.ledger.restart(self.config.clone(), &core);
+        if self.is_always() && (core.version() != before.version || !undone.is_empty()) {
+            return Err(format!("{undone:?} was acknowledged and is lost"));
+        }
+        let after = core.status(self.now, "", "");
+        for (was, is) in before.workers.iter().zip(&after.workers) {
+            if !self.is_always() && is.clock > was.clock {
+                return Err(format!("rank {} went ahead to {}", is.rank, is.clock));
+            }
+            self.went_back.insert(is.rank, is.clock);
+            let reached = self.reached.entry(was.rank).or_default();
+            *reached = was.clock.max(*reached);
+        }
+        if after.seconds + 1e-9 < saved.elapsed_seconds() {
+            return Err(format!("the job's clock went back to {}", after.seconds));
+        }
+        self.core = core;
+        let effects = self.ledger.resume(&mut self.core, self.now)?;
+        self.learn(&effects);
+        let report = self.core.report(self.now, "", "", "").and_then(|report| report.durability);
+        let restarts = report.map(|durability| durability.restarts);
+        if restarts != Some(self.restarts) {
+            return Err(format!("{restarts:?} restarts are told, {} were", self.restarts));
+        }
+        if rejoin {
+            for worker in before.workers {
+                let holds = |p: &Process| {
+                    p.caller.is_some_and(|caller| {
+                        (caller.rank, caller.incarnation) == (worker.rank, worker.incarnation)
+                    })
+                };
+                if let Some(process) = self.processes.iter().position(holds)
+                    && worker.state == WorkerState::Live
+                {
+                    // It tells no more than there was, and all that it was acknowledged.
+                    let acknowledged = self.processes[process].acknowledged.map_or(0, |a| a + 1);
+                    if acknowledged > self.reached[&worker.rank] {
+                        return Err(format!("{process} was acknowledged up to {acknowledged}"));
+                    }
+                    let join = self.join(process, Some(worker.rank), false, true);
+                    self.step(join)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the driver does at once; the checkpoint then waits for its disk.
+    fn capture(&mut self) -> Result<(), String> {
+        if self.ledger.is_capturing() {
+            self.disk.unsaved = self.core.save(self.now);
+            self.step(Input::Captured)?;
+        }
+        Ok(())
+    }
+
+    fn saved(&mut self, fails: bool) -> Result<(), String> {
+        if self.ledger.saving().is_none() {
+            return Ok(());
+        }
+        let unsaved = self.disk.unsaved.take().expect("taken when it was captured");
+        let version = unsaved.version();
+        let result = if fails {
+            Err("no space left".to_owned())
+        } else {
+            let text = serde_json::to_string(&unsaved).expect("plain data");
+            let back: Saved = serde_json::from_str(&text).expect("its own");
+            if back != unsaved {
+                return Err(format!("{unsaved:?} is read as {back:?}"));
+            }
+            self.disk.kept = Some(back);
+            Ok((format!("{version}"), text.len() as u64))
+        };
+        self.step(Input::Saved { version, result }).map(drop)
     }
 
     fn happen(&mut self, event: &Event) -> Result<(), String> {
+        // Something else may come before the driver does what it was asked.
+        let capturing = self.ledger.is_capturing();
+        self.happen_once(event)?;
+        if capturing { self.capture() } else { Ok(()) }
+    }
+
+    fn happen_once(&mut self, event: &Event) -> Result<(), String> {
         let input = match *event {
             Event::Pass { ms, tick } => {
                 self.now += Duration::from_millis(ms.into());
@@ -295,13 +558,21 @@ impl World {
                 self.now = self.now.max(alarm);
                 Input::Tick
             }
-            Event::Updated { which, overflow } if self.ledger.is_updating() => {
+            Event::Captured => return self.capture(),
+            Event::Saved { fails } => return self.saved(fails),
+            Event::Crash { rejoin } => return self.crash(rejoin),
+            Event::Checkpoint { process } => {
+                Input::Checkpoint { call: Some(self.call(process.into())) }
+            }
+            Event::Updated { which, overflow, unwritten } if self.ledger.is_updating() => {
                 let under_way: Vec<CallId> = self.ledger.updates().collect();
                 let name = under_way[usize::from(which) % under_way.len()];
-                Input::Updated {
-                    name,
-                    result: if overflow { Err(Unapplied::Overflow { key: 3 }) } else { Ok(()) },
-                }
+                let result = match (overflow, unwritten && self.is_always()) {
+                    (_, true) => Err(Unapplied::NotWritten { what: "no space left".to_owned() }),
+                    (true, false) => Err(Unapplied::Overflow { key: 3 }),
+                    (false, false) => Ok(()),
+                };
+                Input::Updated { name, result }
             }
             Event::Concluded if self.ledger.is_concluding() => Input::Concluded,
             Event::Updated { .. } | Event::Concluded => return Ok(()),
@@ -401,6 +672,7 @@ impl World {
 
     fn join(&mut self, process: usize, rank: Option<u32>, observer: bool, alike: bool) -> Input {
         let tables = Tables::new(vec![Table::zeros("w", &[3], true)]).expect("sane");
+        let own = self.processes[process].caller.map(|caller| caller.rank);
         let model = if alike { "linear" } else { "softmax" };
         let request = JoinRequest {
             protocol_version: PROTOCOL_VERSION,
@@ -410,15 +682,18 @@ impl World {
             tables: (!observer).then_some(tables),
             dtype: None,
             program: String::new(),
-            acknowledged_clock: None,
+            acknowledged_clock: self.processes[process]
+                .acknowledged
+                .filter(|_| rank.is_some() && rank == own),
         };
         let conn = self.connection(process);
         Input::Join { call: self.call(process), conn, address: String::new(), request }
     }
 
     fn push(&mut self, process: usize, header: PushHeader, digest: u32, theta: bool) -> Input {
-        let conn = self.connection(process);
-        Input::Push { call: self.call(process), conn, header, digest, theta }
+        let (call, conn) = (self.call(process), self.connection(process));
+        self.pushed_as.insert(call, header.caller);
+        Input::Push { call, conn, header, digest, theta }
     }
 
     fn leave(&mut self, process: usize, life: Life) -> Input {
@@ -438,7 +713,11 @@ impl World {
         if self.ledger.is_concluding() {
             self.step(Input::Concluded)?;
         }
-        Ok(())
+        while self.ledger.is_capturing() || self.ledger.saving().is_some() {
+            self.capture()?;
+            self.saved(false)?;
+        }
+        if self.ledger.is_updating() { self.obey() } else { Ok(()) }
     }
 
     /// Faults cease: the job has to finish.
@@ -553,4 +832,10 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// As the journal has it.
+fn as_written(counted: &[Counted]) -> Vec<Counted> {
+    let text = serde_json::to_string(counted).expect("plain data");
+    serde_json::from_str(&text).expect("its own")
 }
