@@ -61,29 +61,8 @@ impl Core {
                 }
             }
             Err(Unapplied::NotWritten { what }) => {
-                let error = Error::new(
-                    ErrorCode::NotDurable,
-                    format!("the update could not be written, so it was not applied: {what}; send it again"),
-                )
-                .retry_after(Duration::from_secs(1));
-                for (rank, _) in &counted {
-                    self.refuse_waiting_push(now, *rank, &error, out);
-                }
-                for rank in self.reopen_round() {
-                    // It has not been told yet that it was late: it is not any more.
-                    let told = |w: &Wait| w.caller.rank == rank && w.purpose.is_push();
-                    for (call, wait) in self.waits.take(told) {
-                        self.release(wait.caller, now);
-                        let answer = (false, Outcome::Waiting, 0);
-                        self.answer_push(call, (wait.since, now), rank, answer, out);
-                    }
-                }
-                self.skip_clocks(now, out);
-                // Of a row of failures the first is told; refusals are counted.
-                if !std::mem::replace(&mut self.unwritten, true) {
-                    let seconds = self.seconds(now);
-                    self.record.event(seconds, "journal failed", None, what);
-                }
+                let ranks = counted.iter().map(|(rank, _)| *rank);
+                self.not_written(now, ranks, what, out);
             }
             Err(Unapplied::Overflow { key }) => {
                 let error = Error::new(
@@ -108,6 +87,42 @@ impl Core {
             out.push(Effect::Conclude);
         }
         self.proceed(now, out);
+    }
+
+    /// The update of these ranks' gradients, which are dropped, could not be written: it did not come
+    /// about, and their clocks are owed (rule D8).
+    fn not_written(
+        &mut self,
+        now: Time,
+        ranks: impl Iterator<Item = u32>,
+        what: String,
+        out: &mut Vec<Effect>,
+    ) {
+        let error = Error::new(
+            ErrorCode::NotDurable,
+            format!(
+                "the update could not be written, so it was not applied: {what}; send it again"
+            ),
+        )
+        .retry_after(Duration::from_secs(1));
+        for rank in ranks {
+            self.refuse_waiting_push(now, rank, &error, out);
+        }
+        for rank in self.reopen_round() {
+            // It has not been told yet that it was late: it is not any more.
+            let told = |w: &Wait| w.caller.rank == rank && w.purpose.is_push();
+            for (call, wait) in self.waits.take(told) {
+                self.release(wait.caller, now);
+                let answer = (false, Outcome::Waiting, 0);
+                self.answer_push(call, (wait.since, now), rank, answer, out);
+            }
+        }
+        self.skip_clocks(now, out);
+        // Of a row of failures the first is told; refusals are counted.
+        if !std::mem::replace(&mut self.unwritten, true) {
+            let seconds = self.seconds(now);
+            self.record.event(seconds, "journal failed", None, what);
+        }
     }
 
     /// Takes the held push of `rank` whose gradient is pending.

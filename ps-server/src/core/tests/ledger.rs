@@ -32,6 +32,9 @@ enum Kind {
     Other,
 }
 
+/// The life that sent a gradient, and its checksum.
+type Bytes = (u64, u32);
+
 /// The account.
 #[derive(Debug, Clone)]
 pub(super) struct Ledger {
@@ -42,7 +45,7 @@ pub(super) struct Ledger {
     /// Neither used nor forgotten.
     gradients: BTreeMap<CallId, PushHeader>,
     /// Of each update under way, by its name.
-    using: BTreeMap<CallId, Vec<(PushHeader, (u64, u32))>>,
+    using: BTreeMap<CallId, Vec<(PushHeader, Bytes)>>,
     concluding: bool,
     /// [`Input::Captured`] is due.
     capturing: bool,
@@ -58,9 +61,9 @@ pub(super) struct Ledger {
     /// Names of what each version counted, so that a restart can go back.
     by_version: Vec<Vec<(u32, u64)>>,
     /// Life and bytes of each gradient.
-    bytes: BTreeMap<CallId, (u64, u32)>,
+    bytes: BTreeMap<CallId, Bytes>,
     /// Life and bytes of what has counted.
-    counted_bytes: BTreeMap<(u32, u64), (u64, u32)>,
+    counted_bytes: BTreeMap<(u32, u64), Bytes>,
     /// When a call of the rank last came or was answered.
     heard: BTreeMap<u32, Time>,
 }

@@ -6,4 +6,5 @@ mod ledger;
 mod properties;
 mod saved;
 mod script;
+mod words;
 mod world;

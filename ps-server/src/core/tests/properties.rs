@@ -11,7 +11,9 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use ps_common::job::{Aggregate, Durability, Mode, OnWorkerLoss};
 
-use super::world::{self, Case, EVERY, Event, Life, N_PROCESSES, Plan, SCALINGS};
+use super::world;
+use super::world::disk::{RESTORED, UNDONE};
+use super::world::plan::{Case, EVERY, Event, Life, N_PROCESSES, Plan, SCALINGS};
 
 /// The process that most often is an observer.
 const WATCHER: u8 = N_PROCESSES - 1;
@@ -36,6 +38,24 @@ fn asynchronous_sequences_keep_every_promise() {
 #[test]
 fn sequences_without_locks_keep_every_promise() {
     check("hogwild", Mode::Hogwild);
+}
+
+#[test]
+fn sequences_come_to_what_they_are_for() {
+    // The same sequences every time.
+    let mut runner = TestRunner::deterministic();
+    let (mut restored, mut by_journal, mut undone) = (0, 0, 0);
+    for mode in [Mode::Sync, Mode::Async].repeat(300) {
+        let case = case(mode).new_tree(&mut runner).expect("generates").current();
+        let (trace, result) = world::run(&case);
+        assert_eq!(result, Ok(()), "{mode}");
+        let lines = |what: &'static str| trace.iter().filter(move |line| line.starts_with(what));
+        restored += lines(RESTORED).count();
+        by_journal += lines(RESTORED).filter(|line| !line.contains(" 0 by the journal")).count();
+        undone += lines(UNDONE).count();
+    }
+    let all = format!("{restored} restored, {by_journal} by the journal, {undone} told undone");
+    assert!(restored >= 60 && by_journal >= 6 && undone >= 3, "{all}");
 }
 
 #[test]

@@ -6,202 +6,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ps_common::calls::{
-    Caller, Evaluation, JoinRequest, Leave, Outcome, PullRequest, PushHeader, WorkerState,
-};
-use ps_common::job::{
-    Aggregate, Durability, JobState, Metrics, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role,
-    WorkerStats,
-};
+use ps_common::calls::{Caller, Evaluation, JoinRequest, Leave, Outcome, PullRequest, PushHeader};
+use ps_common::job::{JobState, Metrics, Mode, PROTOCOL_VERSION, Role, WorkerStats};
 use ps_common::tables::{Table, Tables};
 use ps_common::{Dtype, ErrorCode};
-use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use crate::core::{
-    Answer, CallId, Checkpoints, Config, ConnId, Consistency, Core, Counted, DelayScaling, Effect,
-    Every, Input, OnExcess, Order, Plateau, Saved, StopRules, Time, Unapplied,
+    Answer, CallId, Config, ConnId, Core, Effect, Input, Order, Plateau, StopRules, Time, Unapplied,
 };
 
-/// Processes that events speak of.
-pub(super) const N_PROCESSES: u8 = 7;
+pub(super) mod disk;
+pub(super) mod plan;
 
-/// A job and what happens to it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Case {
-    pub(super) plan: Plan,
-    pub(super) events: Vec<Event>,
-}
-
-/// [`Config`] in numbers.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Plan {
-    pub(super) mode: Mode,
-    /// sync; taken modulo K.
-    pub(super) backup_workers: u32,
-    /// ssp.
-    pub(super) staleness_bound: u64,
-    /// async: which of [`SCALINGS`].
-    pub(super) scaling: u8,
-    /// async, and which of [`EXCESSES`].
-    pub(super) max_delay: Option<(u64, u8)>,
-    pub(super) target_loss: Option<f64>,
-    pub(super) plateau: Option<u32>,
-    pub(super) max_ms: Option<u64>,
-    pub(super) aggregate: Aggregate,
-    pub(super) on_worker_loss: OnWorkerLoss,
-    pub(super) n_workers: u32,
-    pub(super) rounds: Option<u64>,
-    pub(super) observers: u32,
-    pub(super) lease_ms: u64,
-    pub(super) hold_ms: u64,
-    pub(super) replacement_ms: u64,
-    /// And which of [`EVERY`].
-    #[serde(default)]
-    pub(super) checkpoints: Option<(Durability, u8)>,
-}
-
-pub(super) const SCALINGS: [DelayScaling; 5] = [
-    DelayScaling::None,
-    DelayScaling::Inverse,
-    DelayScaling::InverseSqrt,
-    DelayScaling::Exponential { alpha: 0.5 },
-    DelayScaling::DcAsgd { lambda: 0.5 },
-];
-pub(super) const EVERY: [Option<Every>; 4] = [
-    None,
-    Some(Every::Rounds(1)),
-    Some(Every::Rounds(2)),
-    Some(Every::Time(Duration::from_millis(150))),
-];
-pub(super) const EXCESSES: [OnExcess; 3] = [OnExcess::Block, OnExcess::Scale, OnExcess::Drop];
-
-impl Plan {
-    fn consistency(&self) -> Consistency {
-        match self.mode {
-            Mode::Sync => {
-                Consistency::Sync { backup_workers: self.backup_workers % self.n_workers }
-            }
-            Mode::Ssp => Consistency::Ssp { staleness_bound: self.staleness_bound },
-            Mode::Async => Consistency::Async {
-                delay_scaling: SCALINGS[self.scaling as usize],
-                max_gradient_delay: self
-                    .max_delay
-                    .map(|(n, excess)| (n, EXCESSES[excess as usize])),
-            },
-            Mode::Hogwild => Consistency::Hogwild,
-        }
-    }
-
-    fn checkpoints(&self) -> Option<Checkpoints> {
-        let (durability, every) = self.checkpoints?;
-        // Updates without locks have no order that a journal could keep.
-        let durability = match self.mode {
-            Mode::Hogwild => Durability::Interval,
-            _ => durability,
-        };
-        Some(Checkpoints { durability, every: EVERY[every as usize] })
-    }
-}
-
-/// Something that happens.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Event {
-    Join {
-        process: u8,
-        rank: Option<u32>,
-        observer: bool,
-        alike: bool,
-    },
-    /// `clock` and `pulled` are off by so much from what is right; `theta`: with the next theta.
-    Push {
-        process: u8,
-        life: Life,
-        clock: i8,
-        pulled: i8,
-        bytes: u8,
-        n_samples: u8,
-        theta: bool,
-        within: Option<u16>,
-    },
-    Pull {
-        process: u8,
-        life: Life,
-        ahead: u8,
-        r#final: bool,
-        within: Option<u16>,
-    },
-    Heartbeat {
-        process: u8,
-        life: Life,
-    },
-    Leave {
-        process: u8,
-        life: Life,
-    },
-    Evaluate {
-        process: u8,
-        behind: i8,
-        loss: u8,
-        r#final: bool,
-    },
-    Statistics {
-        process: u8,
-    },
-    Disconnect {
-        process: u8,
-    },
-    /// A rank's process dies and another takes its place at once.
-    Replace {
-        rank: u8,
-        process: u8,
-    },
-    Drop {
-        which: u8,
-    },
-    /// Time passes; with `tick` the driver's timer is on time, else the next input is first.
-    Pass {
-        ms: u16,
-        tick: bool,
-    },
-    /// To the core's next deadline.
-    Alarm,
-    /// One of the updates under way ends.
-    Updated {
-        which: u8,
-        overflow: bool,
-        /// The journal's disk is full.
-        #[serde(default)]
-        unwritten: bool,
-    },
-    /// An operator asks for a checkpoint.
-    Checkpoint {
-        process: u8,
-    },
-    /// theta has been taken.
-    Captured,
-    /// The disk has it, or not.
-    Saved {
-        fails: bool,
-    },
-    /// The server is killed and started again; where `rejoin`, those who held ranks come back at once.
-    Crash {
-        rejoin: bool,
-    },
-    Concluded,
-    Reject {
-        process: u8,
-    },
-    Stop,
-}
-
-/// By which of its names a process calls.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) enum Life {
-    Now,
-    Before,
-    Stranger,
-}
+use disk::Disk;
+use plan::{Case, Event, Life, N_PROCESSES, Plan};
 
 #[derive(Debug, Clone, Default)]
 struct Process {
@@ -216,17 +35,6 @@ struct Process {
     n_connections: u64,
     /// It was told that all clocks up to this one are settled.
     acknowledged: Option<u64>,
-}
-
-/// What outlives the server.
-#[derive(Default)]
-struct Disk {
-    /// The newest checkpoint.
-    kept: Option<Saved>,
-    /// Taken and not written yet.
-    unsaved: Option<Saved>,
-    /// What each update counted, by theta's version before it.
-    journal: BTreeMap<u64, Vec<Counted>>,
 }
 
 /// A core, its processes, the ledger.
@@ -337,52 +145,6 @@ impl World {
         Ok(effects)
     }
 
-    fn undone(&self) -> u64 {
-        let report = self.core.report(self.now, "", "", "");
-        report.and_then(|report| report.durability).map_or(0, |durability| durability.undone)
-    }
-
-    /// With `always` an update is in the journal before the core hears of it.
-    fn write_journal(&mut self, input: &Input) {
-        let Input::Updated { name, result } = input else { return };
-        let Some(order) = self.orders.remove(name) else { return };
-        if result.is_ok() && self.is_always() {
-            let counted = self.core.counted_by(&order);
-            self.disk.journal.insert(self.core.version(), as_written(&counted));
-        }
-    }
-
-    fn is_always(&self) -> bool {
-        self.config.checkpoints.is_some_and(|c| c.durability == Durability::Always)
-    }
-
-    /// The first who joins as a rank after a restart tells what it undid (rule D6).
-    fn check_undone(
-        &mut self,
-        join: Option<(CallId, Option<u64>)>,
-        before: u64,
-        effects: &[Effect],
-    ) -> Result<(), String> {
-        let told = self.undone() - before;
-        let joined = effects.iter().find_map(|effect| match effect {
-            Effect::Reply { call, answer: Answer::Joined(welcome) }
-                if join.is_some_and(|(name, _)| name == *call) && !welcome.caller.is_observer() =>
-            {
-                self.went_back.remove(&welcome.caller.rank)
-            }
-            _ => None,
-        });
-        let acknowledged = join.and_then(|(_, acknowledged)| acknowledged).map(|clock| clock + 1);
-        let expected = match (joined, acknowledged) {
-            (Some(restored), Some(next)) => next.saturating_sub(restored),
-            _ => 0,
-        };
-        if told != expected {
-            return Err(format!("{told} clocks are called undone, {expected} were"));
-        }
-        Ok(())
-    }
-
     /// The processes hear what they are answered.
     fn learn(&mut self, effects: &[Effect]) {
         for effect in effects {
@@ -421,120 +183,6 @@ impl World {
                 _ => {}
             }
         }
-    }
-
-    /// The server is killed and comes back with what the disk has.
-    fn crash(&mut self, rejoin: bool) -> Result<(), String> {
-        if self.config.checkpoints.is_none() {
-            return Ok(());
-        }
-        self.trace.push(format!("{:?} the server is killed", self.now));
-        let before = self.core.status(self.now, "", "");
-        self.now = Time::ZERO;
-        self.config.boot += 1;
-        self.orders.clear();
-        self.disk.unsaved = None;
-        self.went_back.clear();
-        for process in &mut self.processes {
-            process.n_connections += 1;
-            process.pushing = None;
-        }
-        let Some(saved) = self.disk.kept.clone() else {
-            // Nothing was acknowledged with `always` before there was a checkpoint.
-            self.disk.journal.clear();
-            if self.is_always() && before.version > 0 {
-                return Err(format!("{} updates and no checkpoint", before.version));
-            }
-            self.core = Core::new(self.config.clone(), Dtype::F32);
-            self.ledger = Ledger::new(self.config.clone());
-            self.restarts = 0;
-            self.reached.clear();
-            for process in &mut self.processes {
-                process.acknowledged = None;
-            }
-            return Ok(());
-        };
-        self.restarts += 1;
-        let mut core = Core::restore(self.config.clone(), Dtype::F32, saved.clone())
-            .map_err(|error| format!("not restored: {error}"))?;
-        self.disk.journal.retain(|&version, _| version >= saved.version());
-        for counted in self.disk.journal.values() {
-            core.replay(counted)?;
-        }
-        let undone = self.ledger.restart(self.config.clone(), &core);
-        if self.is_always() && (core.version() != before.version || !undone.is_empty()) {
-            return Err(format!("{undone:?} was acknowledged and is lost"));
-        }
-        let after = core.status(self.now, "", "");
-        for (was, is) in before.workers.iter().zip(&after.workers) {
-            if !self.is_always() && is.clock > was.clock {
-                return Err(format!("rank {} went ahead to {}", is.rank, is.clock));
-            }
-            self.went_back.insert(is.rank, is.clock);
-            let reached = self.reached.entry(was.rank).or_default();
-            *reached = was.clock.max(*reached);
-        }
-        if after.seconds + 1e-9 < saved.elapsed_seconds() {
-            return Err(format!("the job's clock went back to {}", after.seconds));
-        }
-        self.core = core;
-        let effects = self.ledger.resume(&mut self.core, self.now)?;
-        self.learn(&effects);
-        let report = self.core.report(self.now, "", "", "").and_then(|report| report.durability);
-        let restarts = report.map(|durability| durability.restarts);
-        if restarts != Some(self.restarts) {
-            return Err(format!("{restarts:?} restarts are told, {} were", self.restarts));
-        }
-        if rejoin {
-            for worker in before.workers {
-                let holds = |p: &Process| {
-                    p.caller.is_some_and(|caller| {
-                        (caller.rank, caller.incarnation) == (worker.rank, worker.incarnation)
-                    })
-                };
-                if let Some(process) = self.processes.iter().position(holds)
-                    && worker.state == WorkerState::Live
-                {
-                    // It tells no more than there was, and all that it was acknowledged.
-                    let acknowledged = self.processes[process].acknowledged.map_or(0, |a| a + 1);
-                    if acknowledged > self.reached[&worker.rank] {
-                        return Err(format!("{process} was acknowledged up to {acknowledged}"));
-                    }
-                    let join = self.join(process, Some(worker.rank), false, true);
-                    self.step(join)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What the driver does at once; the checkpoint then waits for its disk.
-    fn capture(&mut self) -> Result<(), String> {
-        if self.ledger.is_capturing() {
-            self.disk.unsaved = self.core.save(self.now);
-            self.step(Input::Captured)?;
-        }
-        Ok(())
-    }
-
-    fn saved(&mut self, fails: bool) -> Result<(), String> {
-        if self.ledger.saving().is_none() {
-            return Ok(());
-        }
-        let unsaved = self.disk.unsaved.take().expect("taken when it was captured");
-        let version = unsaved.version();
-        let result = if fails {
-            Err("no space left".to_owned())
-        } else {
-            let text = serde_json::to_string(&unsaved).expect("plain data");
-            let back: Saved = serde_json::from_str(&text).expect("its own");
-            if back != unsaved {
-                return Err(format!("{unsaved:?} is read as {back:?}"));
-            }
-            self.disk.kept = Some(back);
-            Ok((format!("{version}"), text.len() as u64))
-        };
-        self.step(Input::Saved { version, result }).map(drop)
     }
 
     fn happen(&mut self, event: &Event) -> Result<(), String> {
@@ -832,10 +480,4 @@ impl World {
         }
         Ok(())
     }
-}
-
-/// As the journal has it.
-fn as_written(counted: &[Counted]) -> Vec<Counted> {
-    let text = serde_json::to_string(counted).expect("plain data");
-    serde_json::from_str(&text).expect("its own")
 }
