@@ -47,14 +47,22 @@ enum Values {
 /// [`Exit::BadData`] where it is not what its ending says, or holds a number that is not finite: the
 /// message names the file, the place and what was expected.
 pub fn read_theta(path: &Path) -> Result<Imported, ExitError> {
-    let format = Format::of(path)?;
+    Format::of(path)?;
     let bytes = std::fs::read(path).map_err(|e| {
         ExitError::new(Exit::Io, format!("cannot read {}", path.display())).because(e)
     })?;
-    let parsed = match format {
-        Format::Npy => parse_npy(&bytes),
-        Format::Csv => parse_csv(&bytes),
-        Format::Safetensors => parse_safetensors(&bytes),
+    parse_theta(path, &bytes)
+}
+
+/// As [`read_theta`], of a file that holds `bytes`.
+///
+/// # Errors
+/// As there, but [`Exit::Io`].
+pub fn parse_theta(path: &Path, bytes: &[u8]) -> Result<Imported, ExitError> {
+    let parsed = match Format::of(path)? {
+        Format::Npy => parse_npy(bytes),
+        Format::Csv => parse_csv(bytes),
+        Format::Safetensors => parse_safetensors(bytes),
     };
     let bad = |what| ExitError::new(Exit::BadData, format!("{}: {what}", path.display()));
     let (values, parts, metadata) = parsed.map_err(bad)?;
