@@ -348,7 +348,8 @@ fn parse_safetensors(bytes: &[u8]) -> Result<Parsed, String> {
         let n = n_elements(&tensor.shape)
             .ok_or_else(|| format!("tensor `{name}` is empty or too large: {:?}", tensor.shape))?;
         let [from, to] = tensor.data_offsets;
-        if from != at || to.checked_sub(from) != n.checked_mul(dtype.size_bytes()) {
+        let end = n.checked_mul(dtype.size_bytes()).and_then(|bytes| at.checked_add(bytes));
+        if from != at || end != Some(to) {
             return Err(format!(
                 "tensor `{name}` has the bytes {from} to {to}, expected {n} elements of {dtype} \
                  from byte {at} on"
@@ -373,6 +374,17 @@ mod tests {
     fn tables() -> Tables {
         Tables::new(vec![Table::zeros("W", &[2, 3], true), Table::zeros("b,\"", &[2], false)])
             .expect("valid")
+    }
+
+    #[test]
+    fn a_tensor_that_ends_before_it_begins_is_refused() {
+        // 2^61 elements of 8 bytes are as little a length as -8 is.
+        let header = r#"{"a":{"dtype":"F64","shape":[2],"data_offsets":[0,16]},
+            "b":{"dtype":"F64","shape":[2305843009213693952],"data_offsets":[16,8]}}"#;
+        let length = (header.len() as u64).to_le_bytes();
+        let file = [&length[..], header.as_bytes(), &[0; 8]].concat();
+        let error = parse_theta(Path::new("theta.safetensors"), &file).expect_err("refused");
+        assert!(error.message.contains("tensor `b`"), "{error}");
     }
 
     fn round_trip<T: Element>(theta: &[T]) {
