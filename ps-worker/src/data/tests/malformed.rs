@@ -128,3 +128,11 @@ fn pairs_that_do_not_match() {
     let message = case.bad_data("--data @x,@other");
     assert!(message.starts_with("other:1: 2 features, expected 1"), "{message}");
 }
+
+#[test]
+fn a_quoted_field_over_many_lines_is_given_up_soon() {
+    // Splitting all of it again at each line took minutes for a megabyte.
+    let begin = std::time::Instant::now();
+    refuse(format!("1,2\n\"{}", "\n".repeat(900_000)), "", "a:2:1: ", "does not end");
+    assert!(begin.elapsed() < std::time::Duration::from_secs(20), "{:?}", begin.elapsed());
+}
