@@ -136,3 +136,17 @@ fn a_quoted_field_over_many_lines_is_given_up_soon() {
     refuse(format!("1,2\n\"{}", "\n".repeat(900_000)), "", "a:2:1: ", "does not end");
     assert!(begin.elapsed() < std::time::Duration::from_secs(20), "{:?}", begin.elapsed());
 }
+
+#[test]
+fn a_line_without_end_is_not_kept() {
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let megabyte = vec![b'1'; 1 << 20];
+    for _ in 0..65 {
+        bomb.write_all(&megabyte).expect("memory");
+    }
+    let bomb = bomb.finish().expect("memory");
+    assert!(bomb.len() < 1 << 20);
+    for format in ["csv", "libsvm"] {
+        refuse(&bomb, &format!("--format {format}"), "a: ", "has more than 64 MiB");
+    }
+}
