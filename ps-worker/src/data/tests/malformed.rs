@@ -150,3 +150,15 @@ fn a_line_without_end_is_not_kept() {
         refuse(&bomb, &format!("--format {format}"), "a: ", "has more than 64 MiB");
     }
 }
+
+#[test]
+fn rows_that_would_fill_the_memory_are_refused() {
+    // Indices and dimensions cost nothing in a file; rows of as many numbers do.
+    for scale in ["standard", "minmax"] {
+        let flags = format!("--scale {scale}");
+        refuse("1 1:1\n0 4000000000:1\n", &flags, "a:2: ", "expected at most 4194304");
+    }
+    let flags = "--data-is-shard --labels @y --scale standard";
+    refuse(idx(8, &[0, u32::MAX], &[]), flags, "a: ", "too large");
+    refuse(npy("<f8", "(0, 1000000000000)", &[]), flags, "a: ", "too large");
+}
