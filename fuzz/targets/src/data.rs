@@ -105,7 +105,7 @@ pub(crate) fn load(format: Format, input: &[u8]) -> bool {
     FOLDER.with_borrow(|folder| {
         let path = folder.path().join("data").to_string_lossy().into_owned();
         let three = folder.path().join("three").to_string_lossy().into_owned();
-        let gzipped = options.is_gzipped().then(|| gzip(bytes));
+        let gzipped = (options.is_gzipped() && format != Format::Auto).then(|| gzip(bytes));
         std::fs::write(&path, gzipped.as_deref().unwrap_or(bytes)).expect("written");
         std::fs::write(&three, "0\n1\n2\n").expect("written");
         match read(format, options, &path, &three) {

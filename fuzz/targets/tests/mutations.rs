@@ -18,41 +18,53 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Resident at most, targets and test together.
 const MEMORY_BYTES_MAX: u64 = 512 << 20;
 
-fn run(target: &Target, bytes: &[u8], name: &str) -> bool {
+/// Whether the input was accepted; what went wrong, with the input.
+fn run(target: &Target, bytes: &[u8], name: &str) -> Result<bool, String> {
     let begin = Instant::now();
-    let accepted = catch_unwind(|| (target.run)(bytes)).unwrap_or_else(|_| {
-        panic!("{} fails at {name}: {}", target.name, bytes.escape_ascii())
-    });
+    let accepted = catch_unwind(|| (target.run)(bytes));
     let took = begin.elapsed();
-    assert!(took < PATIENCE, "{} took {took:?} at {name}: {}", target.name, bytes.escape_ascii());
-    accepted
+    let failure = |what: &str| {
+        format!("{} {what} at {name}: b\"{}\"", target.name, bytes.escape_ascii())
+    };
+    match accepted {
+        Ok(_) if took >= PATIENCE => Err(failure(&format!("took {took:?}"))),
+        accepted => accepted.map_err(|_| failure("panics")),
+    }
 }
 
 #[test]
 fn no_change_of_a_valid_input_breaks_a_promise() {
     let (seed, n) = (setting("PS_FUZZ_SEED", 1), setting("PS_FUZZ_N", 3000));
     println!("PS_FUZZ_SEED={seed} PS_FUZZ_N={n}");
-    std::thread::scope(|scope| {
-        for half in 0..2 {
+    let failures = std::thread::scope(|scope| {
+        let half = |from: usize| {
             scope.spawn(move || {
-                for target in TARGETS.iter().skip(half).step_by(2) {
-                    mutations(target, seed, n);
-                }
-            });
-        }
+                let targets = TARGETS.iter().skip(from).step_by(2);
+                targets.flat_map(|target| mutations(target, seed, n)).collect::<Vec<_>>()
+            })
+        };
+        [half(0), half(1)].map(|half| half.join().expect("failures are caught")).concat()
     });
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
     if let Some(bytes) = resident_max() {
         println!("resident at most: {} MiB", bytes >> 20);
         assert!(bytes < MEMORY_BYTES_MAX, "{bytes} bytes were resident");
     }
 }
 
-fn mutations(target: &Target, seed: u64, n: u64) {
+/// The first failures of a target.
+fn mutations(target: &Target, seed: u64, n: u64) -> Vec<String> {
+    const SHOWN: usize = 5;
     let begin = Instant::now();
     let seeds = (target.seeds)();
     assert!(!seeds.is_empty(), "{} has no seeds", target.name);
+    let mut failures = Vec::new();
     for (index, bytes) in seeds.iter().enumerate() {
-        assert!(run(target, bytes, "a seed"), "{}: seed {index} is refused", target.name);
+        match run(target, bytes, "a seed") {
+            Ok(true) => {}
+            Ok(false) => failures.push(format!("{}: seed {index} is refused", target.name)),
+            Err(failure) => failures.push(failure),
+        }
     }
     let mut mutator = Mutator::new(seed);
     let (mut pool, mut n_accepted) = (seeds, 0);
@@ -60,12 +72,19 @@ fn mutations(target: &Target, seed: u64, n: u64) {
     for index in 0..n {
         let [one, other] = mutator.pick_two(pool.len());
         let bytes = mutator.mutate(&pool[one], &pool[other]);
-        if run(target, &bytes, &format!("change {index} of PS_FUZZ_SEED={seed}")) {
-            n_accepted += 1;
-            // What is still valid is changed further, up to a size and number.
-            if bytes.len() < 4096 && pool.len() < 20 * n_seeds {
-                pool.push(bytes);
+        match run(target, &bytes, &format!("change {index} of PS_FUZZ_SEED={seed}")) {
+            Ok(true) => {
+                n_accepted += 1;
+                // What is still valid is changed further, up to a size and number.
+                if bytes.len() < 4096 && pool.len() < 20 * n_seeds {
+                    pool.push(bytes);
+                }
             }
+            Ok(false) => {}
+            Err(failure) => failures.push(failure),
+        }
+        if failures.len() >= SHOWN {
+            break;
         }
     }
     println!(
@@ -73,6 +92,7 @@ fn mutations(target: &Target, seed: u64, n: u64) {
         target.name,
         begin.elapsed().as_secs_f64()
     );
+    failures
 }
 
 /// The most memory that was ever resident, where the system tells.
