@@ -340,7 +340,7 @@ fn parse_safetensors(bytes: &[u8]) -> Result<Parsed, String> {
         Some(other) => return Err(format!("holds elements of {other}, expected F32 or F64")),
         None => return Err("holds no tensors".to_owned()),
     };
-    let (mut at, mut parts) = (0, Vec::new());
+    let (mut at, mut parts) = (0usize, Vec::new());
     for (name, tensor) in &tensors {
         if tensor.dtype != tensors[0].1.dtype {
             return Err(format!("tensor `{name}` is {}, the first is {dtype}", tensor.dtype));

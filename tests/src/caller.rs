@@ -156,10 +156,12 @@ impl Caller {
         self.raw_request(path, Request::new(message)).await
     }
 
-    /// The same with metadata, a token for one.
+    /// The same with metadata, a token for one; UNAVAILABLE where the connection is gone.
     pub async fn raw_request(&mut self, path: &'static str, request: Request<Vec<u8>>) -> Status {
         let mut grpc = tonic::client::Grpc::new(self.channel.clone());
-        grpc.ready().await.expect("the connection stands");
+        if let Err(error) = grpc.ready().await {
+            return Status::unavailable(error.to_string());
+        }
         match grpc.unary(request, PathAndQuery::from_static(path), RawCodec).await {
             Ok(_) => Status::ok("answered"),
             Err(status) => status,

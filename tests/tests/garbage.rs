@@ -209,7 +209,8 @@ fn messages(hostile: &Hostile, seed: u64) {
                 let valid = &seeds[usize::from(kind)][1..];
                 let other = &seeds[rng.random_range(0..seeds.len())][1..];
                 let (how, bytes) = garbage(&mut mutator, &mut rng, valid, other);
-                if is_impostor(&hostile.good, path, &bytes) {
+                // Who has a worker's token and name is that worker: tokens guard them, not readers.
+                if name_in(path, &bytes).is_some_and(|name| hostile.good.contains(&name)) {
                     continue;
                 }
                 let mut request = Request::new(bytes.clone());
@@ -225,7 +226,8 @@ fn messages(hostile: &Hostile, seed: u64) {
                 let Ok(status) = answer.await else { break };
                 hostile.counts.note(how, [format!("gRPC {:?}", status.code())]);
                 if status.code() == tonic::Code::Ok {
-                    assert!(is_harmless(path, &bytes), "{path} {}", bytes.escape_ascii());
+                    let is_harmless = is_harmless(path, &bytes, hostile.good.len());
+                    assert!(is_harmless, "{path} {}", bytes.escape_ascii());
                 }
                 if hostile.stop.load(Ordering::Relaxed) {
                     return;
@@ -270,9 +272,8 @@ fn garbage(
     }
 }
 
-/// Whether the message speaks in a good worker's name, which tokens guard and not the server's
-/// readers.
-fn is_impostor(good: &[(u32, u64)], path: &str, bytes: &[u8]) -> bool {
+/// In whose name the message speaks, if it can be read and says so.
+fn name_in(path: &str, bytes: &[u8]) -> Option<(u32, u64)> {
     let name = match path.rsplit('/').next() {
         Some("Leave") => pb::LeaveRequest::decode(bytes).map(|m| (m.rank, m.incarnation)),
         Some("Heartbeat") => pb::HeartbeatRequest::decode(bytes).map(|m| (m.rank, m.incarnation)),
@@ -280,16 +281,20 @@ fn is_impostor(good: &[(u32, u64)], path: &str, bytes: &[u8]) -> bool {
         Some("Pull") => pb::PullRequest::decode(bytes).map(|m| (m.rank, m.incarnation)),
         Some("Push" | "PushPull") => pb::PushRequest::decode(bytes)
             .map(|m| m.header.map_or((0, 0), |header| (header.rank, header.incarnation))),
-        _ => return false,
+        _ => return None,
     };
-    name.is_ok_and(|name| good.contains(&name))
+    name.ok()
 }
 
-/// Whether an answer that is no refusal may be given: to an observer that joins, and that is all
-/// that it does.
-fn is_harmless(path: &str, bytes: &[u8]) -> bool {
+/// Whether an answer that is no refusal may be given: to an observer that joins, or speaks in the
+/// name of one that did. It has no rank among the workers and no say.
+fn is_harmless(path: &str, bytes: &[u8], n_workers: usize) -> bool {
     let observer = i32::from(pb::Role::Observer);
-    path.ends_with("/Join") && pb::JoinRequest::decode(bytes).is_ok_and(|m| m.role == observer)
+    match path.rsplit('/').next() {
+        Some("Join") => pb::JoinRequest::decode(bytes).is_ok_and(|m| m.role == observer),
+        Some("Push" | "PushPull" | "Stop") => false,
+        _ => name_in(path, bytes).is_some_and(|(rank, _)| rank as usize >= n_workers),
+    }
 }
 
 /// Connections whose HTTP/2 is garbage.
