@@ -96,7 +96,8 @@ fn garbage_does_not_reach_the_good_workers() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     for role in ["worker", "operator"] {
-        std::fs::write(path(role), format!("the-token-of-the-{role}-0123456789\n")).expect("written");
+        std::fs::write(path(role), format!("the-token-of-the-{role}-0123456789\n"))
+            .expect("written");
     }
     let (worker_file, operator_file) = (path("worker"), path("operator"));
     let (report, rounds) = (path("report.json"), rounds.as_str());
@@ -219,10 +220,8 @@ fn messages(hostile: &Hostile, seed: u64) {
                     let token = hostile.token.parse().expect("ASCII");
                     request.metadata_mut().insert("authorization", token);
                 }
-                let answer = tokio::time::timeout(
-                    Duration::from_secs(5),
-                    caller.raw_request(path, request),
-                );
+                let answer =
+                    tokio::time::timeout(Duration::from_secs(5), caller.raw_request(path, request));
                 let Ok(status) = answer.await else { break };
                 hostile.counts.note(how, [format!("gRPC {:?}", status.code())]);
                 if status.code() == tonic::Code::Ok {
@@ -393,7 +392,9 @@ impl Hostile {
                 frames.extend(frame(CONTINUATION, END_HEADERS, 1, &[]));
                 ("large headers", greet(frames))
             }
-            14 => ("streams left open", greet(streams(n as u32).flat_map(|i| open(i, 0)).collect())),
+            14 => {
+                ("streams left open", greet(streams(n as u32).flat_map(|i| open(i, 0)).collect()))
+            }
             15 => {
                 let claimed = [u32::MAX, 1 << 30, 2 << 20, 1 << 20][rng.random_range(0..4)];
                 let begun = frame(DATA, 0, 1, &frames::message(claimed, &[0; 10]));

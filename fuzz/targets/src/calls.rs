@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
+use prost::Message;
 use ps_common::calls::{
     Caller, Evaluation, JoinRequest, Leave, Outcome, PullRequest, PushHeader, Status,
 };
@@ -19,7 +20,6 @@ use ps_server::core::{CallId, Config, ConnId, Consistency, DelayScaling, Input, 
 use ps_server::driver::{Aftermath, Delivery, Driver};
 use ps_server::net::{Assembly, Progress};
 use ps_server::table::Gradient;
-use prost::Message;
 
 use crate::pushes::{DIM, config, join_request, server};
 
@@ -180,9 +180,7 @@ impl World {
         };
         let clock = || *now;
         let aftermath = match gradient {
-            Some((call, gradient)) => {
-                driver.feed_push(&clock, call, gradient, input, &mut deliver)
-            }
+            Some((call, gradient)) => driver.feed_push(&clock, call, gradient, input, &mut deliver),
             None => driver.feed(&clock, input, &mut deliver),
         };
         if aftermath == Aftermath::Conclude {
@@ -195,10 +193,7 @@ impl World {
         let n = usize::from(source.arbitrary::<u8>()?);
         match self.callers.get(n % (self.callers.len() + 1)) {
             Some(caller) if n < 200 => Ok(*caller),
-            _ => Ok(Caller {
-                rank: number(source, 0)? as u32,
-                incarnation: number(source, 1)?,
-            }),
+            _ => Ok(Caller { rank: number(source, 0)? as u32, incarnation: number(source, 1)? }),
         }
     }
 

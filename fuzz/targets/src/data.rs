@@ -5,8 +5,8 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use ps_common::exit::{Exit, ExitError};
 use ps_common::Element;
+use ps_common::exit::{Exit, ExitError};
 use ps_worker::data::{
     BatchSize, DataArgs, DataSpec, Format, IndexBase, Preprocessing, Rows, Scale, Survey, Target,
     load as load_rows, survey,
@@ -202,7 +202,8 @@ pub(crate) fn seeds(format: Format) -> Vec<Vec<u8>> {
         Format::Idx => with(&three, &idx()),
         Format::Npy => with(&three, &npy()),
         Format::Auto => {
-            let compressed = |files: Vec<Vec<u8>>| files.iter().map(|f| gzip(f)).collect::<Vec<_>>();
+            let compressed =
+                |files: Vec<Vec<u8>>| files.iter().map(|f| gzip(f)).collect::<Vec<_>>();
             let mut seeds = with(&scales, &compressed([csv(), libsvm()].concat()));
             seeds.extend(with(&three, &compressed([idx(), npy()].concat())));
             seeds

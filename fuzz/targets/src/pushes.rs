@@ -58,8 +58,7 @@ pub(crate) fn join_request(rank: Option<u32>) -> pb::JoinRequest {
 
 fn joined(driver: &Driver) -> Caller {
     let request = join_request(Some(0)).try_into().expect("a good request");
-    let input =
-        Input::Join { call: CallId(0), conn: ConnId(0), address: String::new(), request };
+    let input = Input::Join { call: CallId(0), conn: ConnId(0), address: String::new(), request };
     let mut caller = None;
     driver.feed(&|| Time::ZERO, input, &mut |_, delivery| match delivery {
         Delivery::Joined(answer) => caller = Some(answer.caller),
@@ -175,9 +174,10 @@ fn twin(messages: &[pb::PushRequest], caller: Caller) -> Option<Result<Vec<f32>,
     }
     let mut values: Vec<f32> = Vec::new();
     for (index, message) in messages.iter().enumerate() {
-        let new = message.data.chunks_exact(4).map(|b| {
-            f32::from_le_bytes(b.try_into().expect("four bytes"))
-        });
+        let new = message
+            .data
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
         let refused = [
             (index > 0 && message.header.is_some(), ErrorCode::BadField),
             (message.data.is_empty(), ErrorCode::Empty),
@@ -192,7 +192,11 @@ fn twin(messages: &[pb::PushRequest], caller: Caller) -> Option<Result<Vec<f32>,
         }
         values.extend(new);
         if message.last {
-            return Some(if values.len() == DIM { Ok(values) } else { Err(ErrorCode::DimMismatch) });
+            return Some(if values.len() == DIM {
+                Ok(values)
+            } else {
+                Err(ErrorCode::DimMismatch)
+            });
         }
     }
     None

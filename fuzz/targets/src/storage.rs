@@ -76,15 +76,29 @@ fn read_in_pieces(path: &Path, file: &[u8]) -> Result<(u64, Vec<(String, u64)>),
 /// A part of a checkpoint's plan.
 #[derive(Debug, Arbitrary)]
 enum Piece {
-    Header { format: u8, version: u64 },
+    Header {
+        format: u8,
+        version: u64,
+    },
     Section(Vec<u8>),
     /// A block of the kind, its stored bytes, and what it says of its raw length.
-    Block { kind: u8, stored: Vec<u8>, raw_bytes: u32 },
+    Block {
+        kind: u8,
+        stored: Vec<u8>,
+        raw_bytes: u32,
+    },
     /// A zstd block of so many bytes, the length told with an error.
-    Zeros { bytes: u32, error: i8 },
+    Zeros {
+        bytes: u32,
+        error: i8,
+    },
     /// The end of a section, its length told with an error.
-    Close { error: i8 },
-    End { error: i8 },
+    Close {
+        error: i8,
+    },
+    End {
+        error: i8,
+    },
     Bytes(Vec<u8>),
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use prost::Message;
 use ps_common::calls::{
     Caller, Evaluation, JoinAnswer, JoinRequest, Leave, PullHeader, PullRequest, PushHeader,
     PushResult, Status,
@@ -10,7 +11,6 @@ use ps_common::job::WorkerStats;
 use ps_common::statistics::Statistics;
 use ps_common::wire::parameters::{merge_request, merge_response, merged_from};
 use ps_common::wire::pb;
-use prost::Message;
 
 use crate::pushes::join_request;
 
@@ -82,8 +82,13 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         ..pb::WorkerStats::default()
     };
     let metrics = pb::Metrics { n_samples: 30, loss: 0.5, penalty: 0.25, n_correct: Some(7) };
-    let header =
-        pb::PushHeader { rank, incarnation, clock: 2, loss: Some(0.5), ..pb::PushHeader::default() };
+    let header = pb::PushHeader {
+        rank,
+        incarnation,
+        clock: 2,
+        loss: Some(0.5),
+        ..pb::PushHeader::default()
+    };
     let join = pb::JoinRequest {
         fingerprint: [("seed".to_owned(), "0".to_owned())].into(),
         program: "fuzz".to_owned(),
@@ -130,12 +135,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         test: Some(metrics),
         ..pb::EvaluateRequest::default()
     };
-    let leave = pb::LeaveRequest {
-        rank,
-        incarnation,
-        stats: Some(stats),
-        final_metrics: Some(metrics),
-    };
+    let leave =
+        pb::LeaveRequest { rank, incarnation, stats: Some(stats), final_metrics: Some(metrics) };
     let pulled = pb::PullResponse { state: answer.state, ..pb::PullResponse::default() };
     let push = pb::PushRequest {
         header: Some(header),
@@ -144,7 +145,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         data: vec![1; 24].into(),
         ..pb::PushRequest::default()
     };
-    let moments = Statistics::Moments { n_samples: 3, mean: vec![1.0; 2], deviations: vec![2.0; 2] };
+    let moments =
+        Statistics::Moments { n_samples: 3, mean: vec![1.0; 2], deviations: vec![2.0; 2] };
     let messages = [
         join.encode_to_vec(),
         leave.encode_to_vec(),

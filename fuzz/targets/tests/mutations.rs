@@ -23,9 +23,8 @@ fn run(target: &Target, bytes: &[u8], name: &str) -> Result<bool, String> {
     let begin = Instant::now();
     let accepted = catch_unwind(|| (target.run)(bytes));
     let took = begin.elapsed();
-    let failure = |what: &str| {
-        format!("{} {what} at {name}: b\"{}\"", target.name, bytes.escape_ascii())
-    };
+    let failure =
+        |what: &str| format!("{} {what} at {name}: b\"{}\"", target.name, bytes.escape_ascii());
     match accepted {
         Ok(_) if took >= PATIENCE => Err(failure(&format!("took {took:?}"))),
         accepted => accepted.map_err(|_| failure("panics")),

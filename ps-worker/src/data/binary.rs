@@ -67,7 +67,8 @@ impl Layout {
     ) -> Option<Self> {
         let (&n_rows, rest) = dimensions.split_first()?;
         let columns = rest.iter().try_fold(1u64, |product, &d| product.checked_mul(d))?;
-        let n_columns = usize::try_from(columns).ok().filter(|n| (1..=DENSE_FEATURES_MAX).contains(n))?;
+        let n_columns =
+            usize::try_from(columns).ok().filter(|n| (1..=DENSE_FEATURES_MAX).contains(n))?;
         let row_bytes = columns.checked_mul(scalar.size_bytes() as u64)?;
         row_bytes.checked_mul(n_rows)?.checked_add(header_bytes)?;
         Some(Self { scalar, order, n_rows, n_columns, header_bytes })

@@ -176,8 +176,8 @@ impl CsvReader {
             }
             while let Err(column) = split(&self.record, self.delimiter, &mut self.fields) {
                 let length = self.record.len();
-                let is_long = length > RECORD_BYTES_MAX
-                    || self.lines_read - self.line >= RECORD_LINES_MAX;
+                let is_long =
+                    length > RECORD_BYTES_MAX || self.lines_read - self.line >= RECORD_LINES_MAX;
                 if is_long || !self.append_line(length)? {
                     return Err(bad_text(
                         self.input.name(),
