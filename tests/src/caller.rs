@@ -65,7 +65,11 @@ impl Caller {
     /// Connects to `address` (`host:port`).
     pub async fn connect(address: &str) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-        let channel = endpoint.tcp_nodelay(true).connect().await.expect("the server serves");
+        Self::over(endpoint.tcp_nodelay(true).connect().await.expect("the server serves"))
+    }
+
+    /// A caller that has not joined, over a connection that stands.
+    pub fn over(channel: Channel) -> Self {
         Self {
             membership: MembershipClient::new(channel.clone()),
             parameters: ParametersClient::new(channel.clone()),
@@ -149,10 +153,16 @@ impl Caller {
 
     /// Sends one gRPC message of these very bytes to `path` and gives the status of the answer.
     pub async fn raw(&mut self, path: &'static str, message: Vec<u8>) -> Status {
+        self.raw_request(path, Request::new(message)).await
+    }
+
+    /// The same with metadata, a token for one; UNAVAILABLE where the connection is gone.
+    pub async fn raw_request(&mut self, path: &'static str, request: Request<Vec<u8>>) -> Status {
         let mut grpc = tonic::client::Grpc::new(self.channel.clone());
-        grpc.ready().await.expect("the connection stands");
-        let path = PathAndQuery::from_static(path);
-        match grpc.unary(Request::new(message), path, RawCodec).await {
+        if let Err(error) = grpc.ready().await {
+            return Status::unavailable(error.to_string());
+        }
+        match grpc.unary(request, PathAndQuery::from_static(path), RawCodec).await {
             Ok(_) => Status::ok("answered"),
             Err(status) => status,
         }

@@ -7,6 +7,7 @@
 
 mod caller;
 mod cluster;
+pub mod frames;
 mod processes;
 
 pub use caller::{Caller, Sent, header, reason_of, tables};
