@@ -19,7 +19,7 @@ use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
 use crate::applier::{Applier, View};
-use crate::core::{Answer, CallId, Config, Core, Effect, Input, Time, Welcome};
+use crate::core::{Answer, CallId, Config, Core, Effect, Input, Time, Welcome, invariants};
 use crate::numeric::Optimizer;
 use crate::table::{Gradient, Snapshot};
 
@@ -225,6 +225,14 @@ impl Driver {
     pub fn state(&self) -> (JobState, String) {
         let core = self.core.lock();
         (core.state(), core.reason().to_owned())
+    }
+
+    /// Whether all holds that must hold between any two steps ([`invariants`]).
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn check(&self) -> Result<(), String> {
+        invariants::check(&self.core.lock())
     }
 
     /// For an operator.

@@ -18,7 +18,7 @@ mod testing;
 mod tls;
 mod turnaways;
 
-pub use connections::Connections;
+pub use connections::{Connections, Listener};
 pub use protection::Protection;
 pub use router::{Health, serve};
 pub use shell::Shell;

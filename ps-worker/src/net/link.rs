@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::connect::{Approach, Credentials};
 use super::retry::{Budget, Remedy};
+use super::surroundings::Surroundings;
 use crate::args::Attachment;
 
 /// A goodbye on the way out may take this long.
@@ -92,14 +93,16 @@ impl Link {
     /// Connects and joins. `None`: the job has ended already.
     pub(super) async fn enter(
         attachment: &Attachment,
+        surroundings: &Surroundings,
         request: JoinRequest,
         present: watch::Sender<Option<Presence>>,
     ) -> Result<Option<Self>, ExitError> {
         let url = attachment.server.clone();
         let credentials = Credentials::load(&attachment.credentials, &url)?;
-        let approach = Approach { credentials, ..Approach::default() };
+        let surroundings = surroundings.clone();
+        let approach = Approach { credentials, surroundings, congestion: None };
         let client = Client::connect_with(&url, attachment.patience, &approach).await?;
-        let mut budget = Budget::new(attachment.patience, u64::from(std::process::id()));
+        let mut budget = Budget::new(attachment.patience, approach.surroundings.seed);
         if let Some(workers) = attachment.workers {
             check_workers(workers, &client, &mut budget, &url).await?;
         }
@@ -124,6 +127,11 @@ impl Link {
     /// The terms of the latest join.
     pub(super) fn answer(&self) -> &JoinAnswer {
         &self.answer
+    }
+
+    /// What there is outside.
+    pub(super) fn surroundings(&self) -> &Surroundings {
+        &self.approach.surroundings
     }
 
     /// The connection.
