@@ -6,7 +6,9 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use ps_common::wire::pb;
+use ps_common::wire::pb::parameters_client::ParametersClient;
 use ps_tests::{Caller, PATIENCE, Process, local, reason_of, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
@@ -504,12 +506,34 @@ async fn a_callers_deadline_is_kept_under_its_name() {
     };
     let mut request = Request::new(pull(&caller));
     request.metadata_mut().insert("grpc-timeout", "500m".parse().expect("ASCII"));
-    let status = caller.parameters.pull(request).await.expect_err("nobody pushes");
+    let mut patient = patient_client(&address).await;
+    let status = patient.pull(request).await.expect_err("nobody pushes");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     let mut request = Request::new(pull(&caller));
     request.metadata_mut().insert("grpc-timeout", "soon".parse().expect("ASCII"));
     let status = caller.parameters.pull(request).await.expect_err("no time");
     assert_eq!(reason_of(&status), (Code::InvalidArgument, "BAD_FIELD".to_owned()));
+}
+
+/// A client that does not time its calls itself, as tonic's channel does: what ends them is the
+/// server.
+async fn patient_client(
+    address: &str,
+) -> ParametersClient<
+    impl Service<
+        http::Request<Body>,
+        Response = http::Response<hyper::body::Incoming>,
+        Error = hyper::Error,
+        Future: Send,
+    >,
+> {
+    let tcp = tokio::net::TcpStream::connect(address).await.expect("the server listens");
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp));
+    let (sender, connection) = handshake.await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let service = tower::service_fn(move |request| sender.clone().send_request(request));
+    let origin = format!("http://{address}").parse().expect("an address");
+    ParametersClient::with_origin(service, origin)
 }
 
 #[tokio::test]
