@@ -17,7 +17,6 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::ledger::{Answers, TARGET};
 use crate::many;
-use crate::outcome::Outcome;
 use crate::plan::{Fixed, Plan};
 use crate::simulate::simulate;
 
@@ -109,7 +108,8 @@ fn one(args: &OneArgs) -> Result<(), ExitError> {
         return Ok(());
     }
     let answers = listen();
-    let panics = note_panics();
+    let about = format!("{plan}\nagain: ps-sim --seed {}{}", args.seed, args.fixed);
+    let panics = note_panics(about.clone());
     let mut outcome = simulate(&plan, &answers)
         .map_err(|e| ExitError::new(Exit::Io, format!("{e:#}")).because(e))?;
     // A panic in a call is answered with INTERNAL, so it need not end a program.
@@ -124,15 +124,8 @@ fn one(args: &OneArgs) -> Result<(), ExitError> {
     });
     match &outcome.violation {
         None => Ok(()),
-        Some(what) => {
-            let what = format!("seed {}: {what}\n{plan}\n{}", args.seed, replay(&outcome, args));
-            Err(ExitError::new(Exit::Failed, what))
-        }
+        Some(what) => Err(ExitError::new(Exit::Failed, format!("{what}\n{about}"))),
     }
-}
-
-fn replay(outcome: &Outcome, args: &OneArgs) -> String {
-    format!("again: ps-sim --seed {}{}", outcome.seed, args.fixed)
 }
 
 /// Collects what workers say, and shows what `PS_LOG` asks for.
@@ -149,10 +142,17 @@ fn listen() -> Answers {
     answers
 }
 
-/// Keeps what panics say, in place of printing it.
-fn note_panics() -> Arc<Mutex<Vec<String>>> {
+/// Keeps what panics say. It is said at once, too, with what the run is `about`: a panic while a
+/// panic is dealt with ends the process.
+fn note_panics(about: String) -> Arc<Mutex<Vec<String>>> {
     let panics = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&panics);
-    panic::set_hook(Box::new(move |panic| noted.lock().push(panic.to_string())));
+    panic::set_hook(Box::new(move |panic| {
+        let is_first = noted.lock().is_empty();
+        noted.lock().push(panic.to_string());
+        if is_first {
+            let _ = writeln!(io::stderr(), "{panic}\n{about}");
+        }
+    }));
     panics
 }

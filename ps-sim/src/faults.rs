@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use turmoil::Sim;
 
+use crate::net::Breaker;
 use crate::plan::Kind;
 
 /// A simulated machine.
@@ -33,6 +34,10 @@ pub(crate) enum Action {
     Crash(Host),
     /// Starts its program anew.
     Start(Host),
+    /// Breaks the worker's connections, which hears of it at once.
+    Reset(u32),
+    /// Loses the next answer to the worker, and breaks the connection that it came on.
+    LoseAnswer(u32),
     /// Loses all messages.
     Cut(u32),
     /// Undoes it.
@@ -70,13 +75,15 @@ impl fmt::Display for Step {
 
 impl Action {
     /// Does it.
-    pub(crate) fn apply(self, sim: &mut Sim<'_>) {
+    pub(crate) fn apply(self, sim: &mut Sim<'_>, breakers: &[Breaker]) {
         let server = Host::Server.to_string();
         let server = server.as_str();
         let worker = |rank| Host::Worker(rank).to_string();
         match self {
             Self::Crash(host) => sim.crash(host.to_string().as_str()),
             Self::Start(host) => sim.bounce(host.to_string().as_str()),
+            Self::LoseAnswer(rank) => breakers[rank as usize].arm(),
+            Self::Reset(rank) => breakers[rank as usize].trip(),
             Self::Cut(rank) => sim.partition(worker(rank).as_str(), server),
             Self::Mend(rank) => sim.repair(worker(rank).as_str(), server),
             Self::CutIn(rank) => sim.partition_oneway(worker(rank).as_str(), server),

@@ -9,7 +9,7 @@ use ps_common::exit::{Exit, ExitError};
 
 use crate::cli::{ManyArgs, say};
 use crate::outcome::{Outcome, Recoveries};
-use crate::plan::Kind;
+use crate::plan::{Fixed, Kind, Plan};
 
 /// Runs all seeds and prints a line for each, then the sums.
 ///
@@ -56,13 +56,12 @@ fn verdict(outcomes: &[Outcome]) -> Result<(), ExitError> {
 fn all(args: &ManyArgs, each: impl Fn(&Outcome) + Sync) -> Result<Vec<Outcome>, ExitError> {
     let seeds = Mutex::new(args.seeds.clone());
     let results = Mutex::new(BTreeMap::new());
-    let fixed = args.fixed.to_string();
     std::thread::scope(|scope| {
         for _ in 0..args.jobs {
             scope.spawn(|| {
                 loop {
                     let Some(seed) = seeds.lock().next() else { return };
-                    let result = elsewhere(seed, &fixed);
+                    let result = elsewhere(seed, &args.fixed);
                     if let Ok(outcome) = &result {
                         each(outcome);
                     }
@@ -74,24 +73,28 @@ fn all(args: &ManyArgs, each: impl Fn(&Outcome) + Sync) -> Result<Vec<Outcome>, 
     results.into_inner().into_values().collect()
 }
 
-/// Runs a seed in a process of its own.
-fn elsewhere(seed: u64, fixed: &str) -> Result<Outcome, ExitError> {
+/// Runs a seed in a process of its own. A process that breaks off has failed.
+///
+/// # Errors
+/// The system's, where it gives no process.
+fn elsewhere(seed: u64, fixed: &Fixed) -> Result<Outcome, ExitError> {
     let failed = |what: String| ExitError::new(Exit::Failed, format!("seed {seed}: {what}"));
     let program =
         std::env::current_exe().map_err(|e| failed("no program".to_owned()).because(e))?;
     let output = Command::new(program)
         .arg(format!("--seed={seed}"))
         .arg("--json")
-        .args(fixed.split_whitespace())
+        .args(fixed.to_string().split_whitespace())
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .output()
         .map_err(|e| failed("cannot start a process".to_owned()).because(e))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(text.trim()).map_err(|_| {
+    Ok(serde_json::from_str(text.trim()).unwrap_or_else(|_| {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        failed(format!("the process said nothing, {}: {}", output.status, stderr.trim()))
-    })
+        let what = format!("the process broke off, {}: {}", output.status, stderr.trim());
+        Outcome::broken_off(&Plan::draw(seed, fixed), what)
+    }))
 }
 
 /// One run on one line.

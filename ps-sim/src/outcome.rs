@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ps_common::job::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Kind;
+use crate::plan::{Kind, Plan};
 
 /// Of one seed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,6 +33,27 @@ pub(crate) struct Outcome {
     pub(crate) recoveries: Recoveries,
     /// Equal for runs that went alike.
     pub(crate) trace: String,
+}
+
+impl Outcome {
+    /// Of a run that did not come to its end, whose figures are lost.
+    pub(crate) fn broken_off(plan: &Plan, what: String) -> Self {
+        Self {
+            seed: plan.seed,
+            mode: plan.mode,
+            violation: Some(what),
+            faults: BTreeMap::new(),
+            acknowledged: 0,
+            dropped: 0,
+            lost: 0,
+            twice: 0,
+            checks: 0,
+            simulated_seconds: 0.0,
+            wall_seconds: 0.0,
+            recoveries: Recoveries::default(),
+            trace: "-".to_owned(),
+        }
+    }
 }
 
 /// How long it took until a push was acknowledged again, in milliseconds.

@@ -54,6 +54,8 @@ pub(crate) enum Kind {
     ServerKill,
     /// The server's machine loses power.
     ServerPower,
+    /// A worker's connections are reset several times in a row, now and then by an answer.
+    Reset,
     /// No message between a worker and the server.
     Partition,
     /// No message from a worker to the server.
@@ -112,11 +114,12 @@ const BEGIN: u64 = 1000;
 /// A fault begins at most this long after the one before.
 const GAP_MS: u64 = 2500;
 
-const ALL: [Kind; 10] = [
+const ALL: [Kind; 11] = [
     Kind::WorkerKill,
     Kind::WorkerPower,
     Kind::ServerKill,
     Kind::ServerPower,
+    Kind::Reset,
     Kind::Partition,
     Kind::OneWayIn,
     Kind::OneWayOut,
@@ -147,7 +150,9 @@ impl Plan {
         let waits = rng.random_bool(0.5);
         let compute_max = rng.random_range(20..=300);
         let latency_max = rng.random_range(2..=60);
-        let lease_ms = rng.random_range(1000..=8000);
+        // Longer ones outlive the time in which a dead connection is noticed.
+        let lease_max = *[8000, 60_000].choose(&mut rng).expect("some");
+        let lease_ms = rng.random_range(1000..=lease_max);
         let n_faults = rng.random_range(3..=9);
         let (problem, optimizer, lr) = match mode {
             // Bit for bit what the undisturbed run gives.
@@ -212,6 +217,7 @@ impl Plan {
             let first = self.steps.len();
             let end = match kind {
                 Kind::SwizzleClog => self.swizzle(rng, begin, length),
+                Kind::Reset => self.resets(rng, rank, begin),
                 _ => {
                     self.fault(kind, rank, begin, begin + length, rng.random_range(100..=1500));
                     begin + length
@@ -286,8 +292,20 @@ impl Plan {
                 self.at(begin, Action::Latency(rank, slow_ms));
                 self.at(end, Action::Latency(rank, self.latency_ms.1));
             }
-            Kind::SwizzleClog => unreachable!("it is drawn as a whole"),
+            Kind::SwizzleClog | Kind::Reset => unreachable!("they are drawn as a whole"),
         }
+    }
+
+    /// Resets a worker's connections now and then; the end.
+    fn resets(&mut self, rng: &mut ChaCha8Rng, rank: u32, begin: u64) -> u64 {
+        let mut now = begin;
+        for _ in 0..rng.random_range(1..=12) {
+            let action =
+                *[Action::Reset(rank), Action::LoseAnswer(rank)].choose(rng).expect("some");
+            self.at(now, action);
+            now += rng.random_range(5..=2 * self.compute_ms.1);
+        }
+        now
     }
 
     /// Holds all links in one order and releases them in another; the end.

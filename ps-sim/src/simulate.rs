@@ -190,7 +190,7 @@ impl<'a> Run<'a> {
         }
         tracing::info!(%step, "fault");
         (now, format!("{:?}", step.action)).hash(&mut self.trace);
-        step.action.apply(&mut self.sim);
+        step.action.apply(&mut self.sim, &self.stage.breakers);
     }
 
     /// A program that has ended is not to be crashed. A server that keeps nothing is not either, once

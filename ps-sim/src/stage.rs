@@ -23,7 +23,7 @@ use ps_worker::net::session::{Duty, work};
 use tokio::sync::{oneshot, watch};
 
 use crate::faults::Host;
-use crate::net::{Dialer, PORT, Port};
+use crate::net::{Breaker, Dialer, PORT, Port};
 use crate::plan::{Plan, Problem};
 
 /// A program that failed is started again after this.
@@ -47,6 +47,8 @@ pub(crate) struct Stage {
     /// Of the server that lives, or lived last.
     pub(crate) shell: RefCell<Option<Arc<Shell>>>,
     pub(crate) end: RefCell<Option<End>>,
+    /// Of the workers' connections, by rank.
+    pub(crate) breakers: Vec<Breaker>,
     /// Workers that are done, by rank.
     pub(crate) done: RefCell<Vec<bool>>,
     /// Why programs failed.
@@ -62,6 +64,7 @@ impl Stage {
             data,
             shell: RefCell::default(),
             end: RefCell::default(),
+            breakers: (0..plan.workers).map(|_| Breaker::default()).collect(),
             done: RefCell::new(vec![false; plan.workers as usize]),
             failures: RefCell::default(),
             n_lives: Cell::new(0),
@@ -196,6 +199,7 @@ impl Stage {
 
     async fn work(&self, rank: u32) -> anyhow::Result<()> {
         let args = self.worker_args(rank)?;
+        let breaker = self.breakers[rank as usize].clone();
         let attachment = args.check()?;
         let Part::Work { rank, delay_ms } = attachment.part else {
             return Err(anyhow!("a worker works"));
@@ -203,7 +207,7 @@ impl Stage {
         let life = self.n_lives.get();
         self.n_lives.set(life + 1);
         let surroundings = Surroundings {
-            dialer: Some(Arc::new(Dialer)),
+            dialer: Some(Arc::new(Dialer(breaker))),
             seed: self.plan.seed.rotate_left(32) ^ life,
             has_threads: false,
         };
