@@ -6,6 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 use turmoil::Sim;
 
+use ps_server::storage::Fault;
+
+use crate::disk::Disk;
 use crate::net::Breaker;
 use crate::plan::Kind;
 
@@ -56,6 +59,16 @@ pub(crate) enum Action {
     Release(u32),
     /// Messages take up to so many milliseconds.
     Latency(u32, u64),
+    /// The server's machine loses power at its disk's n-th operation from now.
+    PowerFails(u64),
+    /// A bit of the newest checkpoint flips, drawn from this.
+    Rot(u64),
+    /// The disk has room for so many bytes more.
+    Fill(usize),
+    /// Undoes it.
+    Free,
+    /// The disk's n-th operation from now fails.
+    DiskError(u64),
 }
 
 /// An action and when.
@@ -75,11 +88,16 @@ impl fmt::Display for Step {
 
 impl Action {
     /// Does it.
-    pub(crate) fn apply(self, sim: &mut Sim<'_>, breakers: &[Breaker]) {
+    pub(crate) fn apply(self, sim: &mut Sim<'_>, breakers: &[Breaker], disk: &Disk) {
         let server = Host::Server.to_string();
         let server = server.as_str();
         let worker = |rank| Host::Worker(rank).to_string();
         match self {
+            Self::PowerFails(_) => {}
+            Self::Rot(chance) => disk.rot(chance),
+            Self::Fill(bytes) => disk.0.limit_free_bytes(Some(bytes)),
+            Self::Free => disk.0.limit_free_bytes(None),
+            Self::DiskError(n) => disk.0.order(disk.0.n_operations() + n, Fault::Io),
             Self::Crash(host) => sim.crash(host.to_string().as_str()),
             Self::Start(host) => sim.bounce(host.to_string().as_str()),
             Self::LoseAnswer(rank) => breakers[rank as usize].arm(),

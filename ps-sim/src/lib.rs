@@ -6,6 +6,7 @@
 //! run.
 
 mod cli;
+mod disk;
 mod faults;
 mod ledger;
 mod many;

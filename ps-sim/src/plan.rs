@@ -24,6 +24,9 @@ pub(crate) struct Fixed {
     /// Clocks of each worker [default: drawn from 40 to 120]
     #[arg(long, value_name = "N")]
     pub(crate) rounds: Option<u64>,
+    /// What the server keeps on its disk [default: drawn]
+    #[arg(long)]
+    pub(crate) durability: Option<Durability>,
     /// Only these kinds of faults [default: all]
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub(crate) faults: Vec<Kind>,
@@ -68,6 +71,12 @@ pub(crate) enum Kind {
     SwizzleClog,
     /// Messages take up to a second and a half.
     Slow,
+    /// The server's disk is full for a while.
+    NoSpace,
+    /// An operation of the server's disk fails.
+    Io,
+    /// The server loses power, and a bit of its newest checkpoint flips before it is back.
+    BitRot,
 }
 
 impl Kind {
@@ -87,6 +96,18 @@ pub(crate) enum Problem {
     Ledger,
 }
 
+/// What outlives the server's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Durability {
+    /// Nothing.
+    Memory,
+    /// Checkpoints.
+    Interval,
+    /// Checkpoints and a journal.
+    Always,
+}
+
 /// A job and its faults.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Plan {
@@ -99,6 +120,10 @@ pub(crate) struct Plan {
     pub(crate) lr: f64,
     pub(crate) lease_ms: u32,
     pub(crate) on_worker_loss: &'static str,
+    /// What the server's disk keeps.
+    pub(crate) durability: Durability,
+    /// How often there is a checkpoint, if any is kept.
+    pub(crate) checkpoint_every: String,
     /// Of a gradient.
     pub(crate) compute_ms: (u64, u64),
     /// Of a message.
@@ -114,7 +139,7 @@ const BEGIN: u64 = 1000;
 /// A fault begins at most this long after the one before.
 const GAP_MS: u64 = 2500;
 
-const ALL: [Kind; 11] = [
+const ALL: [Kind; 14] = [
     Kind::WorkerKill,
     Kind::WorkerPower,
     Kind::ServerKill,
@@ -126,6 +151,9 @@ const ALL: [Kind; 11] = [
     Kind::Hold,
     Kind::SwizzleClog,
     Kind::Slow,
+    Kind::NoSpace,
+    Kind::Io,
+    Kind::BitRot,
 ];
 
 impl Plan {
@@ -154,6 +182,14 @@ impl Plan {
         let lease_max = *[8000, 60_000].choose(&mut rng).expect("some");
         let lease_ms = rng.random_range(1000..=lease_max);
         let n_faults = rng.random_range(3..=9);
+        let durability =
+            *[Durability::Memory, Durability::Interval, Durability::Always, Durability::Always]
+                .choose(&mut rng)
+                .expect("some");
+        let checkpoint_every = match rng.random_bool(0.5) {
+            true => format!("{}r", rng.random_range(1..=20)),
+            false => format!("{}ms", rng.random_range(200..=5000)),
+        };
         let (problem, optimizer, lr) = match mode {
             // Bit for bit what the undisturbed run gives.
             Mode::Sync => (Problem::Reference, optimizer, lr),
@@ -169,6 +205,8 @@ impl Plan {
             lr,
             lease_ms,
             on_worker_loss: if mode == Mode::Sync || waits { "wait" } else { "continue" },
+            durability: fixed.durability.unwrap_or(durability),
+            checkpoint_every,
             compute_ms: (compute_max / 4, compute_max),
             latency_ms: (1, latency_max),
             kinds: Vec::new(),
@@ -191,8 +229,12 @@ impl Plan {
 
     /// Whether the job can be carried through after such a fault.
     fn survives(&self, kind: Kind) -> bool {
-        let server = matches!(kind, Kind::ServerKill | Kind::ServerPower);
-        !server || self.mode == Mode::Sync
+        let keeps = self.durability != Durability::Memory;
+        match kind {
+            Kind::ServerKill | Kind::ServerPower => keeps || self.mode == Mode::Sync,
+            Kind::NoSpace | Kind::Io | Kind::BitRot => keeps,
+            _ => true,
+        }
     }
 
     fn draw_faults(&mut self, rng: &mut ChaCha8Rng, kinds: &[Kind], n_faults: usize) {
@@ -209,8 +251,8 @@ impl Plan {
             let length = rng.random_range(50..=longest);
             let all = busy.iter().copied().max().unwrap_or(BEGIN);
             let begin = match kind {
-                Kind::ServerKill => at.max(server_busy),
-                Kind::ServerPower => at.max(server_busy).max(all),
+                Kind::ServerKill | Kind::NoSpace | Kind::Io => at.max(server_busy),
+                Kind::ServerPower | Kind::BitRot => at.max(server_busy).max(all),
                 Kind::SwizzleClog => at.max(all),
                 _ => at.max(busy[rank as usize]),
             };
@@ -224,8 +266,8 @@ impl Plan {
                 }
             };
             match kind {
-                Kind::ServerKill => server_busy = end + 1,
-                Kind::ServerPower => {
+                Kind::ServerKill | Kind::NoSpace | Kind::Io => server_busy = end + 1,
+                Kind::ServerPower | Kind::BitRot => {
                     server_busy = end + 1;
                     busy.fill(end + 1);
                 }
@@ -245,7 +287,8 @@ impl Plan {
     /// Says which fault begins at step `first`, by the action that cannot fail to happen.
     fn mark(&mut self, first: usize, kind: Kind) {
         let steps = &mut self.steps[first..];
-        let crash = steps.iter().position(|step| matches!(step.action, Action::Crash(_)));
+        let telling = |action| matches!(action, Action::Crash(_) | Action::Rot(_));
+        let crash = steps.iter().position(|step| telling(step.action));
         steps[crash.unwrap_or(0)].fault = Some(kind);
     }
 
@@ -266,9 +309,11 @@ impl Plan {
                 self.at(begin, Action::Crash(Host::Server));
                 self.at(end, Action::Start(Host::Server));
             }
-            Kind::ServerPower => {
-                (0..self.workers).for_each(|rank| self.at(begin, Action::Cut(rank)));
-                self.at(begin, Action::Crash(Host::Server));
+            Kind::ServerPower | Kind::BitRot => {
+                self.at(begin, Action::PowerFails(slow_ms % 13));
+                if kind == Kind::BitRot {
+                    self.at(end, Action::Rot(slow_ms));
+                }
                 (0..self.workers).for_each(|rank| self.at(end, Action::Mend(rank)));
                 self.at(end, Action::Start(Host::Server));
             }
@@ -292,6 +337,11 @@ impl Plan {
                 self.at(begin, Action::Latency(rank, slow_ms));
                 self.at(end, Action::Latency(rank, self.latency_ms.1));
             }
+            Kind::NoSpace => {
+                self.at(begin, Action::Fill(slow_ms as usize));
+                self.at(end, Action::Free);
+            }
+            Kind::Io => self.at(begin, Action::DiskError(slow_ms % 29)),
             Kind::SwizzleClog | Kind::Reset => unreachable!("they are drawn as a whole"),
         }
     }
@@ -336,6 +386,9 @@ impl fmt::Display for Fixed {
         if let Some(workers) = self.workers {
             write!(f, " --workers={workers}")?;
         }
+        if let Some(durability) = self.durability {
+            write!(f, " --durability={}", format!("{durability:?}").to_lowercase())?;
+        }
         if let Some(rounds) = self.rounds {
             write!(f, " --rounds={rounds}")?;
         }
@@ -355,7 +408,7 @@ impl fmt::Display for Plan {
         writeln!(
             f,
             "seed {}: {} mode, {} workers, {} rounds, {:?} problem, {} at {}, lease {} ms, lost \
-             workers: {}, gradients take {}..{} ms, messages {}..{} ms",
+             workers: {}, kept: {:?} every {}, gradients take {}..{} ms, messages {}..{} ms",
             self.seed,
             self.mode,
             self.workers,
@@ -365,6 +418,8 @@ impl fmt::Display for Plan {
             self.lr,
             self.lease_ms,
             self.on_worker_loss,
+            self.durability,
+            self.checkpoint_every,
             self.compute_ms.0,
             self.compute_ms.1,
             self.latency_ms.0,

@@ -7,12 +7,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use ps_server::storage::{Fault, Loss};
 use turmoil::Sim;
 
 use crate::faults::{Action, Host, Step};
 use crate::ledger::{Answer, Answers, Ledger};
 use crate::outcome::{Outcome, Recoveries};
-use crate::plan::{Plan, Problem};
+use crate::plan::{Durability, Kind, Plan, Problem};
 use crate::stage::{End, Stage};
 
 const TICK: Duration = Duration::from_millis(1);
@@ -68,12 +69,14 @@ struct Run<'a> {
     ledger: Ledger,
     trace: DefaultHasher,
     violation: Option<String>,
-    faults: BTreeMap<crate::plan::Kind, u64>,
+    faults: BTreeMap<Kind, u64>,
     awaited: Awaited,
     recoveries: Recoveries,
     /// Hosts whose crash was left out, because their programs had ended.
     spared: Vec<Host>,
     server_was_lost: bool,
+    /// The disk's operation at which the server's power fails.
+    power: Option<u64>,
     checks: u64,
 }
 
@@ -111,6 +114,7 @@ impl<'a> Run<'a> {
             recoveries: Recoveries::default(),
             spared: Vec::new(),
             server_was_lost: false,
+            power: None,
             checks: 0,
         }
     }
@@ -134,6 +138,7 @@ impl<'a> Run<'a> {
             }
             self.sim.step().map_err(|e| format!("a program broke off: {e}"))?;
             self.hear()?;
+            self.watch_power();
             if tick % CHECK_EVERY == 0 {
                 self.check()?;
             }
@@ -171,12 +176,29 @@ impl<'a> Run<'a> {
                 self.spared.push(host);
                 return;
             }
+            Action::Rot(_) if self.spared.contains(&Host::Server) => return,
             Action::Start(host) if self.spared.contains(&host) => {
                 self.spared.retain(|spared| *spared != host);
                 return;
             }
-            Action::Crash(Host::Server) => self.server_was_lost = true,
-            Action::Start(Host::Server) => self.awaited.server = Some(now),
+            Action::PowerFails(n) => {
+                if self.is_to_be_spared(Host::Server) {
+                    self.spared.push(Host::Server);
+                } else {
+                    let disk = &self.stage.disk.0;
+                    disk.order(disk.n_operations() + n, Fault::Crash);
+                    self.power = Some(disk.n_operations() + n);
+                }
+                return;
+            }
+            Action::Crash(Host::Server) => self.lose_server(Loss::Nothing),
+            Action::Start(Host::Server) => {
+                if self.power.is_some() {
+                    // It did not come to that operation.
+                    self.power_fails();
+                }
+                self.awaited.server = Some(now);
+            }
             Action::Start(Host::Worker(rank)) => {
                 self.awaited.workers.insert(rank, now);
             }
@@ -190,14 +212,44 @@ impl<'a> Run<'a> {
         }
         tracing::info!(%step, "fault");
         (now, format!("{:?}", step.action)).hash(&mut self.trace);
-        step.action.apply(&mut self.sim, &self.stage.breakers);
+        step.action.apply(&mut self.sim, &self.stage.breakers, &self.stage.disk);
+    }
+
+    /// Cuts the power at the disk's operation that it was ordered for: torn in the middle.
+    fn watch_power(&mut self) {
+        if self.power.is_some_and(|n| self.stage.disk.0.n_operations() > n) {
+            for rank in 0..self.plan.workers {
+                Action::Cut(rank).apply(&mut self.sim, &self.stage.breakers, &self.stage.disk);
+            }
+            self.power_fails();
+        }
+    }
+
+    fn power_fails(&mut self) {
+        self.power = None;
+        let now = self.sim.elapsed();
+        tracing::info!(?now, "the server's power fails");
+        now.hash(&mut self.trace);
+        *self.faults.entry(Kind::ServerPower).or_default() += 1;
+        self.lose_server(Loss::Some(self.trace.finish()));
+    }
+
+    /// What a dying server does in its last moment does not count.
+    fn lose_server(&mut self, loss: Loss) {
+        self.server_was_lost = true;
+        self.stage.disk.stop();
+        self.sim.crash(Host::Server.to_string().as_str());
+        *self.stage.shell.borrow_mut() = None;
+        self.stage.disk.restart(loss);
     }
 
     /// A program that has ended is not to be crashed. A server that keeps nothing is not either, once
     /// a worker is gone for good: nobody would bring the lost clocks again.
     fn is_to_be_spared(&mut self, host: Host) -> bool {
         let any_done = self.stage.done.borrow().iter().any(|done| *done);
-        !self.sim.is_host_running(host.to_string().as_str()) || (host == Host::Server && any_done)
+        let keeps = self.plan.durability != Durability::Memory;
+        !self.sim.is_host_running(host.to_string().as_str())
+            || (host == Host::Server && any_done && !keeps)
     }
 
     /// Takes in what workers were told.
@@ -206,7 +258,7 @@ impl<'a> Run<'a> {
         for answer in self.answers.take() {
             tracing::debug!(?now, ?answer, "told");
             (now, &answer).hash(&mut self.trace);
-            self.ledger.enter(&answer, self.server_was_lost)?;
+            self.ledger.enter(&answer, self.may_be_undone())?;
             self.recovered(&answer, now);
         }
         Ok(())
@@ -220,6 +272,11 @@ impl<'a> Run<'a> {
         self.recoveries.heal.extend(links.remove(&answer.rank).map(since));
     }
 
+    /// Whether what was acknowledged may have been lost with a server, to be done again.
+    fn may_be_undone(&self) -> bool {
+        self.server_was_lost && self.plan.durability != Durability::Always
+    }
+
     /// What must hold at any time.
     fn check(&mut self) -> Result<(), String> {
         let Some(shell) = self.stage.shell.borrow().clone() else { return Ok(()) };
@@ -230,7 +287,8 @@ impl<'a> Run<'a> {
         {
             let values = theta.values::<f64>();
             let balance = self.ledger.balance(&values, self.plan.rounds);
-            if balance.lost + balance.twice > 0 {
+            let lost = if self.may_be_undone() { 0 } else { balance.lost };
+            if lost + balance.twice > 0 {
                 return Err(format!("theta differs from what workers were told: {balance:?}"));
             }
             let sum: f64 = values.iter().sum();

@@ -9,22 +9,26 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
+use ps_common::ErrorCode;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::JobState;
 use ps_common::wire::CHUNK_BYTES;
-use ps_server::args::ServerArgs;
+use ps_server::args::{DurabilitySpec, JobSpec, ServerArgs};
 use ps_server::core::Input;
 use ps_server::driver::Driver;
+use ps_server::keeper::{Keeper, Settings};
 use ps_server::net::{Connections, Health, Listener, Protection, Shell, serve};
+use ps_server::storage;
 use ps_worker::args::{Part, WorkerArgs};
 use ps_worker::net::Surroundings;
 use ps_worker::net::link::keep_alive;
 use ps_worker::net::session::{Duty, work};
 use tokio::sync::{oneshot, watch};
 
+use crate::disk::{DIRECTORY, Disk};
 use crate::faults::Host;
 use crate::net::{Breaker, Dialer, PORT, Port};
-use crate::plan::{Plan, Problem};
+use crate::plan::{Durability, Plan, Problem};
 
 /// A program that failed is started again after this.
 const RESTART: Duration = Duration::from_millis(500);
@@ -44,6 +48,8 @@ pub(crate) struct Stage {
     pub(crate) plan: Plan,
     /// Rows of the ledger problem.
     data: PathBuf,
+    /// Of the server's machine.
+    pub(crate) disk: Disk,
     /// Of the server that lives, or lived last.
     pub(crate) shell: RefCell<Option<Arc<Shell>>>,
     pub(crate) end: RefCell<Option<End>>,
@@ -62,6 +68,7 @@ impl Stage {
         Rc::new(Self {
             plan: plan.clone(),
             data,
+            disk: Disk::new(),
             shell: RefCell::default(),
             end: RefCell::default(),
             breakers: (0..plan.workers).map(|_| Breaker::default()).collect(),
@@ -79,7 +86,7 @@ impl Stage {
     fn server_args(&self) -> anyhow::Result<ServerArgs> {
         let plan = &self.plan;
         let dtype = "f64";
-        let arguments = [
+        let mut arguments = vec![
             "ps-server".to_owned(),
             format!("--mode={}", plan.mode),
             format!("--workers={}", plan.workers),
@@ -90,6 +97,12 @@ impl Stage {
             format!("--lease-ms={}", plan.lease_ms),
             format!("--on-worker-loss={}", plan.on_worker_loss),
         ];
+        if plan.durability != Durability::Memory {
+            let durability = format!("{:?}", plan.durability).to_lowercase();
+            arguments.push(format!("--checkpoint-dir={DIRECTORY}"));
+            arguments.push(format!("--checkpoint-every={}", plan.checkpoint_every));
+            arguments.push(format!("--durability={durability}"));
+        }
         ServerArgs::try_parse_from(arguments).context("the server's arguments")
     }
 
@@ -122,11 +135,18 @@ impl Stage {
 
     async fn serve(&self) -> anyhow::Result<()> {
         let args = self.server_args()?;
-        let spec = args.job.check(&args.crew)?;
+        let mut spec = args.job.check(&args.crew)?;
         let serving = args.serve.check(&args.crew)?;
         let protection = Protection::load(&serving.security, serving.limits)?;
         let listener = Listener::Other(Box::new(Port::open().await?));
-        let driver = Driver::new(spec.config, spec.dtype, spec.optimizer, CHUNK_BYTES, "ps-sim");
+        let durability = args.serve.durability.check(&spec.config)?;
+        let keeper = durability.map(|durability| self.open(&mut spec, &durability)).transpose()?;
+        let JobSpec { config, optimizer, dtype } = spec;
+        let mut driver = Driver::new(config.clone(), dtype, optimizer, CHUNK_BYTES, "ps-sim");
+        if let Some(keeper) = keeper {
+            let kept = driver.kept_by(keeper, &config, dtype);
+            driver = kept.map_err(storage::Error::into_exit)?.0;
+        }
         let shell = Shell::new(driver);
         *self.shell.borrow_mut() = Some(Arc::clone(&shell));
         let connections = Connections::new(listener, Arc::clone(&shell), protection.limits());
@@ -154,6 +174,22 @@ impl Stage {
         Ok(())
     }
 
+    /// Locks the directory of checkpoints.
+    fn open(&self, spec: &mut JobSpec, durability: &DurabilitySpec) -> anyhow::Result<Keeper> {
+        let DurabilitySpec { directory, checkpoints, keep, journal_bytes_max, .. } = durability;
+        let settings = Settings {
+            durability: checkpoints.durability,
+            keep: *keep,
+            journal_bytes_max: *journal_bytes_max,
+            threads: false,
+        };
+        let keeper = Keeper::open(Arc::new(self.disk.0.clone()), directory, settings)
+            .map_err(storage::Error::into_exit)?;
+        spec.config.checkpoints = Some(*checkpoints);
+        spec.config.boot = keeper.boot();
+        Ok(keeper)
+    }
+
     /// Waits for the end of the job.
     async fn see_through(&self, shell: &Shell, health: &Health) -> anyhow::Result<()> {
         loop {
@@ -161,6 +197,7 @@ impl Stage {
                 biased;
                 () = shell.initialized() => health.initialized().await,
                 () = shell.conclusion() => {
+                    self.last_checkpoint(shell).await?;
                     self.conclude(shell)?;
                     shell.tell(Input::Concluded);
                 }
@@ -171,6 +208,20 @@ impl Stage {
             (JobState::Done, _) => Ok(()),
             (state, reason) => Err(anyhow!("the job is {state:?}: {reason}")),
         }
+    }
+
+    /// As often as it takes: the disk may be full.
+    async fn last_checkpoint(&self, shell: &Shell) -> anyhow::Result<()> {
+        if self.plan.durability == Durability::Memory {
+            return Ok(());
+        }
+        while let Err(error) = shell.checkpoint().await {
+            match error.code {
+                ErrorCode::NotDurable => tokio::time::sleep(RESTART).await,
+                _ => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn conclude(&self, shell: &Shell) -> anyhow::Result<()> {
