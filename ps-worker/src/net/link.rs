@@ -158,16 +158,29 @@ impl Link {
         mut call: impl AsyncFnMut(&Client, Caller) -> Result<A, Failure>,
     ) -> Result<Option<A>, ExitError> {
         loop {
+            match self.call_as_joined(&mut call).await? {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(Recovery::Ended) => return Ok(None),
+                Err(Recovery::Again | Recovery::Rejoined) => {}
+            }
+        }
+    }
+
+    /// Calls until it succeeds, or until the member had to join again or the job has ended.
+    pub(super) async fn call_as_joined<A>(
+        &mut self,
+        mut call: impl AsyncFnMut(&Client, Caller) -> Result<A, Failure>,
+    ) -> Result<Result<A, Recovery>, ExitError> {
+        loop {
             match call(&self.client, self.answer.caller).await {
                 Ok(answer) => {
                     self.succeed();
-                    return Ok(Some(answer));
+                    return Ok(Ok(answer));
                 }
-                Err(failure) => {
-                    if self.recover(failure).await? == Recovery::Ended {
-                        return Ok(None);
-                    }
-                }
+                Err(failure) => match self.recover(failure).await? {
+                    Recovery::Again => {}
+                    other => return Ok(Err(other)),
+                },
             }
         }
     }
@@ -214,14 +227,23 @@ impl Link {
         Ok(Recovery::Rejoined)
     }
 
-    /// Says goodbye with the last measurements.
-    pub(super) async fn leave(mut self, final_metrics: Option<Metrics>) -> Result<(), ExitError> {
+    /// Says goodbye with the last measurements. `Rejoined`: nothing was said, because the job is not
+    /// at its end any more.
+    pub(super) async fn leave(
+        &mut self,
+        final_metrics: Option<Metrics>,
+    ) -> Result<Recovery, ExitError> {
         let stats = self.stats;
         let left = self
-            .call(async |client, caller| client.leave(Leave { caller, stats, final_metrics }).await)
-            .await;
+            .call_as_joined(async |client, caller| {
+                client.leave(Leave { caller, stats, final_metrics }).await
+            })
+            .await?;
+        if let Err(Recovery::Rejoined) = left {
+            return Ok(Recovery::Rejoined);
+        }
         self.present.send_replace(None);
-        left.map(|_| ())
+        Ok(Recovery::Ended)
     }
 
     fn publish(&self) {

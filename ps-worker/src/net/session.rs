@@ -188,11 +188,34 @@ impl<T: Real> Session<T> {
     }
 
     async fn run(mut self) -> Result<(), ExitError> {
-        while self.learn_from_here().await? == Recovery::Rejoined {}
-        let last = pull(&mut self.link, &mut self.theta, (0, true), |_| false).await?;
-        let Some(last) = last else {
-            tracing::info!("the job has ended");
-            return Ok(());
+        // A server may have been lost at the end with rounds that nobody else will do again.
+        while self.learn_from_here().await? == Recovery::Rejoined
+            || self.finish().await? == Recovery::Rejoined
+        {}
+        Ok(())
+    }
+
+    /// Measures the final theta and leaves, unless the worker had to join again before (`Rejoined`).
+    async fn finish(&mut self) -> Result<Recovery, ExitError> {
+        let theta = &mut self.theta;
+        let last = loop {
+            let pulled = self
+                .link
+                .call_as_joined(async |client, caller| {
+                    let (r#final, wait_max) = (true, None);
+                    let request = PullRequest { caller, version_min: 0, r#final, wait_max };
+                    client.pull(request, theta).await
+                })
+                .await?;
+            match pulled {
+                Ok(header) if is_final(header.state) => break header,
+                Ok(_) => {}
+                Err(Recovery::Rejoined) => return Ok(Recovery::Rejoined),
+                Err(_) => {
+                    tracing::info!("the job has ended");
+                    return Ok(Recovery::Ended);
+                }
+            }
         };
         self.stats.wait_seconds += last.waited.as_secs_f64();
         let metrics = self.off_thread(|learner, theta, _| learner.metrics(theta)).await?;
