@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::joining::not_initialized;
 use super::{Answer, CallId, Checkpoints, Core, Effect, Every, Time};
 
+/// How long after a failure the first checkpoint is tried again where all waits for it.
+const RETRY: Time = Time::from_secs(1);
+
 /// The newest checkpoint, the wish for a next one, and the accounts of all.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Captures {
@@ -25,6 +28,8 @@ pub(super) struct Captures {
     taken: Time,
     /// It could not be made durable.
     failing: bool,
+    /// One is durable.
+    has_base: bool,
     window: Window,
     pub(super) facts: Facts,
 }
@@ -67,12 +72,7 @@ impl Captures {
     /// Begins anew at a checkpoint that is durable.
     pub(super) fn restored(facts: Facts, version: u64) -> Self {
         let window = Window { durable: version, ..Window::default() };
-        Self { facts, version, window, ..Self::default() }
-    }
-
-    /// theta must not move: it is about to be taken.
-    pub(super) fn is_ordered(&self) -> bool {
-        self.phase == Phase::Ordered
+        Self { facts, version, window, has_base: true, ..Self::default() }
     }
 
     /// Nothing is on its way to the disk.
@@ -162,6 +162,17 @@ impl Core {
         out.push(Effect::Capture);
     }
 
+    /// Whether theta must not move: it is about to be taken, or the journal has nothing to go on from
+    /// yet (rule D2).
+    pub(super) fn is_still(&self) -> bool {
+        self.captures.phase == Phase::Ordered || self.lacks_base()
+    }
+
+    fn lacks_base(&self) -> bool {
+        let always = self.config.checkpoints.is_some_and(|c| c.durability == Durability::Always);
+        always && !self.captures.has_base
+    }
+
     fn is_capture_due(&self, now: Time) -> bool {
         let Some(Checkpoints { every, .. }) = self.config.checkpoints else { return false };
         if self.captures.wanted {
@@ -171,27 +182,32 @@ impl Core {
             return false;
         }
         match every {
-            None => false,
+            _ if self.next_capture().is_some_and(|due| due <= now) => true,
             Some(Every::Rounds(n)) => {
                 let mode = self.config.consistency.mode();
                 let step = n.saturating_mul(mode.updates_per_round(self.config.n_workers)).max(1);
                 self.version / step > self.captures.version / step
             }
-            Some(Every::Time(_)) => self.next_capture().is_some_and(|due| due <= now),
+            Some(Every::Time(_)) | None => false,
         }
     }
 
     /// When the next checkpoint is due by time; `None`: not before theta moves.
     fn next_capture(&self) -> Option<Time> {
+        if self.state != JobState::Running {
+            return None;
+        }
+        if self.lacks_base() {
+            return Some(self.captures.taken.saturating_add(RETRY));
+        }
         let Some(Every::Time(interval)) = self.config.checkpoints?.every else { return None };
         let moved = self.version != self.captures.version || self.captures.failing;
-        let open = self.state == JobState::Running && moved;
-        open.then(|| self.captures.taken.saturating_add(interval))
+        moved.then(|| self.captures.taken.saturating_add(interval))
     }
 
     /// The driver has taken what it was asked to: theta may move again.
     pub(super) fn captured(&mut self, now: Time, out: &mut Vec<Effect>) {
-        if self.captures.is_ordered() {
+        if self.captures.phase == Phase::Ordered {
             self.captures.phase = Phase::Unsaved;
         }
         self.proceed(now, out);
@@ -212,6 +228,7 @@ impl Core {
         match result {
             Ok((path, _)) => {
                 captures.failing = false;
+                captures.has_base = true;
                 captures.facts.checkpoints += 1;
                 let covers = version > captures.window.durable;
                 if self.keeps_window() && covers {

@@ -141,7 +141,7 @@ impl Core {
     /// Starts the next update, if one is due; in hogwild mode all that are.
     pub(super) fn start_update(&mut self, now: Time, out: &mut Vec<Effect>) {
         let order = match self.config.consistency {
-            Consistency::Sync { backup_workers } => self.close_round(now, backup_workers),
+            Consistency::Sync { .. } => self.close_round(now),
             Consistency::Ssp { .. } => self.next_in_line(),
             Consistency::Async { delay_scaling, max_gradient_delay } => {
                 self.next_within_delay(now, delay_scaling, max_gradient_delay, out)

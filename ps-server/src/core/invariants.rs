@@ -55,7 +55,7 @@ fn one_round(core: &Core) -> Result<(), String> {
     }
     let most = core.members.ranks.iter().map(|seat| seat.clock).max().unwrap_or(0);
     // Who came too late for a round that is closing, or failed while closing, owes the next one.
-    let closing = !core.applying.is_empty() || core.state == JobState::Failed;
+    let closing = !core.applying.is_empty() || core.is_still() || core.state == JobState::Failed;
     ensure(most <= core.version + u64::from(closing), || {
         format!("I2: a clock is {most}, theta is at round {}", core.version)
     })
@@ -172,10 +172,9 @@ fn rounds_have_their_size(core: &Core) -> Result<(), String> {
 /// modes without rounds one update at most is under way.
 fn updates_take_turns(core: &Core) -> Result<(), String> {
     if core.config.consistency.updates_overlap() {
-        return ensure(
-            core.queue.is_empty() || core.stop.is_some() || core.captures.is_ordered(),
-            || format!("I9: {:?} wait for updates in hogwild mode", core.queue),
-        );
+        return ensure(core.queue.is_empty() || core.stop.is_some() || core.is_still(), || {
+            format!("I9: {:?} wait for updates in hogwild mode", core.queue)
+        });
     }
     let alone = core.config.consistency.has_rounds() || core.applying.len() <= 1;
     ensure(alone, || format!("I9: {:?} are applied at once", core.applying))

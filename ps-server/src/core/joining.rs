@@ -18,7 +18,8 @@ impl Core {
     ) -> Result<Answer, Error> {
         match self.state {
             JobState::Empty | JobState::Running => {}
-            JobState::Finishing if request.role == Role::Observer => {}
+            // A worker that crashed has not measured its shard yet.
+            JobState::Finishing if request.role == Role::Observer || !self.concluding => {}
             JobState::Finishing | JobState::Done | JobState::Failed => return Err(self.ended()),
         }
         self.refuse_when_draining()?;
@@ -133,6 +134,14 @@ impl Core {
         Ok(())
     }
 
+    /// Whether a holder of `rank` has something left to do: once theta is final, to measure it (rule
+    /// L5).
+    fn is_missed(&self, rank: u32) -> bool {
+        let seat = &self.members.ranks[rank as usize];
+        self.state != JobState::Finishing
+            || seat.final_metrics.is_none() && seat.state != WorkerState::Left
+    }
+
     /// The wished rank if nobody alive holds it, else the lowest that is free.
     fn choose_rank(&self, now: Time, wish: Option<u32>) -> Result<u32, Error> {
         let n_workers = self.config.n_workers;
@@ -156,6 +165,9 @@ impl Core {
                 .with("want", n_workers)
                 .with("got", rank));
             }
+            if !self.is_missed(rank) {
+                return Err(self.ended());
+            }
             if !free(rank) {
                 let error = Error::new(
                     ErrorCode::RankTaken,
@@ -171,11 +183,14 @@ impl Core {
             }
             return Ok(rank);
         }
-        let ranks = || 0..n_workers;
+        let ranks = || (0..n_workers).filter(|&rank| self.is_missed(rank));
         let never_live = |&rank: &u32| self.members.ranks[rank as usize].state != WorkerState::Live;
         // A lease that a restart granted again is its old holder's, who names its rank.
         let left_over = |&rank: &u32| free(rank) && !self.members.is_regranted(rank);
         ranks().find(never_live).or_else(|| ranks().find(left_over)).ok_or_else(|| {
+            if self.state == JobState::Finishing {
+                return self.ended();
+            }
             let error = Error::new(
                 ErrorCode::NoVacancy,
                 format!("all {n_workers} ranks have live holders; the job needs no more workers"),

@@ -16,7 +16,7 @@ impl Core {
         self.capture_if_due(now, out);
         if self.state == JobState::Running {
             let may_start = self.applying.is_empty() || self.config.consistency.updates_overlap();
-            if self.stop.is_none() && may_start && !self.captures.is_ordered() {
+            if self.stop.is_none() && may_start && !self.is_still() {
                 self.start_update(now, out);
             }
             // What is under way is stored first.
@@ -48,7 +48,10 @@ impl Core {
                 self.unwritten = false;
                 self.captures.moved(now);
                 for (rank, pending) in &counted {
-                    self.members.ranks[*rank as usize].count(pending.header.clock);
+                    let header = &pending.header;
+                    let seat = &mut self.members.ranks[*rank as usize];
+                    seat.count(header.clock);
+                    seat.remember(header.clock, header.caller.incarnation, pending.digest);
                     self.record.delayed(before - pending.header.version_pulled);
                 }
                 self.skip_clocks(now, out);
@@ -58,21 +61,8 @@ impl Core {
                 }
             }
             Err(Unapplied::NotWritten { what }) => {
-                let error = Error::new(
-                    ErrorCode::NotDurable,
-                    format!("the update could not be written, so it was not applied: {what}; send it again"),
-                )
-                .retry_after(Duration::from_secs(1));
-                for (rank, _) in &counted {
-                    self.refuse_waiting_push(now, *rank, &error, out);
-                }
-                self.reopen_round();
-                self.skip_clocks(now, out);
-                // Of a row of failures the first is told; refusals are counted.
-                if !std::mem::replace(&mut self.unwritten, true) {
-                    let seconds = self.seconds(now);
-                    self.record.event(seconds, "journal failed", None, what);
-                }
+                let ranks = counted.iter().map(|(rank, _)| *rank);
+                self.not_written(now, ranks, what, out);
             }
             Err(Unapplied::Overflow { key }) => {
                 let error = Error::new(
@@ -99,6 +89,42 @@ impl Core {
         self.proceed(now, out);
     }
 
+    /// The update of these ranks' gradients, which are dropped, could not be written: it did not come
+    /// about, and their clocks are owed (rule D8).
+    fn not_written(
+        &mut self,
+        now: Time,
+        ranks: impl Iterator<Item = u32>,
+        what: String,
+        out: &mut Vec<Effect>,
+    ) {
+        let error = Error::new(
+            ErrorCode::NotDurable,
+            format!(
+                "the update could not be written, so it was not applied: {what}; send it again"
+            ),
+        )
+        .retry_after(Duration::from_secs(1));
+        for rank in ranks {
+            self.refuse_waiting_push(now, rank, &error, out);
+        }
+        for rank in self.reopen_round() {
+            // It has not been told yet that it was late: it is not any more.
+            let told = |w: &Wait| w.caller.rank == rank && w.purpose.is_push();
+            for (call, wait) in self.waits.take(told) {
+                self.release(wait.caller, now);
+                let answer = (false, Outcome::Waiting, 0);
+                self.answer_push(call, (wait.since, now), rank, answer, out);
+            }
+        }
+        self.skip_clocks(now, out);
+        // Of a row of failures the first is told; refusals are counted.
+        if !std::mem::replace(&mut self.unwritten, true) {
+            let seconds = self.seconds(now);
+            self.record.event(seconds, "journal failed", None, what);
+        }
+    }
+
     /// Takes the held push of `rank` whose gradient is pending.
     pub(super) fn waiting_push(&mut self, rank: u32) -> Option<(CallId, Wait)> {
         let waits = |w: &Wait| w.caller.rank == rank && matches!(w.purpose, Purpose::Push { .. });
@@ -115,6 +141,7 @@ impl Core {
     /// theta is final: gradients that have not counted never will.
     fn finish(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.state = JobState::Finishing;
+        self.reopen_round();
         let seconds = self.seconds(now);
         self.record.finished_seconds = Some(seconds);
         if let Some(reason) = self.stop.take() {

@@ -2,7 +2,7 @@
 //!
 //! Owns ranks, incarnations, leases and observers. Does not know rounds, versions or policies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use ps_common::calls::{Caller, Outcome, WorkerState, WorkerStatus};
@@ -10,6 +10,9 @@ use ps_common::job::{Metrics, WorkerStats};
 use ps_common::{Error, ErrorCode};
 
 use super::{ConnId, Time};
+
+/// So many of a rank's newest counted clocks have their digests kept (rule C6).
+const DIGESTS_KEPT: usize = 8;
 
 /// A life that holds a rank or an observer's number.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +39,8 @@ pub(super) struct Rank {
     /// The newest clocks that counted without a gap. Those between it and `clock` were skipped:
     /// the rank was lost and its rounds closed without it.
     pub(super) counted: Range<u64>,
+    /// Of the newest clocks that this life's gradients counted for: clock and digest.
+    pub(super) digests: VecDeque<(u64, u32)>,
     /// How many were skipped.
     pub(super) skipped: u64,
     /// Of its gradients, how many were dropped.
@@ -105,6 +110,8 @@ impl Members {
         let seat = &mut self.ranks[rank as usize];
         seat.stats_before = add(&seat.stats_before, &seat.stats);
         seat.stats = WorkerStats::default();
+        // Another life may compute other bits.
+        seat.digests.clear();
         seat.state = WorkerState::Live;
         seat.holder = Some(holder);
     }
@@ -301,6 +308,7 @@ impl Rank {
             restored: None,
             clock: 0,
             counted: 0..0,
+            digests: VecDeque::new(),
             skipped: 0,
             dropped: 0,
             dropped_before: 0,
@@ -319,6 +327,22 @@ impl Rank {
         }
         self.counted.end = clock + 1;
         self.clock = clock + 1;
+    }
+
+    /// The gradient that counted for `clock`, by `incarnation`, had these bytes.
+    pub(super) fn remember(&mut self, clock: u64, incarnation: u64, digest: u32) {
+        if self.holder.as_ref().is_none_or(|h| h.incarnation != incarnation) {
+            return;
+        }
+        if self.digests.len() == DIGESTS_KEPT {
+            self.digests.pop_front();
+        }
+        self.digests.push_back((clock, digest));
+    }
+
+    /// Whether this life's gradient of `clock` is known to have had other bytes.
+    pub(super) fn had_other_bytes(&self, clock: u64, digest: u32) -> bool {
+        self.digests.iter().any(|&(counted, bytes)| counted == clock && bytes != digest)
     }
 
     /// What became of a clock that is owed no more.

@@ -97,6 +97,11 @@ impl Saved {
         &self.fingerprint
     }
 
+    /// Since the first join.
+    pub fn elapsed_seconds(&self) -> f64 {
+        self.elapsed.as_secs_f64()
+    }
+
     /// The life of the server that took it (`Config::boot`).
     pub fn boot(&self) -> u32 {
         self.boot

@@ -8,7 +8,7 @@ use ps_common::job::{Aggregate, Combine};
 use ps_common::report::HistoryEntry;
 use ps_common::{Error, ErrorCode};
 
-use super::consistency::{Admission, Order, Reason};
+use super::consistency::{Admission, Consistency, Order, Reason};
 use super::{CallId, Core, Time};
 
 impl Order {
@@ -47,9 +47,8 @@ impl Order {
 
 impl Core {
     /// Closes the round if every rank that it waits for is in, or all but the spare ones (S5).
-    pub(super) fn close_round(&mut self, now: Time, backup_workers: u32) -> Option<Order> {
-        let enough = (self.config.n_workers - backup_workers) as usize;
-        let complete = self.pending.len() >= enough
+    pub(super) fn close_round(&mut self, now: Time) -> Option<Order> {
+        let complete = self.is_full()
             || (0u32..self.config.n_workers)
                 .all(|rank| self.pending.contains_key(&rank) || !self.awaited(rank));
         if !complete || self.pending.is_empty() {
@@ -86,8 +85,19 @@ impl Core {
             )
             .with("round", self.version));
         }
-        let closing = !self.applying.is_empty() && !self.applying.contains(&header.caller.rank);
+        let rank = header.caller.rank;
+        let closing = match self.applying.is_empty() {
+            false => !self.applying.contains(&rank),
+            // It has all that it takes, and theta is held still.
+            true => self.is_still() && !self.pending.contains_key(&rank) && self.is_full(),
+        };
         Ok(if closing { Admission::Late } else { Admission::Kept })
+    }
+
+    /// Whether the round has as many gradients as it takes.
+    fn is_full(&self) -> bool {
+        let Consistency::Sync { backup_workers } = self.config.consistency else { return false };
+        self.pending.len() >= (self.config.n_workers - backup_workers) as usize
     }
 
     /// Whether the round that theta is at waits for a gradient of `rank`: a late one gets the next
@@ -103,16 +113,22 @@ impl Core {
         self.count_dropped(rank, header.clock, Reason::Late);
     }
 
-    /// The round that was closing did not come about: who was late for it owes it again.
-    pub(super) fn reopen_round(&mut self) {
+    /// The round that was closing did not come about: who was late for it owes it again. Gives their
+    /// ranks.
+    pub(super) fn reopen_round(&mut self) -> Vec<u32> {
+        let mut late = Vec::new();
         if !self.config.consistency.has_rounds() {
-            return;
+            return late;
         }
         let version = self.version;
-        for seat in self.members.ranks.iter_mut().filter(|seat| seat.clock > version) {
-            seat.skipped -= seat.clock - version;
-            seat.clock = version;
+        for (seat, rank) in self.members.ranks.iter_mut().zip(0..) {
+            if seat.clock > version {
+                seat.skipped -= seat.clock - version;
+                seat.clock = version;
+                late.push(rank);
+            }
         }
+        late
     }
 
     /// A living rank that a round closed without owes the next round, not this one.

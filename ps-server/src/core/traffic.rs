@@ -43,7 +43,11 @@ impl Core {
         if header.clock < owed {
             // It has counted, or its round closed without it: the current theta is the answer to
             // both (rule C6).
-            let outcome = self.members.ranks[rank as usize].outcome_of(header.clock)?;
+            let seat = &self.members.ranks[rank as usize];
+            if seat.had_other_bytes(header.clock, digest) {
+                return Err(reused(&header));
+            }
+            let outcome = seat.outcome_of(header.clock)?;
             if outcome == Outcome::DroppedLate {
                 self.count_dropped(rank, header.clock, Reason::Late);
             }
@@ -67,14 +71,7 @@ impl Core {
         if let Some(pending) = self.pending.get(&rank) {
             let same_life = pending.header.caller == header.caller;
             if same_life && pending.digest != digest {
-                return Err(Error::new(
-                    ErrorCode::SeqReused,
-                    format!(
-                        "clock {} of rank {rank} was pushed before with other bytes",
-                        header.clock
-                    ),
-                )
-                .with("clock", header.clock));
+                return Err(reused(&header));
             }
             if same_life || self.applying.contains(&rank) {
                 // Sent again while it waits: the newer call waits on.
@@ -218,4 +215,10 @@ impl Core {
         }
         Ok(())
     }
+}
+
+fn reused(header: &PushHeader) -> Error {
+    let PushHeader { clock, caller, .. } = header;
+    let what = format!("clock {clock} of rank {} was pushed before with other bytes", caller.rank);
+    Error::new(ErrorCode::SeqReused, what).with("clock", clock)
 }

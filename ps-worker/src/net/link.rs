@@ -222,6 +222,8 @@ impl Link {
         }
         let answer = join(&self.client, &self.request, &mut self.budget, &self.url, true).await?;
         let Some(answer) = answer else { return Ok(Recovery::Ended) };
+        // What a restart has undone is said once (rule D6).
+        self.acknowledge(answer.clock);
         self.answer = answer;
         self.publish();
         Ok(Recovery::Rejoined)

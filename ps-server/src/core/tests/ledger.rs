@@ -11,7 +11,7 @@ use ps_common::job::{Aggregate, Combine, JobState, OnWorkerLoss};
 
 use crate::core::{
     Answer, CallId, Compensate, Config, Consistency, Core, DelayScaling, Effect, Input, OnExcess,
-    Order, Time, invariants,
+    Order, Time, Unapplied, invariants,
 };
 
 /// A call that has not been answered yet.
@@ -32,6 +32,9 @@ enum Kind {
     Other,
 }
 
+/// The life that sent a gradient, and its checksum.
+type Bytes = (u64, u32);
+
 /// The account.
 #[derive(Debug, Clone)]
 pub(super) struct Ledger {
@@ -42,7 +45,7 @@ pub(super) struct Ledger {
     /// Neither used nor forgotten.
     gradients: BTreeMap<CallId, PushHeader>,
     /// Of each update under way, by its name.
-    using: BTreeMap<CallId, Vec<PushHeader>>,
+    using: BTreeMap<CallId, Vec<(PushHeader, Bytes)>>,
     concluding: bool,
     /// [`Input::Captured`] is due.
     capturing: bool,
@@ -52,7 +55,15 @@ pub(super) struct Ledger {
     /// Updates that were stored between the pull and the end of its own, of each that counts.
     delays: BTreeMap<(u32, u64), u64>,
     applied: BTreeSet<(u32, u64)>,
+    /// Told to have counted.
+    acknowledged: BTreeSet<(u32, u64)>,
     dropped: BTreeSet<(u32, u64)>,
+    /// Names of what each version counted, so that a restart can go back.
+    by_version: Vec<Vec<(u32, u64)>>,
+    /// Life and bytes of each gradient.
+    bytes: BTreeMap<CallId, Bytes>,
+    /// Life and bytes of what has counted.
+    counted_bytes: BTreeMap<(u32, u64), Bytes>,
     /// When a call of the rank last came or was answered.
     heard: BTreeMap<u32, Time>,
 }
@@ -72,7 +83,11 @@ impl Ledger {
             saving: None,
             counted: BTreeSet::new(),
             applied: BTreeSet::new(),
+            acknowledged: BTreeSet::new(),
             dropped: BTreeSet::new(),
+            by_version: Vec::new(),
+            bytes: BTreeMap::new(),
+            counted_bytes: BTreeMap::new(),
             heard: BTreeMap::new(),
         }
     }
@@ -147,7 +162,8 @@ impl Ledger {
             Input::Evaluate { call, evaluation } => {
                 (*call, Some(evaluation.caller.rank), Time::ZERO, Kind::Other)
             }
-            Input::Push { call, header, theta, .. } => {
+            Input::Push { call, header, theta, digest, .. } => {
+                self.bytes.insert(*call, (header.caller.incarnation, *digest));
                 self.gradients.insert(*call, *header);
                 let wait = patience(header.wait_max);
                 (*call, Some(header.caller.rank), wait, Kind::Push(*header, *theta))
@@ -163,7 +179,7 @@ impl Ledger {
                 return Ok(None);
             }
             Input::Updated { name, result } => {
-                self.book_update(*name, result.is_ok())?;
+                self.book_update(*name, result)?;
                 return Ok(None);
             }
             Input::Concluded => {
@@ -198,14 +214,23 @@ impl Ledger {
         Ok(Some(call))
     }
 
-    fn book_update(&mut self, name: CallId, stored: bool) -> Result<(), String> {
+    fn book_update(&mut self, name: CallId, result: &Result<(), Unapplied>) -> Result<(), String> {
         let Some(used) = self.using.remove(&name) else {
             return Err(format!("no update {name:?} is under way"));
         };
-        if stored {
+        let has_rounds = matches!(self.config.consistency, Consistency::Sync { .. });
+        if has_rounds && matches!(result, Err(Unapplied::NotWritten { .. })) {
+            // The round is open again, also to those who were late for it (rule D8).
+            let version = self.version;
+            self.dropped.retain(|&(_, clock)| clock < version);
+        }
+        if result.is_ok() {
+            let names = used.iter().map(|(header, _)| (header.caller.rank, header.clock));
+            self.by_version.push(names.collect());
             let before = self.version;
             self.version += 1;
-            for header in used {
+            for (header, bytes) in used {
+                self.counted_bytes.insert((header.caller.rank, header.clock), bytes);
                 let name = (header.caller.rank, header.clock);
                 self.delays.insert(name, before - header.version_pulled);
                 ensure(self.counted.insert(name), || format!("{name:?} counts twice"))?;
@@ -277,6 +302,7 @@ impl Ledger {
                 }
                 match result.outcome {
                     Outcome::Applied => {
+                        self.acknowledged.insert(name);
                         ensure(self.applied.insert(name), || format!("{name:?} applied twice"))?;
                         let delay = self.delays.get(&name);
                         ensure(delay == Some(&result.gradient_delay), || {
@@ -284,9 +310,13 @@ impl Ledger {
                         })?;
                         ensure(self.counted.contains(&name), || format!("{name:?} did not count"))
                     }
-                    Outcome::Duplicate => ensure(self.counted.contains(&name), || {
-                        format!("{name:?} is called a duplicate and never counted")
-                    }),
+                    Outcome::Duplicate => {
+                        ensure(self.counted.contains(&name), || {
+                            format!("{name:?} is called a duplicate and never counted")
+                        })?;
+                        self.acknowledged.insert(name);
+                        self.check_bytes(call, name)
+                    }
                     Outcome::DroppedLate => {
                         self.dropped.insert(name);
                         ensure(!self.counted.contains(&name), || {
@@ -321,6 +351,59 @@ impl Ledger {
         }
     }
 
+    /// A gradient that is called a duplicate is the one that counted, as far as the server remembers
+    /// (rule C6).
+    fn check_bytes(&self, call: CallId, name: (u32, u64)) -> Result<(), String> {
+        let (life, bytes) = self.counted_bytes[&name];
+        let newest = self.counted.range((name.0, 0)..=(name.0, u64::MAX)).next_back();
+        let remembered = newest.is_some_and(|(_, clock)| clock - name.1 < 8);
+        let (pushed_by, pushed) = self.bytes[&call];
+        ensure(!remembered || life != pushed_by || bytes == pushed, || {
+            format!("{name:?} counted with bytes {bytes}, {call:?} has {pushed}")
+        })
+    }
+
+    /// The server was killed and went back to what `core` has; gives the names that were
+    /// acknowledged and have to be made again.
+    pub(super) fn restart(&mut self, config: Config, core: &Core) -> Vec<(u32, u64)> {
+        self.version = core.version();
+        self.state = core.state();
+        self.open.clear();
+        self.gradients.clear();
+        self.using.clear();
+        self.heard.clear();
+        (self.concluding, self.capturing, self.saving) = (false, false, None);
+        self.by_version.truncate(self.version as usize);
+        if self.config.n_workers != config.n_workers {
+            // Names of ranks mean something else now.
+            self.by_version.iter_mut().for_each(Vec::clear);
+            self.dropped.clear();
+        }
+        self.config = config;
+        self.counted = self.by_version.iter().flatten().copied().collect();
+        let counted = &self.counted;
+        self.delays.retain(|name, _| counted.contains(name));
+        self.counted_bytes.retain(|name, _| counted.contains(name));
+        self.applied.retain(|name| counted.contains(name));
+        let undone = self.acknowledged.extract_if(.., |name| !counted.contains(name)).collect();
+        let clocks: Vec<u64> =
+            core.status(Time::ZERO, "", "").workers.iter().map(|worker| worker.clock).collect();
+        self.dropped.retain(|&(rank, clock)| clock < clocks[rank as usize]);
+        undone
+    }
+
+    /// Books what a restored core does at once.
+    pub(super) fn resume(&mut self, core: &mut Core, now: Time) -> Result<Vec<Effect>, String> {
+        let effects = core.resume(now);
+        for effect in &effects {
+            self.book_effect(now, effect).map_err(|what| format!("{what}, in {effects:?}"))?;
+        }
+        invariants::check(core)?;
+        self.check_progress(core)?;
+        self.check_time(core, now, None)?;
+        Ok(effects)
+    }
+
     /// ssp with every rank awaited: theta goes to nobody who is more than S clocks ahead.
     fn check_read(&self, caller: Caller, state: JobState) -> Result<(), String> {
         let Consistency::Ssp { staleness_bound } = self.config.consistency else { return Ok(()) };
@@ -330,7 +413,8 @@ impl Ledger {
         }
         let clock = |rank: u32| self.counted.range((rank, 0)..=(rank, u64::MAX)).count() as u64;
         // What is in already is not computed again.
-        let known = self.gradients.values().chain(self.using.values().flatten());
+        let known =
+            self.gradients.values().chain(self.using.values().flatten().map(|(header, _)| header));
         let is_in = known
             .into_iter()
             .any(|header| header.caller.rank == caller.rank && header.clock == clock(caller.rank));
@@ -356,7 +440,7 @@ impl Ledger {
                 return Err(format!("{gradient:?} is used after it was used or forgotten"));
             };
             let rank = header.caller.rank;
-            let busy = self.using.values().flatten().any(|other| other.caller.rank == rank);
+            let busy = self.using.values().flatten().any(|(other, _)| other.caller.rank == rank);
             ensure(!busy, || format!("two gradients of rank {rank} at once"))?;
             used.push(header);
         }
@@ -374,7 +458,8 @@ impl Ledger {
                 self.check_delay((order, &used[0]), delay_scaling, max_gradient_delay)?;
             }
         }
-        self.using.insert(order.name(), used);
+        let bytes = order.parts.iter().map(|(name, _)| self.bytes[name]);
+        self.using.insert(order.name(), used.into_iter().zip(bytes).collect());
         Ok(())
     }
 

@@ -4,5 +4,7 @@
 
 mod ledger;
 mod properties;
+mod saved;
 mod script;
+mod words;
 mod world;

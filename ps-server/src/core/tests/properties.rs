@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{TestCaseError, TestRunner};
-use ps_common::job::{Aggregate, Mode, OnWorkerLoss};
+use ps_common::job::{Aggregate, Durability, Mode, OnWorkerLoss};
 
-use super::world::{self, Case, Event, Life, N_PROCESSES, Plan, SCALINGS};
+use super::world;
+use super::world::disk::{RESTORED, UNDONE};
+use super::world::plan::{Case, EVERY, Event, Life, N_PROCESSES, Plan, SCALINGS};
 
 /// The process that most often is an observer.
 const WATCHER: u8 = N_PROCESSES - 1;
@@ -36,6 +38,24 @@ fn asynchronous_sequences_keep_every_promise() {
 #[test]
 fn sequences_without_locks_keep_every_promise() {
     check("hogwild", Mode::Hogwild);
+}
+
+#[test]
+fn sequences_come_to_what_they_are_for() {
+    // The same sequences every time.
+    let mut runner = TestRunner::deterministic();
+    let (mut restored, mut by_journal, mut undone) = (0, 0, 0);
+    for mode in [Mode::Sync, Mode::Async].repeat(300) {
+        let case = case(mode).new_tree(&mut runner).expect("generates").current();
+        let (trace, result) = world::run(&case);
+        assert_eq!(result, Ok(()), "{mode}");
+        let lines = |what: &'static str| trace.iter().filter(move |line| line.starts_with(what));
+        restored += lines(RESTORED).count();
+        by_journal += lines(RESTORED).filter(|line| !line.contains(" 0 by the journal")).count();
+        undone += lines(UNDONE).count();
+    }
+    let all = format!("{restored} restored, {by_journal} by the journal, {undone} told undone");
+    assert!(restored >= 60 && by_journal >= 6 && undone >= 3, "{all}");
 }
 
 #[test]
@@ -136,7 +156,14 @@ fn plan(mode: Mode) -> impl Strategy<Value = Plan> {
         prop_oneof![Just(50u64), Just(400), Just(3_000)],
         prop_oneof![Just(500u64), Just(60_000)],
     );
-    (crew, policy, consistency, ends, times).prop_map(move |(crew, policy, how, ends, times)| {
+    let durability = prop_oneof![
+        1 => Just(Durability::None),
+        2 => Just(Durability::Interval),
+        2 => Just(Durability::Always),
+    ];
+    let checkpoints = prop::option::weighted(0.6, (durability, 0..EVERY.len() as u8));
+    let parts = (crew, policy, consistency, ends, times, checkpoints);
+    parts.prop_map(move |(crew, policy, how, ends, times, checkpoints)| {
         let (n_workers, rounds) = crew;
         let (aggregate, on_worker_loss) = policy;
         let (backup_workers, staleness_bound, scaling, max_delay) = how;
@@ -159,6 +186,7 @@ fn plan(mode: Mode) -> impl Strategy<Value = Plan> {
             lease_ms,
             hold_ms,
             replacement_ms,
+            checkpoints,
         }
     })
 }
@@ -216,8 +244,12 @@ fn event() -> impl Strategy<Value = Event> {
         12 => good_push,
         6 => any_push,
         6 => good_pull,
-        10 => (any::<u8>(), prop::bool::weighted(0.05))
-            .prop_map(|(which, overflow)| Event::Updated { which, overflow }),
+        10 => (any::<u8>(), prop::bool::weighted(0.05), prop::bool::weighted(0.1))
+            .prop_map(|(which, overflow, unwritten)| Event::Updated { which, overflow, unwritten }),
+        2 => Just(Event::Captured),
+        4 => prop::bool::weighted(0.2).prop_map(|fails| Event::Saved { fails }),
+        1 => process().prop_map(|process| Event::Checkpoint { process }),
+        1 => prop::bool::weighted(0.7).prop_map(|rejoin| Event::Crash { rejoin }),
         4 => (process(), prop::option::of(0u32..6), prop::bool::weighted(0.2), prop::bool::weighted(0.9))
             .prop_map(|(process, rank, observer, alike)| Event::Join { process, rank, observer, alike }),
         3 => (process(), life(), 0u8..3, prop::bool::weighted(0.2), within()).prop_map(

@@ -8,21 +8,19 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::ValueEnum;
-use ps_common::calls::{
-    Caller, Evaluation, JoinRequest, Leave, PullRequest, PushHeader, WorkerState,
-};
+use ps_common::calls::{Caller, Evaluation, JoinRequest, Leave, PullRequest, PushHeader};
 use ps_common::job::{
-    Aggregate, Combine, Metrics, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role, WorkerStats,
+    Aggregate, Durability, Metrics, OnWorkerLoss, PROTOCOL_VERSION, Role, WorkerStats,
 };
 use ps_common::tables::{Table, Tables};
 use ps_common::units::parse_duration;
 use ps_common::{Dtype, ErrorCode};
 
 use super::ledger::Ledger;
+use super::words::Words;
 use crate::core::{
-    Answer, CallId, Config, ConnId, Consistency, Core, DelayScaling, Effect, Input, OnExcess,
-    Plateau, StopRules, Time, Unapplied,
+    Answer, CallId, Config, ConnId, Core, Counted, Effect, Input, Order, Plateau, Refusal, Saved,
+    StopRules, Time, Unapplied,
 };
 
 #[test]
@@ -61,6 +59,10 @@ fn a_wrong_expectation_is_shown_with_its_line() {
     assert!(wrong.contains("got      a joined rank 0"), "{wrong}");
     assert_eq!(run("empty.txt", "config sync\nat 0s tick =>\n").1, "");
 }
+
+mod shown;
+
+use shown::answer_text;
 
 /// One `at` line with what follows from it.
 struct Step<'a> {
@@ -129,9 +131,22 @@ fn rewrite(out: &mut String, action: &str, effects: &[String]) {
     }
 }
 
+/// What outlives the server.
+#[derive(Default)]
+struct Disk {
+    kept: Option<Saved>,
+    unsaved: Option<Saved>,
+    /// With `checkpoints=always`: what each update counted, by theta's version before it.
+    journal: BTreeMap<u64, Vec<Counted>>,
+}
+
 /// A core with names for everything that it numbers.
 struct Script {
     core: Core,
+    config: Config,
+    dtype: Dtype,
+    disk: Disk,
+    orders: BTreeMap<CallId, Order>,
     ledger: Ledger,
     callers: BTreeMap<String, Caller>,
     connections: BTreeMap<String, ConnId>,
@@ -144,7 +159,7 @@ impl Script {
         let mut words = Words::new(place, words);
         let (mode, dtype) = (words.next("a mode"), words.option("dtype"));
         let config = Config {
-            checkpoints: None,
+            checkpoints: words.checkpoints(),
             boot: 0,
             consistency: words.consistency(mode),
             n_workers: words.number("workers").unwrap_or(2),
@@ -172,7 +187,11 @@ impl Script {
         words.end();
         Self {
             core: Core::new(config.clone(), dtype),
-            ledger: Ledger::new(config),
+            ledger: Ledger::new(config.clone()),
+            config,
+            dtype,
+            disk: Disk::default(),
+            orders: BTreeMap::new(),
             callers: BTreeMap::new(),
             connections: BTreeMap::new(),
             labels: BTreeMap::new(),
@@ -186,9 +205,15 @@ impl Script {
         assert_eq!(words.next("at"), "at", "{place}: a line begins with `at` or `config`");
         let time = words.next("a time");
         let time = parse_duration(time).unwrap_or_else(|error| panic!("{place}: {error}"));
+        let verb = words.next("an action");
+        if verb == "restart" {
+            self.now = time;
+            let effects = self.restart(&mut words);
+            words.end();
+            return effects;
+        }
         assert!(time >= self.now, "{place}: time goes back");
         self.now = time;
-        let verb = words.next("an action");
         if verb == "show" {
             let shown = self.show(&mut words);
             words.end();
@@ -196,16 +221,71 @@ impl Script {
         }
         let input = self.input(verb, &mut words);
         words.end();
+        self.write(&input);
         let effects = self
             .ledger
             .step(&mut self.core, self.now, input)
             .unwrap_or_else(|broken| panic!("{place}: {line}\n{broken}"));
         for effect in &effects {
+            if let Effect::Update(order) = effect {
+                self.orders.insert(order.name(), order.clone());
+            }
             if let Effect::Reply { call, answer: Answer::Joined(welcome) } = effect {
                 let name = self.labels[call].split('#').next().unwrap_or_default().to_owned();
                 self.callers.insert(name, welcome.caller);
             }
         }
+        effects.iter().map(|effect| self.effect(effect)).collect()
+    }
+
+    /// What reaches the disk before the core hears of it.
+    fn write(&mut self, input: &Input) {
+        let always = self.config.checkpoints.is_some_and(|c| c.durability == Durability::Always);
+        match input {
+            Input::Captured => self.disk.unsaved = self.core.save(self.now),
+            Input::Saved { result: Ok(_), .. } => self.disk.kept = self.disk.unsaved.take(),
+            Input::Updated { name, result: Ok(()) } if always => {
+                let counted = self.core.counted_by(&self.orders[name]);
+                self.disk.journal.insert(self.core.version(), counted);
+            }
+            _ => {}
+        }
+    }
+
+    /// The server is killed, and started again with what is durable, perhaps with other options.
+    fn restart(&mut self, words: &mut Words<'_>) -> Vec<String> {
+        self.config.boot += 1;
+        if let Some(n_workers) = words.number("workers") {
+            self.config.n_workers = n_workers;
+        }
+        if let Some(rounds) = words.number("rounds") {
+            self.config.rounds = Some(rounds);
+        }
+        if let Some(mode) = words.option("mode") {
+            self.config.consistency = words.consistency(mode);
+        }
+        if let Some(aggregate) = words.option("aggregate") {
+            self.config.aggregate = words.parse(aggregate);
+        }
+        let dtype = words.option("dtype").map_or(self.dtype, |text| words.value(text));
+        let place = words.place;
+        let saved = self.disk.kept.clone().unwrap_or_else(|| panic!("{place}: nothing is saved"));
+        self.disk.journal.retain(|&version, _| version >= saved.version());
+        self.disk.unsaved = None;
+        let core = Core::restore(self.config.clone(), dtype, saved);
+        let mut core = match core {
+            Ok(core) => core,
+            Err(error) => return vec![answer_text(&Answer::Refused(Refusal(error)))],
+        };
+        for counted in self.disk.journal.values() {
+            core.replay(counted).unwrap_or_else(|error| panic!("{place}: {error}"));
+        }
+        self.ledger.restart(self.config.clone(), &core);
+        self.core = core;
+        self.orders.clear();
+        self.connections.clear();
+        let effects = self.ledger.resume(&mut self.core, self.now);
+        let effects = effects.unwrap_or_else(|broken| panic!("{place}: {broken}"));
         effects.iter().map(|effect| self.effect(effect)).collect()
     }
 
@@ -244,21 +324,43 @@ impl Script {
         under_way[0]
     }
 
-    fn input(&mut self, verb: &str, words: &mut Words<'_>) -> Input {
-        match verb {
-            "updated" => return Input::Updated { name: self.update(words), result: Ok(()) },
+    /// What the driver or an operator says.
+    fn word(&mut self, verb: &str, words: &mut Words<'_>) -> Option<Input> {
+        let input = match verb {
+            "updated" => Input::Updated { name: self.update(words), result: Ok(()) },
             "overflow" => {
                 let key = words.number("key").unwrap_or(0);
-                return Input::Updated {
+                Input::Updated {
                     name: self.update(words),
                     result: Err(Unapplied::Overflow { key }),
-                };
+                }
             }
-            "concluded" => return Input::Concluded,
-            "drain" => return Input::Drain,
-            "tick" => return Input::Tick,
-            "stop" => return Input::Stop { reason: words.next("a reason").to_owned() },
-            _ => {}
+            "unwritten" => {
+                let result = Err(Unapplied::NotWritten { what: "no space left".to_owned() });
+                Input::Updated { name: self.update(words), result }
+            }
+            "captured" => Input::Captured,
+            "saved" => {
+                let saved = self.disk.unsaved.as_ref();
+                let version = saved.unwrap_or_else(|| panic!("{}: what?", words.place)).version();
+                let result = match words.flag("fails") {
+                    true => Err("no space left".to_owned()),
+                    false => Ok((format!("checkpoint-{version}"), 1)),
+                };
+                Input::Saved { version, result }
+            }
+            "concluded" => Input::Concluded,
+            "drain" => Input::Drain,
+            "tick" => Input::Tick,
+            "stop" => Input::Stop { reason: words.next("a reason").to_owned() },
+            _ => return None,
+        };
+        Some(input)
+    }
+
+    fn input(&mut self, verb: &str, words: &mut Words<'_>) -> Input {
+        if let Some(input) = self.word(verb, words) {
+            return input;
         }
         let label = words.next("a name");
         match verb {
@@ -269,6 +371,7 @@ impl Script {
                 return Input::Dropped { call };
             }
             "join" => return self.join(label, words),
+            "checkpoint" => return Input::Checkpoint { call: Some(self.call(label)) },
             _ => {}
         }
         let caller = self.caller(words, label);
@@ -351,157 +454,6 @@ impl Script {
         let conn = self.connection(label);
         Input::Join { call, conn, address: label.to_owned(), request }
     }
-
-    fn effect(&self, effect: &Effect) -> String {
-        match effect {
-            Effect::Reply { call, answer } => {
-                format!("{} {}", self.labels[call], answer_text(answer))
-            }
-            Effect::Create { tables, dtype } => format!("create {} {dtype}", tables.dim()),
-            Effect::Update(order) => {
-                let parts: Vec<String> = order
-                    .parts
-                    .iter()
-                    .map(|(call, weight)| format!("{}*{weight}", self.labels[call]))
-                    .collect();
-                let how = match order.combine {
-                    Combine::Sum => String::new(),
-                    Combine::InTurn => " in turn".to_owned(),
-                    Combine::Median => " by median".to_owned(),
-                    Combine::TrimmedMean { k } => format!(" by trimmed mean of {k}"),
-                };
-                let rate = match order.rate_factor {
-                    1.0 => String::new(),
-                    factor => format!(" rate {factor:.4}"),
-                };
-                let compensation = order.compensation.map_or(String::new(), |c| {
-                    format!(" lambda {} rank {} from {}", c.lambda, c.rank, c.version_pulled)
-                });
-                format!("update {}{how}{rate}{compensation}", parts.join(" "))
-            }
-            Effect::Keep { rank } => format!("keep for {rank}"),
-            Effect::Forget { gradient } => format!("forget {}", self.labels[gradient]),
-            Effect::Capture => "capture".to_owned(),
-            Effect::Conclude => "conclude".to_owned(),
-        }
-    }
-
-    /// What an operator would see of the core, in short.
-    fn show(&self, words: &mut Words<'_>) -> String {
-        let report = self.core.report(self.now, "", "", "").expect("somebody has joined");
-        let status = self.core.status(self.now, "", "");
-        match words.next("what to show") {
-            "ranks" => {
-                let each = status.workers.iter().map(|worker| {
-                    let state = match worker.state {
-                        WorkerState::Vacant => "vacant",
-                        WorkerState::Live => "live",
-                        WorkerState::Lost => "lost",
-                        WorkerState::Left => "left",
-                    };
-                    format!("{state} at {}", worker.clock)
-                });
-                each.collect::<Vec<_>>().join(", ")
-            }
-            "history" if report.history.is_empty() => "nothing".to_owned(),
-            "history" => {
-                let each = report.history.iter();
-                each.map(|e| format!("{}:{}", e.round, e.loss)).collect::<Vec<_>>().join(" ")
-            }
-            "delays" => {
-                let delay = &report.gradient_delay;
-                format!("{:?} max {}", delay.histogram, delay.max)
-            }
-            "dropped" => {
-                let dropped = report.dropped;
-                let each: Vec<_> = report.workers.iter().map(|w| w.dropped.to_string()).collect();
-                format!(
-                    "{} late, {} by delay, {} at the end, by rank {}",
-                    dropped.late,
-                    dropped.delay,
-                    dropped.ended,
-                    each.join(" ")
-                )
-            }
-            "final" => {
-                let end = &report.r#final;
-                format!(
-                    "loss {:?} accuracy {:?} test {:?} {:?} of {} rows",
-                    end.loss,
-                    end.train_accuracy,
-                    end.test_loss,
-                    end.test_accuracy,
-                    report.n_samples
-                )
-            }
-            "events" => {
-                let each = report.events.iter().map(|event| match event.rank {
-                    Some(rank) if rank < Caller::FIRST_OBSERVER => {
-                        format!("{} {rank} {}", event.kind, event.detail)
-                    }
-                    _ => format!("{} {}", event.kind, event.detail),
-                });
-                each.collect::<Vec<_>>().join(", ")
-            }
-            "outcome" => report.outcome,
-            "pushes" => {
-                let each = status.workers.iter().map(|worker| worker.stats.pushes.to_string());
-                each.collect::<Vec<_>>().join(" ")
-            }
-            "over" => self.core.is_over().to_string(),
-            "alarm" => self.core.next_deadline().map_or("none".to_owned(), |t| format!("{t:?}")),
-            other => panic!("{}: `{other}` cannot be shown", words.place),
-        }
-    }
-}
-
-fn answer_text(answer: &Answer) -> String {
-    let waited = |waited: Duration| match waited {
-        Duration::ZERO => String::new(),
-        waited => format!(" waited {waited:?}"),
-    };
-    match answer {
-        Answer::Joined(w) => {
-            format!(
-                "joined rank {} clock {} version {} {}",
-                place_of(w.caller),
-                w.clock,
-                w.version,
-                w.state
-            )
-        }
-        Answer::State { state, version } => format!("told {state} version {version}"),
-        Answer::Pushed(result) => {
-            let outcome = format!("{:?}", result.outcome).to_lowercase();
-            let delay = match result.gradient_delay {
-                0 => String::new(),
-                delay => format!(" delay {delay}"),
-            };
-            let (version, clock, state) = (result.version, result.clock, result.state);
-            let waited = waited(result.waited);
-            format!("{outcome} version {version} clock {clock}{delay} {state}{waited}")
-        }
-        Answer::Pulled(header) => {
-            format!("pulled version {} {}{}", header.version, header.state, waited(header.waited))
-        }
-        Answer::Statistics => "merged".to_owned(),
-        Answer::Checkpointed { version, path } => format!("saved version {version} in {path}"),
-        Answer::Refused(refusal) => {
-            let error = &refusal.0;
-            let facts: Vec<String> =
-                error.facts.iter().map(|(key, value)| format!(" {key}={value}")).collect();
-            let retry = error.retry_after.map(|t| format!(" retry {t:?}")).unwrap_or_default();
-            format!("refused {}{}{retry}", error.code, facts.concat())
-        }
-    }
-}
-
-fn place_of(caller: Caller) -> String {
-    if caller.is_observer() {
-        format!("o{}", caller.rank - Caller::FIRST_OBSERVER)
-    } else {
-        caller.rank.to_string()
-    }
 }
 
 fn stats(words: &mut Words<'_>) -> WorkerStats {
@@ -517,91 +469,4 @@ fn metrics(words: &mut Words<'_>, prefix: &str) -> Option<Metrics> {
         penalty: words.number(&format!("{prefix}penalty")).unwrap_or(0.0),
         n_correct: words.number(&format!("{prefix}correct")),
     })
-}
-
-/// The words of a line: some by place, the rest `key=value` or flags in any order.
-struct Words<'a> {
-    place: &'a str,
-    words: Vec<&'a str>,
-}
-
-impl<'a> Words<'a> {
-    fn new(place: &'a str, line: &'a str) -> Self {
-        Self { place, words: line.split_whitespace().collect() }
-    }
-
-    fn next(&mut self, what: &str) -> &'a str {
-        assert!(!self.words.is_empty(), "{}: {what} is missing", self.place);
-        self.words.remove(0)
-    }
-
-    /// What is left, if it is a word.
-    fn last(&mut self) -> Option<&'a str> {
-        self.words.pop()
-    }
-
-    fn option(&mut self, key: &str) -> Option<&'a str> {
-        let found = |word: &&str| word.split_once('=').is_some_and(|(k, _)| k == key);
-        let index = self.words.iter().position(found)?;
-        self.words.remove(index).split_once('=').map(|(_, value)| value)
-    }
-
-    fn flag(&mut self, name: &str) -> bool {
-        let index = self.words.iter().position(|word| *word == name);
-        index.map(|index| self.words.remove(index)).is_some()
-    }
-
-    fn rest(&mut self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        let place = self.place;
-        let each = std::mem::take(&mut self.words).into_iter();
-        each.map(move |w| w.split_once('=').unwrap_or_else(|| panic!("{place}: `{w}`?")))
-    }
-
-    fn parse<T: std::str::FromStr>(&self, text: &str) -> T {
-        text.parse().unwrap_or_else(|_| panic!("{}: `{text}` is no such value", self.place))
-    }
-
-    fn number<T: std::str::FromStr>(&mut self, key: &str) -> Option<T> {
-        self.option(key).map(|text| self.parse(text))
-    }
-
-    fn duration(&mut self, key: &str) -> Option<Duration> {
-        let text = self.option(key)?;
-        Some(parse_duration(text).unwrap_or_else(|error| panic!("{}: {error}", self.place)))
-    }
-
-    fn consistency(&mut self, mode: &str) -> Consistency {
-        match self.value::<Mode>(mode) {
-            Mode::Sync => Consistency::Sync { backup_workers: self.number("backups").unwrap_or(0) },
-            Mode::Ssp => {
-                Consistency::Ssp { staleness_bound: self.number("bound").expect("ssp has bound=S") }
-            }
-            Mode::Async => {
-                let strength = self.number("strength").unwrap_or(0.0);
-                let scaling = match self.option("scaling").unwrap_or("none") {
-                    "none" => DelayScaling::None,
-                    "inverse" => DelayScaling::Inverse,
-                    "inverse-sqrt" => DelayScaling::InverseSqrt,
-                    "exponential" => DelayScaling::Exponential { alpha: strength },
-                    "dc-asgd" => DelayScaling::DcAsgd { lambda: strength },
-                    other => panic!("{}: scaling={other}?", self.place),
-                };
-                let excess = self.option("excess").unwrap_or("block");
-                let excess = self.value::<OnExcess>(excess);
-                Consistency::Async {
-                    delay_scaling: scaling,
-                    max_gradient_delay: self.number("delay").map(|n| (n, excess)),
-                }
-            }
-            Mode::Hogwild => Consistency::Hogwild,
-        }
-    }
-
-    fn value<T: ValueEnum>(&self, text: &str) -> T {
-        T::from_str(text, true).unwrap_or_else(|_| panic!("{}: `{text}`?", self.place))
-    }
-
-    fn end(&self) {
-        assert!(self.words.is_empty(), "{}: {:?} means nothing here", self.place, self.words);
-    }
 }

@@ -3,165 +3,24 @@
 //! Events are data: a failing sequence is a file that replays. After the events faults cease: every
 //! rank gets a worker that does what it owes, and the job has to finish.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ps_common::calls::{Caller, Evaluation, JoinRequest, Leave, Outcome, PullRequest, PushHeader};
-use ps_common::job::{
-    Aggregate, JobState, Metrics, Mode, OnWorkerLoss, PROTOCOL_VERSION, Role, WorkerStats,
-};
+use ps_common::job::{JobState, Metrics, Mode, PROTOCOL_VERSION, Role, WorkerStats};
 use ps_common::tables::{Table, Tables};
 use ps_common::{Dtype, ErrorCode};
-use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use crate::core::{
-    Answer, CallId, Config, ConnId, Consistency, Core, DelayScaling, Effect, Input, OnExcess,
-    Plateau, StopRules, Time, Unapplied,
+    Answer, CallId, Config, ConnId, Core, Effect, Input, Order, Plateau, StopRules, Time, Unapplied,
 };
 
-/// Processes that events speak of.
-pub(super) const N_PROCESSES: u8 = 7;
+pub(super) mod disk;
+pub(super) mod plan;
 
-/// A job and what happens to it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Case {
-    pub(super) plan: Plan,
-    pub(super) events: Vec<Event>,
-}
-
-/// [`Config`] in numbers.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Plan {
-    pub(super) mode: Mode,
-    /// sync; taken modulo K.
-    pub(super) backup_workers: u32,
-    /// ssp.
-    pub(super) staleness_bound: u64,
-    /// async: which of [`SCALINGS`].
-    pub(super) scaling: u8,
-    /// async, and which of [`EXCESSES`].
-    pub(super) max_delay: Option<(u64, u8)>,
-    pub(super) target_loss: Option<f64>,
-    pub(super) plateau: Option<u32>,
-    pub(super) max_ms: Option<u64>,
-    pub(super) aggregate: Aggregate,
-    pub(super) on_worker_loss: OnWorkerLoss,
-    pub(super) n_workers: u32,
-    pub(super) rounds: Option<u64>,
-    pub(super) observers: u32,
-    pub(super) lease_ms: u64,
-    pub(super) hold_ms: u64,
-    pub(super) replacement_ms: u64,
-}
-
-pub(super) const SCALINGS: [DelayScaling; 5] = [
-    DelayScaling::None,
-    DelayScaling::Inverse,
-    DelayScaling::InverseSqrt,
-    DelayScaling::Exponential { alpha: 0.5 },
-    DelayScaling::DcAsgd { lambda: 0.5 },
-];
-pub(super) const EXCESSES: [OnExcess; 3] = [OnExcess::Block, OnExcess::Scale, OnExcess::Drop];
-
-impl Plan {
-    fn consistency(&self) -> Consistency {
-        match self.mode {
-            Mode::Sync => {
-                Consistency::Sync { backup_workers: self.backup_workers % self.n_workers }
-            }
-            Mode::Ssp => Consistency::Ssp { staleness_bound: self.staleness_bound },
-            Mode::Async => Consistency::Async {
-                delay_scaling: SCALINGS[self.scaling as usize],
-                max_gradient_delay: self
-                    .max_delay
-                    .map(|(n, excess)| (n, EXCESSES[excess as usize])),
-            },
-            Mode::Hogwild => Consistency::Hogwild,
-        }
-    }
-}
-
-/// Something that happens.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Event {
-    Join {
-        process: u8,
-        rank: Option<u32>,
-        observer: bool,
-        alike: bool,
-    },
-    /// `clock` and `pulled` are off by so much from what is right; `theta`: with the next theta.
-    Push {
-        process: u8,
-        life: Life,
-        clock: i8,
-        pulled: i8,
-        bytes: u8,
-        n_samples: u8,
-        theta: bool,
-        within: Option<u16>,
-    },
-    Pull {
-        process: u8,
-        life: Life,
-        ahead: u8,
-        r#final: bool,
-        within: Option<u16>,
-    },
-    Heartbeat {
-        process: u8,
-        life: Life,
-    },
-    Leave {
-        process: u8,
-        life: Life,
-    },
-    Evaluate {
-        process: u8,
-        behind: i8,
-        loss: u8,
-        r#final: bool,
-    },
-    Statistics {
-        process: u8,
-    },
-    Disconnect {
-        process: u8,
-    },
-    /// A rank's process dies and another takes its place at once.
-    Replace {
-        rank: u8,
-        process: u8,
-    },
-    Drop {
-        which: u8,
-    },
-    /// Time passes; with `tick` the driver's timer is on time, else the next input is first.
-    Pass {
-        ms: u16,
-        tick: bool,
-    },
-    /// To the core's next deadline.
-    Alarm,
-    /// One of the updates under way ends.
-    Updated {
-        which: u8,
-        overflow: bool,
-    },
-    Concluded,
-    Reject {
-        process: u8,
-    },
-    Stop,
-}
-
-/// By which of its names a process calls.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) enum Life {
-    Now,
-    Before,
-    Stranger,
-}
+use disk::Disk;
+use plan::{Case, Event, Life, N_PROCESSES, Plan};
 
 #[derive(Debug, Clone, Default)]
 struct Process {
@@ -174,17 +33,30 @@ struct Process {
     /// Good workers: the push that is sent until it is answered.
     pushing: Option<PushHeader>,
     n_connections: u64,
+    /// It was told that all clocks up to this one are settled.
+    acknowledged: Option<u64>,
 }
 
 /// A core, its processes, the ledger.
 struct World {
     core: Core,
+    config: Config,
+    disk: Disk,
+    orders: BTreeMap<CallId, Order>,
+    /// Of this job.
+    restarts: u64,
+    /// Clocks after the restart of the ranks that nobody joined as since.
+    went_back: BTreeMap<u32, u64>,
+    /// The largest clock that each rank has ever owed.
+    reached: BTreeMap<u32, u64>,
     ledger: Ledger,
     plan: Plan,
     now: Time,
     processes: Vec<Process>,
     /// Which process made a call: its index.
     made_by: Vec<usize>,
+    /// By which name a push was made.
+    pushed_as: BTreeMap<CallId, Caller>,
     trace: Vec<String>,
 }
 
@@ -203,7 +75,7 @@ pub(super) fn run(case: &Case) -> (Vec<String>, Result<(), String>) {
 impl World {
     fn new(plan: Plan) -> Self {
         let config = Config {
-            checkpoints: None,
+            checkpoints: plan.checkpoints(),
             boot: 0,
             consistency: plan.consistency(),
             n_workers: plan.n_workers,
@@ -224,11 +96,18 @@ impl World {
         };
         Self {
             core: Core::new(config.clone(), Dtype::F32),
-            ledger: Ledger::new(config),
+            ledger: Ledger::new(config.clone()),
+            config,
+            disk: Disk::default(),
+            orders: BTreeMap::new(),
+            restarts: 0,
+            went_back: BTreeMap::new(),
+            reached: BTreeMap::new(),
             now: Time::ZERO,
             processes: vec![Process::default(); N_PROCESSES as usize + plan.n_workers as usize],
             plan,
             made_by: Vec::new(),
+            pushed_as: BTreeMap::new(),
             trace: Vec::new(),
         }
     }
@@ -254,14 +133,37 @@ impl World {
 
     fn step(&mut self, input: Input) -> Result<Vec<Effect>, String> {
         self.trace.push(format!("{:?} {input:?}", self.now));
+        let join = match &input {
+            Input::Join { call, request, .. } => Some((*call, request.acknowledged_clock)),
+            _ => None,
+        };
+        let undone = self.undone();
+        self.write_journal(&input);
         let effects = self.ledger.step(&mut self.core, self.now, input)?;
-        for effect in &effects {
+        self.learn(&effects);
+        self.check_undone(join, undone, &effects)?;
+        Ok(effects)
+    }
+
+    /// The processes hear what they are answered.
+    fn learn(&mut self, effects: &[Effect]) {
+        for effect in effects {
             self.trace.push(format!("  => {effect:?}"));
+            if let Effect::Update(order) = effect {
+                self.orders.insert(order.name(), order.clone());
+            }
             let Effect::Reply { call, answer } = effect else { continue };
             let process = &mut self.processes[self.made_by[call.0 as usize]];
             match answer {
                 Answer::Joined(welcome) => {
                     process.before = process.caller.replace(welcome.caller);
+                    // What was undone is not acknowledged any more.
+                    let same = process.before.is_some_and(|b| b.rank == welcome.caller.rank);
+                    let below = |clock: &u64| *clock < welcome.clock;
+                    process.acknowledged =
+                        process.acknowledged.filter(|_| same).and_then(|clock| {
+                            Some(clock).filter(below).or(welcome.clock.checked_sub(1))
+                        });
                     process.clock = welcome.clock;
                     process.theta = None;
                     process.pushing = None;
@@ -269,6 +171,9 @@ impl World {
                 Answer::Pushed(result) => {
                     process.clock = result.clock;
                     if result.outcome != Outcome::Waiting {
+                        if process.caller == self.pushed_as.get(call).copied() {
+                            process.acknowledged = result.clock.checked_sub(1);
+                        }
                         process.theta = Some(result.version);
                         process.pushing = None;
                     }
@@ -278,10 +183,16 @@ impl World {
                 _ => {}
             }
         }
-        Ok(effects)
     }
 
     fn happen(&mut self, event: &Event) -> Result<(), String> {
+        // Something else may come before the driver does what it was asked.
+        let capturing = self.ledger.is_capturing();
+        self.happen_once(event)?;
+        if capturing { self.capture() } else { Ok(()) }
+    }
+
+    fn happen_once(&mut self, event: &Event) -> Result<(), String> {
         let input = match *event {
             Event::Pass { ms, tick } => {
                 self.now += Duration::from_millis(ms.into());
@@ -295,13 +206,21 @@ impl World {
                 self.now = self.now.max(alarm);
                 Input::Tick
             }
-            Event::Updated { which, overflow } if self.ledger.is_updating() => {
+            Event::Captured => return self.capture(),
+            Event::Saved { fails } => return self.saved(fails),
+            Event::Crash { rejoin } => return self.crash(rejoin),
+            Event::Checkpoint { process } => {
+                Input::Checkpoint { call: Some(self.call(process.into())) }
+            }
+            Event::Updated { which, overflow, unwritten } if self.ledger.is_updating() => {
                 let under_way: Vec<CallId> = self.ledger.updates().collect();
                 let name = under_way[usize::from(which) % under_way.len()];
-                Input::Updated {
-                    name,
-                    result: if overflow { Err(Unapplied::Overflow { key: 3 }) } else { Ok(()) },
-                }
+                let result = match (overflow, unwritten && self.is_always()) {
+                    (_, true) => Err(Unapplied::NotWritten { what: "no space left".to_owned() }),
+                    (true, false) => Err(Unapplied::Overflow { key: 3 }),
+                    (false, false) => Ok(()),
+                };
+                Input::Updated { name, result }
             }
             Event::Concluded if self.ledger.is_concluding() => Input::Concluded,
             Event::Updated { .. } | Event::Concluded => return Ok(()),
@@ -401,6 +320,7 @@ impl World {
 
     fn join(&mut self, process: usize, rank: Option<u32>, observer: bool, alike: bool) -> Input {
         let tables = Tables::new(vec![Table::zeros("w", &[3], true)]).expect("sane");
+        let own = self.processes[process].caller.map(|caller| caller.rank);
         let model = if alike { "linear" } else { "softmax" };
         let request = JoinRequest {
             protocol_version: PROTOCOL_VERSION,
@@ -410,15 +330,18 @@ impl World {
             tables: (!observer).then_some(tables),
             dtype: None,
             program: String::new(),
-            acknowledged_clock: None,
+            acknowledged_clock: self.processes[process]
+                .acknowledged
+                .filter(|_| rank.is_some() && rank == own),
         };
         let conn = self.connection(process);
         Input::Join { call: self.call(process), conn, address: String::new(), request }
     }
 
     fn push(&mut self, process: usize, header: PushHeader, digest: u32, theta: bool) -> Input {
-        let conn = self.connection(process);
-        Input::Push { call: self.call(process), conn, header, digest, theta }
+        let (call, conn) = (self.call(process), self.connection(process));
+        self.pushed_as.insert(call, header.caller);
+        Input::Push { call, conn, header, digest, theta }
     }
 
     fn leave(&mut self, process: usize, life: Life) -> Input {
@@ -438,7 +361,11 @@ impl World {
         if self.ledger.is_concluding() {
             self.step(Input::Concluded)?;
         }
-        Ok(())
+        while self.ledger.is_capturing() || self.ledger.saving().is_some() {
+            self.capture()?;
+            self.saved(false)?;
+        }
+        if self.ledger.is_updating() { self.obey() } else { Ok(()) }
     }
 
     /// Faults cease: the job has to finish.
