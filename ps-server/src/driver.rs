@@ -19,7 +19,9 @@ use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
 use crate::applier::{Applier, Fresh, View};
-use crate::core::{Answer, CallId, Config, Core, Effect, Input, Order, Time, Unapplied, Welcome};
+use crate::core::{
+    Answer, CallId, Config, Core, Effect, Input, Order, Time, Unapplied, Welcome, invariants,
+};
 use crate::keeper::{Keeper, Late, Resumed, Resumption};
 use crate::numeric::Optimizer;
 use crate::storage;
@@ -354,6 +356,14 @@ impl Driver {
     pub fn state(&self) -> (JobState, String) {
         let core = self.core.lock();
         (core.state(), core.reason().to_owned())
+    }
+
+    /// Whether all holds that must hold between any two steps ([`invariants`]).
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn check(&self) -> Result<(), String> {
+        invariants::check(&self.core.lock())
     }
 
     /// For an operator.

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::args::{Part, WorkerArgs};
+use crate::net::Surroundings;
 use crate::net::evaluate::evaluate;
 use crate::net::link::keep_alive;
 use crate::net::session::{Duty, work};
@@ -51,13 +52,15 @@ pub async fn run(args: WorkerArgs) -> Result<(), ExitError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
     let stdin = watch_stdin(args.attach.program.watch_stdin)?;
     let (present, presence) = watch::channel(None);
+    let surroundings = Surroundings::default();
     let life = async {
         match attachment.part.clone() {
             Part::Work { rank, delay_ms } => {
-                work(&args.learn, &attachment, Duty { rank, delay_ms }, present).await
+                let duty = Duty { rank, delay_ms };
+                work(&args.learn, &attachment, duty, &surroundings, present).await
             }
             Part::Evaluate(evaluation) => {
-                evaluate(&args.learn, &attachment, evaluation, present).await
+                evaluate(&args.learn, &attachment, evaluation, &surroundings, present).await
             }
         }
     };

@@ -174,9 +174,9 @@ impl Core {
                     format!("rank {rank} has a live holder; wish for another rank, or for none"),
                 )
                 .with("rank", rank);
-                // A silent holder may be dead: then the rank is free at its lease's end (rule C3).
-                let holder = self.members.ranks[rank as usize].holder.as_ref();
-                return Err(match holder.filter(|_| !self.waits.holds(rank)) {
+                // The holder may be dead, whatever call of it is held: then the rank is free at its
+                // lease's end, or before (rule C3).
+                return Err(match &self.members.ranks[rank as usize].holder {
                     Some(holder) => error.retry_after(holder.lease_end.saturating_sub(now)),
                     None => error,
                 });
@@ -195,7 +195,7 @@ impl Core {
                 ErrorCode::NoVacancy,
                 format!("all {n_workers} ranks have live holders; the job needs no more workers"),
             );
-            match self.members.next_lease_end(|rank| self.waits.holds(rank)) {
+            match self.members.next_lease_end(|_| false) {
                 Some(end) => error.retry_after(end.saturating_sub(now)),
                 None => error,
             }

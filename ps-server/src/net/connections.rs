@@ -1,4 +1,4 @@
-//! TCP connections: accepted one by one, counted, named; the core hears when one is gone.
+//! Connections: accepted one by one, counted, named; the core hears when one is gone.
 
 use std::convert::Infallible;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ps_common::transport::Transport;
+use ps_common::transport::{Duplex, Listen, Socket, Transport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -24,10 +24,36 @@ use crate::security::Limits;
 /// Pause after a failed accept: out of file descriptors, the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Where connections come from.
+#[derive(Debug)]
+pub enum Listener {
+    /// The system.
+    Tcp(TcpListener),
+    /// What stands in for it; its connections stay on the runtime that accepts them.
+    Other(Box<dyn Listen>),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self::Tcp(tcp)
+    }
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+        match self {
+            Self::Tcp(tcp) => tcp.accept().await.map(|(tcp, from)| (Socket::Tcp(tcp), from)),
+            Self::Other(other) => {
+                other.accept().await.map(|(bytes, from)| (Socket::Other(bytes), from))
+            }
+        }
+    }
+}
+
 /// A bound listener that hands out connections.
 #[derive(Debug)]
 pub struct Connections {
-    listener: TcpListener,
+    listener: Listener,
     shell: Arc<Shell>,
     permits: Arc<Semaphore>,
     turnaways: Arc<Turnaways>,
@@ -37,11 +63,16 @@ pub struct Connections {
 
 impl Connections {
     /// Takes at most as many connections at once as `limits` say; more are closed as they come.
-    pub fn new(listener: TcpListener, shell: Arc<Shell>, limits: &Limits) -> Self {
+    pub fn new(listener: impl Into<Listener>, shell: Arc<Shell>, limits: &Limits) -> Self {
         let permits = Arc::new(Semaphore::new(limits.connections_max));
         let turnaways = Arc::new(Turnaways::new(Arc::clone(&shell)));
         let life_max = limits.age.saturating_add(limits.grace());
-        Self { listener, shell, permits, turnaways, life_max }
+        Self { listener: listener.into(), shell, permits, turnaways, life_max }
+    }
+
+    /// Whether threads of their own may serve them.
+    pub(super) fn may_move(&self) -> bool {
+        matches!(self.listener, Listener::Tcp(_))
     }
 
     /// Where those are counted who are not let in.
@@ -53,8 +84,8 @@ impl Connections {
     pub(super) async fn hand_out(self, lanes: &Lanes) -> Infallible {
         loop {
             match self.listener.accept().await {
-                Ok((tcp, address)) => {
-                    if let Some(accepted) = self.admit(tcp, address) {
+                Ok((socket, address)) => {
+                    if let Some(accepted) = self.admit(socket, address) {
                         lanes.take(accepted);
                     }
                 }
@@ -66,19 +97,25 @@ impl Connections {
         }
     }
 
-    fn admit(&self, tcp: TcpStream, address: SocketAddr) -> Option<Accepted> {
+    fn admit(&self, socket: Socket, address: SocketAddr) -> Option<Accepted> {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             self.turnaways.note(Why::Full, address, "one more came");
             return None;
         };
-        // With a listener of our own tonic leaves this to us; without it a small step takes 88 ms.
-        tcp.set_nodelay(true).ok()?;
-        let tcp = tcp.into_std().ok()?;
+        let socket = match socket {
+            Socket::Tcp(tcp) => {
+                // With a listener of our own tonic leaves this to us; without it a small step takes
+                // 88 ms.
+                tcp.set_nodelay(true).ok()?;
+                Detached::Tcp(tcp.into_std().ok()?)
+            }
+            Socket::Other(bytes) => Detached::Other(bytes),
+        };
         let line = Arc::new(Line::default());
         let peer = Peer { conn: self.shell.connected(), address, line };
         let open = Open { shell: Arc::clone(&self.shell), conn: peer.conn };
         let rest = Rest { peer, life_max: self.life_max, lane: None, _open: open, _permit: permit };
-        Some(Accepted { tcp, rest })
+        Some(Accepted { socket, rest })
     }
 }
 
@@ -114,8 +151,15 @@ impl Line {
 /// A connection that no runtime has yet.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    tcp: std::net::TcpStream,
+    socket: Detached,
     rest: Rest,
+}
+
+/// A [`Socket`] between two runtimes.
+#[derive(Debug)]
+enum Detached {
+    Tcp(std::net::TcpStream),
+    Other(Box<dyn Duplex>),
 }
 
 /// What belongs to a connection besides its bytes.
@@ -141,8 +185,12 @@ impl Accepted {
     }
 
     /// Has the runtime of this thread wait for the connection's traffic.
-    pub(super) fn open(self) -> io::Result<(TcpStream, Rest)> {
-        Ok((TcpStream::from_std(self.tcp)?, self.rest))
+    pub(super) fn open(self) -> io::Result<(Socket, Rest)> {
+        let socket = match self.socket {
+            Detached::Tcp(tcp) => Socket::Tcp(TcpStream::from_std(tcp)?),
+            Detached::Other(bytes) => Socket::Other(bytes),
+        };
+        Ok((socket, self.rest))
     }
 }
 
@@ -163,6 +211,7 @@ impl Connection {
         let (line, life_max) = (Arc::clone(&rest.peer.line), rest.life_max);
         let end = Box::pin(async move {
             tokio::select! {
+                biased;
                 () = line.0.notified() => "the peer stands still",
                 () = tokio::time::sleep(life_max) => "the connection has come of age",
             }

@@ -8,9 +8,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ps_common::transport::Transport;
+use ps_common::transport::{Socket, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -51,6 +50,8 @@ impl Entrance {
             let mut entering = JoinSet::new();
             loop {
                 tokio::select! {
+                    biased;
+                    Some(_) = entering.join_next() => {}
                     next = accepted.recv() => match next {
                         None => return,
                         Some(next) => {
@@ -63,7 +64,6 @@ impl Entrance {
                             });
                         }
                     },
-                    Some(_) = entering.join_next() => {}
                 }
             }
         });
@@ -73,10 +73,10 @@ impl Entrance {
     async fn let_in(&self, accepted: Accepted) -> Option<Connection> {
         let address = accepted.address();
         let deadline = Instant::now() + self.limit;
-        let (tcp, rest) = accepted.open().ok()?;
+        let (socket, rest) = accepted.open().ok()?;
         let mut transport = match &self.tls {
-            None => Transport::Plain(tcp),
-            Some(acceptor) => match timeout_at(deadline, handshake(acceptor, tcp)).await {
+            None => Transport::Plain(socket),
+            Some(acceptor) => match timeout_at(deadline, handshake(acceptor, socket)).await {
                 Ok(Ok(stream)) => Transport::Tls(Box::new(stream.into())),
                 Ok(Err(error)) => {
                     self.turnaways.note(Why::Handshake, address, error);
@@ -110,16 +110,17 @@ impl Entrance {
 }
 
 /// TLS; where it fails the peer hears why before the connection is closed.
-async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-    let (error, mut tcp) = match acceptor.accept(tcp).into_fallible().await {
+async fn handshake(acceptor: &TlsAcceptor, socket: Socket) -> io::Result<TlsStream<Socket>> {
+    let (error, mut socket) = match acceptor.accept(socket).into_fallible().await {
         Ok(stream) => return Ok(stream),
         Err(failed) => failed,
     };
     // Closing with bytes unread would reset the connection, and the peer would lose the alert.
     let mut scrap = [0; 4096];
-    let _ = tcp.shutdown().await;
+    let _ = socket.shutdown().await;
     let _ =
-        timeout(FAREWELL, async { while tcp.read(&mut scrap).await.is_ok_and(|n| n > 0) {} }).await;
+        timeout(FAREWELL, async { while socket.read(&mut scrap).await.is_ok_and(|n| n > 0) {} })
+            .await;
     Err(error)
 }
 

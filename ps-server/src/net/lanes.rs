@@ -1,7 +1,8 @@
 //! Threads that serve connections, each with a runtime of its own.
 //!
 //! All that a connection needs happens on one thread: what arrived is still in that core's cache
-//! when it is used, and no scheduler passes it on. Knows no calls: what a lane runs is given.
+//! when it is used, and no scheduler passes it on. Connections that are not the system's have one
+//! lane, on the runtime that accepts them. Knows no calls: what a lane runs is given.
 
 use std::io;
 use std::sync::Arc;
@@ -50,6 +51,24 @@ impl Lanes {
             .map_err(|e| ExitError::new(Exit::Io, "cannot start the server's threads").because(e))
     }
 
+    /// One lane that is no thread but a task of the runtime that calls it.
+    pub(super) fn here<F: Future<Output = ()> + Send + 'static>(
+        entrance: &Entrance,
+        serve: impl FnOnce(Incoming) -> F,
+    ) -> Self {
+        let (lane, Ends { accepted, end, dropped }) = Lane::new();
+        let serving = serve(entrance.clone().pass(accepted));
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                _ = dropped => {}
+                () = serving => {}
+            }
+            let _ = end.send(());
+        });
+        Self(vec![lane])
+    }
+
     /// Gives a connection to the lane that has the fewest.
     pub(super) fn take(&self, mut accepted: Accepted) {
         let lane = self.0.iter().min_by_key(|lane| Arc::strong_count(&lane.open));
@@ -73,15 +92,28 @@ impl Lanes {
     }
 }
 
+/// What a lane's own side holds of it.
+struct Ends {
+    accepted: mpsc::UnboundedReceiver<Accepted>,
+    end: oneshot::Sender<()>,
+    dropped: oneshot::Receiver<()>,
+}
+
 impl Lane {
+    fn new() -> (Self, Ends) {
+        let (connections, accepted) = mpsc::unbounded_channel();
+        let (end, ended) = oneshot::channel();
+        let (hold, dropped) = oneshot::channel();
+        let lane = Self { connections, open: Arc::new(()), ended, _hold: hold };
+        (lane, Ends { accepted, end, dropped })
+    }
+
     fn start<F: Future<Output = ()>>(
         i: usize,
         entrance: Entrance,
         serve: impl FnOnce(Incoming) -> F + Send + 'static,
     ) -> io::Result<Self> {
-        let (connections, accepted) = mpsc::unbounded_channel();
-        let (end, ended) = oneshot::channel();
-        let (hold, dropped) = oneshot::channel::<()>();
+        let (lane, Ends { accepted, end, dropped }) = Self::new();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(format!("lane-{i}")).spawn(move || {
             runtime.block_on(async {
@@ -94,7 +126,7 @@ impl Lane {
             drop(runtime);
             let _ = end.send(());
         })?;
-        Ok(Self { connections, open: Arc::new(()), ended, _hold: hold })
+        Ok(lane)
     }
 }
 

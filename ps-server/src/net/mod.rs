@@ -19,7 +19,7 @@ mod tls;
 mod turnaways;
 
 pub use assemble::{Assembly, Progress, Push};
-pub use connections::Connections;
+pub use connections::{Connections, Listener};
 pub use protection::Protection;
 pub use router::{Health, serve};
 pub use shell::Shell;

@@ -105,6 +105,7 @@ impl Parameters for ParametersService {
         let shell = Arc::clone(&self.shell);
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 result = steps(&shell, conn, stream, &outlet) => {
                     if let Err(status) = result {
                         // The caller may be gone: then nobody needs to know.

@@ -127,9 +127,13 @@ pub async fn serve(
     let entrance = protection.entrance(Arc::clone(&turnaways));
     let gate = GateLayer(Arc::new(protection.rules(turnaways)));
     let served = Served { routes, gate, age: limits.age };
-    let lanes = Lanes::start(&entrance, move |incoming| served.clone().on_lane(incoming))?;
+    let lanes = match connections.may_move() {
+        true => Lanes::start(&entrance, move |incoming| served.clone().on_lane(incoming))?,
+        false => Lanes::here(&entrance, |incoming| served.on_lane(incoming)),
+    };
     ready(health);
     tokio::select! {
+        biased;
         never = connections.hand_out(&lanes) => match never {},
         () = stop => {}
     }

@@ -171,6 +171,7 @@ impl Shell {
                 None => rearmed.await,
                 Some(deadline) => {
                     tokio::select! {
+                        biased;
                         () = rearmed => {}
                         () = tokio::time::sleep_until(self.epoch + deadline) => self.tell(Input::Tick),
                     }

@@ -108,7 +108,7 @@ impl Client {
         approach: &Approach,
     ) -> Result<Self, ExitError> {
         let route = Route::new(url, approach)?;
-        let mut budget = Budget::new(patience, u64::from(std::process::id()));
+        let mut budget = Budget::new(patience, approach.surroundings.seed);
         loop {
             let begun = Instant::now();
             let error = match route.connect().await {

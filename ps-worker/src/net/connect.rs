@@ -13,9 +13,9 @@ use ps_common::exit::ExitError;
 use ps_common::secrets::{
     ALPN_HTTP2, AUTHORIZATION, Token, cryptography, read_authorities, read_certificates, read_key,
 };
-use ps_common::transport::Transport;
-use ps_common::wire;
+use ps_common::transport::{Socket, Transport};
 use ps_common::wire::status::to_status;
+use ps_common::{transport, wire};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -28,6 +28,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::Service;
 
 use super::lesson::Lesson;
+use super::surroundings::Surroundings;
 use crate::credentials::CredentialArgs;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,6 +122,8 @@ pub struct Approach {
     pub congestion: Option<String>,
     /// TLS and the token.
     pub credentials: Credentials,
+    /// By which network, with which pauses.
+    pub surroundings: Surroundings,
 }
 
 /// Why there is no connection.
@@ -156,6 +159,7 @@ impl Route {
         };
         let dial = Dial {
             congestion: approach.congestion.clone(),
+            dialer: approach.surroundings.dialer.clone(),
             tls,
             token: approach.credentials.token.clone(),
             lesson: Lesson::default(),
@@ -209,6 +213,7 @@ fn endpoint(uri: &Uri) -> Endpoint {
 #[derive(Debug, Clone)]
 struct Dial {
     congestion: Option<String>,
+    dialer: Option<Arc<dyn transport::Dial>>,
     tls: Option<Tls>,
     token: Option<HeaderValue>,
     lesson: Lesson,
@@ -221,25 +226,33 @@ impl Dial {
         let port = uri.port_u16().expect("parse_url wants one");
         // An IPv6 address stands in brackets.
         let host = host.trim_matches(['[', ']']);
+        let socket = match &self.dialer {
+            None => Socket::Tcp(self.tcp(host, port).await?),
+            Some(dialer) => Socket::Other(dialer.dial(host, port).await?),
+        };
+        let transport = match &self.tls {
+            None => Transport::Plain(socket),
+            Some(tls) => self.handshake(tls, host, socket).await?,
+        };
+        Ok(TokioIo::new(Watched { transport, lesson: self.lesson.clone(), is_first: true }))
+    }
+
+    async fn tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         let tcp = TcpStream::connect((host, port)).await?;
         // With a connector of our own tonic leaves this to us; without it a small step takes 88 ms.
         tcp.set_nodelay(true)?;
         if let Some(name) = &self.congestion {
             ps_common::congestion::set((&tcp).into(), name)?;
         }
-        let transport = match &self.tls {
-            None => Transport::Plain(tcp),
-            Some(tls) => self.handshake(tls, host, tcp).await?,
-        };
-        Ok(TokioIo::new(Watched { transport, lesson: self.lesson.clone(), is_first: true }))
+        Ok(tcp)
     }
 
-    async fn handshake(&self, tls: &Tls, host: &str, tcp: TcpStream) -> io::Result<Transport> {
+    async fn handshake(&self, tls: &Tls, host: &str, socket: Socket) -> io::Result<Transport> {
         let name = match &tls.name {
             Some(name) => name.clone(),
             None => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
         };
-        match TlsConnector::from(Arc::clone(&tls.config)).connect(name, tcp).await {
+        match TlsConnector::from(Arc::clone(&tls.config)).connect(name, socket).await {
             Ok(stream) => Ok(Transport::Tls(Box::new(stream.into()))),
             Err(error) => {
                 self.lesson.note_tls(&error);

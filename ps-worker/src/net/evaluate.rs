@@ -9,8 +9,9 @@ use ps_common::exit::ExitError;
 use ps_common::job::{Metrics, Role};
 use tokio::sync::watch;
 
-use super::link::{Link, Presence};
-use super::session::{blocking, is_final, join_request, pull, sendable, survey};
+use super::link::{Link, Presence, Recovery};
+use super::session::{is_final, join_request, pull, sendable, survey};
+use super::surroundings::Surroundings;
 use crate::args::{Attachment, EvaluationArgs, LearnArgs};
 use crate::learning::Problem;
 use crate::model::{Model, Real};
@@ -24,11 +25,12 @@ pub async fn evaluate(
     learn: &LearnArgs,
     attachment: &Attachment,
     evaluation: EvaluationArgs,
+    surroundings: &Surroundings,
     present: watch::Sender<Option<Presence>>,
 ) -> Result<(), ExitError> {
-    let problem = survey(learn).await?;
+    let problem = survey(learn, surroundings).await?;
     let request = join_request(&problem, attachment.dtype, Role::Observer, None);
-    let Some(link) = Link::enter(attachment, request, present).await? else {
+    let Some(link) = Link::enter(attachment, surroundings, request, present).await? else {
         tracing::info!("the job has ended already");
         return Ok(());
     };
@@ -59,12 +61,12 @@ impl<T: Real> Evaluator<T> {
             .eval_every
             .unwrap_or_else(|| problem.updates_per_pass(terms.mode, terms.n_shards));
         let theta = vec![T::ZERO; terms.dim];
-        let (model, train, test) = blocking(move || {
+        let load = move || {
             let train = problem.load_all::<T>()?;
             let test = problem.load_test::<T>(&evaluation)?;
             Ok::<_, ExitError>((problem.model().clone(), train, test))
-        })
-        .await??;
+        };
+        let (model, train, test) = link.surroundings().compute(load).await??;
         tracing::info!(n_samples = train.len(), every, "evaluating");
         Ok(Self { link, model, train: Arc::new(train), test: test.map(Arc::new), every, theta })
     }
@@ -81,7 +83,11 @@ impl<T: Real> Evaluator<T> {
             };
             if is_final(pulled.state) {
                 self.measure_final(pulled).await?;
-                return self.link.leave(None).await;
+                match self.link.leave(None).await? {
+                    // The server was lost at the end, and the job goes on from before it.
+                    Recovery::Rejoined => continue,
+                    _ => return Ok(()),
+                }
             }
             let train = self.metrics(&self.train.clone()).await?;
             self.report(pulled, train, None, false).await?;
@@ -130,7 +136,8 @@ impl<T: Real> Evaluator<T> {
     async fn metrics(&mut self, samples: &Arc<Samples<T>>) -> Result<Metrics, ExitError> {
         let (model, samples) = (self.model.clone(), samples.clone());
         let theta = std::mem::take(&mut self.theta);
-        let (metrics, theta) = blocking(move || (model.metrics(&theta, &samples), theta)).await?;
+        let measure = move || (model.metrics(&theta, &samples), theta);
+        let (metrics, theta) = self.link.surroundings().compute(measure).await?;
         self.theta = theta;
         Ok(metrics)
     }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::connect::{Approach, Credentials};
 use super::retry::{Budget, Remedy};
+use super::surroundings::Surroundings;
 use crate::args::Attachment;
 
 /// A goodbye on the way out may take this long.
@@ -92,14 +93,16 @@ impl Link {
     /// Connects and joins. `None`: the job has ended already.
     pub(super) async fn enter(
         attachment: &Attachment,
+        surroundings: &Surroundings,
         request: JoinRequest,
         present: watch::Sender<Option<Presence>>,
     ) -> Result<Option<Self>, ExitError> {
         let url = attachment.server.clone();
         let credentials = Credentials::load(&attachment.credentials, &url)?;
-        let approach = Approach { credentials, ..Approach::default() };
+        let surroundings = surroundings.clone();
+        let approach = Approach { credentials, surroundings, congestion: None };
         let client = Client::connect_with(&url, attachment.patience, &approach).await?;
-        let mut budget = Budget::new(attachment.patience, u64::from(std::process::id()));
+        let mut budget = Budget::new(attachment.patience, approach.surroundings.seed);
         if let Some(workers) = attachment.workers {
             check_workers(workers, &client, &mut budget, &url).await?;
         }
@@ -126,6 +129,11 @@ impl Link {
         &self.answer
     }
 
+    /// What there is outside.
+    pub(super) fn surroundings(&self) -> &Surroundings {
+        &self.approach.surroundings
+    }
+
     /// The connection.
     pub(super) fn client(&self) -> &Client {
         &self.client
@@ -150,16 +158,29 @@ impl Link {
         mut call: impl AsyncFnMut(&Client, Caller) -> Result<A, Failure>,
     ) -> Result<Option<A>, ExitError> {
         loop {
+            match self.call_as_joined(&mut call).await? {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(Recovery::Ended) => return Ok(None),
+                Err(Recovery::Again | Recovery::Rejoined) => {}
+            }
+        }
+    }
+
+    /// Calls until it succeeds, or until the member had to join again or the job has ended.
+    pub(super) async fn call_as_joined<A>(
+        &mut self,
+        mut call: impl AsyncFnMut(&Client, Caller) -> Result<A, Failure>,
+    ) -> Result<Result<A, Recovery>, ExitError> {
+        loop {
             match call(&self.client, self.answer.caller).await {
                 Ok(answer) => {
                     self.succeed();
-                    return Ok(Some(answer));
+                    return Ok(Ok(answer));
                 }
-                Err(failure) => {
-                    if self.recover(failure).await? == Recovery::Ended {
-                        return Ok(None);
-                    }
-                }
+                Err(failure) => match self.recover(failure).await? {
+                    Recovery::Again => {}
+                    other => return Ok(Err(other)),
+                },
             }
         }
     }
@@ -208,14 +229,23 @@ impl Link {
         Ok(Recovery::Rejoined)
     }
 
-    /// Says goodbye with the last measurements.
-    pub(super) async fn leave(mut self, final_metrics: Option<Metrics>) -> Result<(), ExitError> {
+    /// Says goodbye with the last measurements. `Rejoined`: nothing was said, because the job is not
+    /// at its end any more.
+    pub(super) async fn leave(
+        &mut self,
+        final_metrics: Option<Metrics>,
+    ) -> Result<Recovery, ExitError> {
         let stats = self.stats;
         let left = self
-            .call(async |client, caller| client.leave(Leave { caller, stats, final_metrics }).await)
-            .await;
+            .call_as_joined(async |client, caller| {
+                client.leave(Leave { caller, stats, final_metrics }).await
+            })
+            .await?;
+        if let Err(Recovery::Rejoined) = left {
+            return Ok(Recovery::Rejoined);
+        }
         self.present.send_replace(None);
-        left.map(|_| ())
+        Ok(Recovery::Ended)
     }
 
     fn publish(&self) {

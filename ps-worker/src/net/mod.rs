@@ -15,8 +15,10 @@ pub mod session;
 mod session_tests;
 mod steps;
 mod stream;
+mod surroundings;
 mod tensor;
 
 pub use client::Client;
 pub use connect::{Approach, Credentials};
 pub use steps::Steps;
+pub use surroundings::Surroundings;

@@ -3,7 +3,7 @@
 //! A gradient is a pure function of theta, shard, seed and clock, so that whatever a failure took
 //! is computed again with the same bits.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ps_common::calls::{JoinRequest, PullHeader, PullRequest, PushHeader, PushResult};
 use ps_common::exit::{Exit, ExitError};
@@ -12,9 +12,11 @@ use ps_common::{Dtype, Element};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::link::{Link, Presence, Recovery};
 use super::steps::Steps;
+use super::surroundings::Surroundings;
 use crate::args::{Attachment, LearnArgs};
 use crate::learning::{Learner, Problem};
 use crate::model::{Loss, Real};
@@ -40,11 +42,12 @@ pub async fn work(
     learn: &LearnArgs,
     attachment: &Attachment,
     duty: Duty,
+    surroundings: &Surroundings,
     present: watch::Sender<Option<Presence>>,
 ) -> Result<(), ExitError> {
-    let problem = survey(learn).await?;
+    let problem = survey(learn, surroundings).await?;
     let request = join_request(&problem, attachment.dtype, Role::Worker, duty.rank);
-    let Some(link) = Link::enter(attachment, request, present).await? else {
+    let Some(link) = Link::enter(attachment, surroundings, request, present).await? else {
         tracing::info!("the job has ended already");
         return Ok(());
     };
@@ -65,9 +68,12 @@ pub async fn work(
 }
 
 /// Looks at the data, off the thread that talks.
-pub(super) async fn survey(learn: &LearnArgs) -> Result<Problem, ExitError> {
+pub(super) async fn survey(
+    learn: &LearnArgs,
+    surroundings: &Surroundings,
+) -> Result<Problem, ExitError> {
     let learn = learn.clone();
-    blocking(move || Problem::survey(&learn)).await?
+    surroundings.compute(move || Problem::survey(&learn)).await?
 }
 
 /// The wish to enter the job that `problem` is about.
@@ -87,15 +93,6 @@ pub(super) fn join_request(
         program: format!("ps-worker {}", crate::VERSION),
         acknowledged_clock: None,
     }
-}
-
-/// Runs what takes long on a thread of its own, so that heartbeats go on.
-pub(super) async fn blocking<A: Send + 'static>(
-    work: impl FnOnce() -> A + Send + 'static,
-) -> Result<A, ExitError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| ExitError::new(Exit::Bug, "a computation panicked").because(error))
 }
 
 /// Pulls until `wanted`; `None`: the job has ended without saying more.
@@ -175,7 +172,8 @@ impl<T: Real> Session<T> {
             bounds_ms,
         });
         let dim = terms.dim;
-        let learner = blocking(move || problem.load_shard::<T>(&terms)).await??;
+        let load = move || problem.load_shard::<T>(&terms);
+        let learner = link.surroundings().compute(load).await??;
         tracing::info!(n_samples = learner.n_samples(), "loaded");
         Ok(Self {
             steps: link.client().steps(),
@@ -190,11 +188,34 @@ impl<T: Real> Session<T> {
     }
 
     async fn run(mut self) -> Result<(), ExitError> {
-        while self.learn_from_here().await? == Recovery::Rejoined {}
-        let last = pull(&mut self.link, &mut self.theta, (0, true), |_| false).await?;
-        let Some(last) = last else {
-            tracing::info!("the job has ended");
-            return Ok(());
+        // A server may have been lost at the end with rounds that nobody else will do again.
+        while self.learn_from_here().await? == Recovery::Rejoined
+            || self.finish().await? == Recovery::Rejoined
+        {}
+        Ok(())
+    }
+
+    /// Measures the final theta and leaves, unless the worker had to join again before (`Rejoined`).
+    async fn finish(&mut self) -> Result<Recovery, ExitError> {
+        let theta = &mut self.theta;
+        let last = loop {
+            let pulled = self
+                .link
+                .call_as_joined(async |client, caller| {
+                    let (r#final, wait_max) = (true, None);
+                    let request = PullRequest { caller, version_min: 0, r#final, wait_max };
+                    client.pull(request, theta).await
+                })
+                .await?;
+            match pulled {
+                Ok(header) if is_final(header.state) => break header,
+                Ok(_) => {}
+                Err(Recovery::Rejoined) => return Ok(Recovery::Rejoined),
+                Err(_) => {
+                    tracing::info!("the job has ended");
+                    return Ok(Recovery::Ended);
+                }
+            }
         };
         self.stats.wait_seconds += last.waited.as_secs_f64();
         let metrics = self.off_thread(|learner, theta, _| learner.metrics(theta)).await?;
@@ -234,6 +255,13 @@ impl<T: Real> Session<T> {
                 Ok(result) => result,
                 Err(recovery) => return Ok(recovery),
             };
+            tracing::trace!(
+                rank = header.caller.rank,
+                clock = header.clock,
+                version = result.version,
+                outcome = ?result.outcome,
+                "answered"
+            );
             self.stats.count_push(loss.n_samples, loss.loss);
             (clock, state, version) = (result.clock, result.state, self.steps.theta_version());
             self.link.acknowledge(clock);
@@ -302,11 +330,11 @@ impl<T: Real> Session<T> {
         let mut learner = self.learner.take().expect("a computation at a time");
         let theta = std::mem::take(&mut self.theta);
         let mut gradient = std::mem::take(&mut self.gradient);
-        let (answer, learner, theta, gradient) = blocking(move || {
+        let work = move || {
             let answer = work(&mut learner, &theta, &mut gradient);
             (answer, learner, theta, gradient)
-        })
-        .await?;
+        };
+        let (answer, learner, theta, gradient) = self.link.surroundings().compute(work).await?;
         (self.learner, self.theta, self.gradient) = (Some(learner), theta, gradient);
         Ok(answer)
     }
