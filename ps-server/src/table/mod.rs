@@ -7,12 +7,14 @@
 mod aggregate;
 mod gradient;
 mod hogwild;
+mod room;
 mod state;
 mod store;
 mod theta;
 
 pub use gradient::{Gradient, GradientError};
 pub use hogwild::SharedStore;
+pub(crate) use room::check_room;
 pub use store::{Compensation, Snapshot, Store, Update};
 
 #[cfg(test)]
