@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
 /// A direction.
@@ -36,7 +36,7 @@ struct State {
     open: Vec<TcpStream>,
     /// Connections that the server has ended.
     n_ended_by_server: usize,
-    /// Raised by every cut: pumps of before are done.
+    /// Raised by every cut: what was under way is lost.
     era: u64,
 }
 
@@ -144,7 +144,7 @@ impl Drop for Proxy {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no pump panics")
+        self.state.lock().expect("no thread panics")
     }
 
     fn cut(&self) {
@@ -168,21 +168,29 @@ impl Shared {
         drop(state);
         for (way, from, to) in [(Way::Up, client, server), (Way::Down, server, client)] {
             let (shared, from, to) = (Arc::clone(&self), clone(from), clone(to));
-            std::thread::spawn(move || shared.pump(way, era, from, to));
+            let (sender, pieces) = mpsc::channel();
+            std::thread::spawn(move || shared.take(way, era, from, &sender));
+            let shared = Arc::clone(&self);
+            std::thread::spawn(move || shared.deliver(way, era, &pieces, to));
         }
     }
 
-    fn pump(&self, way: Way, era: u64, mut from: TcpStream, mut to: TcpStream) {
+    /// Reads on whatever is held back, to see the end.
+    fn take(&self, way: Way, era: u64, mut from: TcpStream, pieces: &mpsc::Sender<Vec<u8>>) {
         let mut buffer = vec![0; 64 << 10];
-        while let Ok(n) = from.read(&mut buffer) {
-            if n == 0 && way == Way::Down {
-                let mut state = self.lock();
-                state.n_ended_by_server += usize::from(state.era == era);
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            if pieces.send(buffer[..n].to_vec()).is_err() {
+                return;
             }
-            if n == 0 {
-                break;
-            }
-            let mut rest = &buffer[..n];
+        }
+        let mut state = self.lock();
+        let by_server = way == Way::Down && state.era == era;
+        state.n_ended_by_server += usize::from(by_server);
+    }
+
+    fn deliver(&self, way: Way, era: u64, pieces: &mpsc::Receiver<Vec<u8>>, mut to: TcpStream) {
+        for piece in pieces {
+            let mut rest = &piece[..];
             while !rest.is_empty() {
                 let Some(n) = self.permit(way, era, rest.len()) else { return };
                 if to.write_all(&rest[..n]).is_err() {
@@ -210,7 +218,7 @@ impl Shared {
                 flow.passed += n as u64;
                 return Some(n);
             }
-            state = self.changed.wait(state).expect("no pump panics");
+            state = self.changed.wait(state).expect("no thread panics");
         }
     }
 }

@@ -548,7 +548,7 @@ async fn row_24_a_compressed_message_is_refused_unread() {
     let (_server, address) = Process::server(&["--mode=async", "--workers=1", "--rounds=0"]);
     let mut good = Caller::joined(&address, 0, DIM).await;
     let before = good.pull().await.expect("theta");
-    let mut answer = String::new();
+    let mut told = String::new();
     for encoding in ["gzip", "zstd", "deflate"] {
         // A flag that says compressed, a length, and what would be a bomb.
         let mut message = String::from("\u{1}\0\0\u{40}\0");
@@ -565,10 +565,10 @@ async fn row_24_a_compressed_message_is_refused_unread() {
         let answer = channel.call(request).await.expect("an answer");
         let status = Status::from_header_map(answer.headers()).expect("refused at once");
         assert_eq!(status.code(), Code::Unimplemented, "{encoding}: {status:?}");
-        answer = format!("{}, unread: no compression on this wire", refusal(&status));
+        told = format!("{}, unread: no compression on this wire", refusal(&status));
     }
     let seen = Seen::by(&mut good, &before).await;
-    stands(24, "a compressed message that would be a bomb", &answer, seen);
+    stands(24, "a compressed message that would be a bomb", &told, seen);
 }
 
 /// The commands that `psctl certs` prints, as somebody would paste them: only the port is another.

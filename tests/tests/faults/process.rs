@@ -273,7 +273,10 @@ async fn row_47_without_file_descriptors_it_waits_without_spinning() {
 async fn row_47_without_memory_it_refuses_and_lives() {
     const BIG: usize = 4 << 20;
     let job = ["--mode=async", "--workers=12", "--rounds=0", "--lr=0.5"];
-    let (mut server, address) = Process::server(&job);
+    let mut command = Command::new(binary("ps-server"));
+    // KiB of address space that the allocator takes in advance: little, so that the limit is felt.
+    command.env("MIMALLOC_ARENA_RESERVE", "16384");
+    let (mut server, address) = Process::server_by(command, &job);
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).expect("it runs");
     let line = status.lines().find(|line| line.starts_with("VmSize:")).expect("a size");
     let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
