@@ -87,7 +87,7 @@ pub struct JoinAnswer {
 }
 
 /// The name and facts of a push, without its gradient.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct PushHeader {
     /// Whose.
     pub caller: Caller,
@@ -102,6 +102,7 @@ pub struct PushHeader {
     /// L2 term at that theta.
     pub penalty: Option<f64>,
     /// Longest time that the answer may be held; `None`: the server's limit.
+    #[serde(skip)]
     pub wait_max: Option<Duration>,
 }
 

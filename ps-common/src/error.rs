@@ -74,6 +74,8 @@ error_codes! {
     Draining = "DRAINING";
     /// Too much at once.
     Overloaded = "OVERLOADED";
+    /// The update could not be written to the journal, so it was not applied.
+    NotDurable = "NOT_DURABLE";
     /// No token, or one that the server does not know.
     Unauthenticated = "UNAUTHENTICATED";
     /// A good token of a role that may not make this call.
@@ -88,9 +90,11 @@ impl ErrorCode {
     /// What a worker may do about it.
     pub const fn retry(self) -> Retry {
         match self {
-            Self::Draining | Self::Overloaded | Self::NotInitialized | Self::Deadline => {
-                Retry::Same
-            }
+            Self::Draining
+            | Self::Overloaded
+            | Self::NotDurable
+            | Self::NotInitialized
+            | Self::Deadline => Retry::Same,
             Self::StaleRound
             | Self::EpochChanged
             | Self::SeqTooOld

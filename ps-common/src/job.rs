@@ -142,6 +142,19 @@ pub enum OnWorkerLoss {
     Abort,
 }
 
+/// What a crash of the server may undo of a job that keeps checkpoints. Synchronous rounds are
+/// computed again, to the same bits, whichever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// All since the last checkpoint; they are taken where asked for, and at the end.
+    None,
+    /// All since the last checkpoint; they are taken at intervals.
+    Interval,
+    /// Nothing that was acknowledged: every update is in a journal before its answer leaves.
+    Always,
+}
+
 /// What joins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -177,7 +190,7 @@ macro_rules! display_as_serde {
         }
     )*};
 }
-display_as_serde!(Mode, OnWorkerLoss, Role, JobState);
+display_as_serde!(Mode, OnWorkerLoss, Durability, Role, JobState);
 
 /// What must be equal for all workers of a job, by name (rule R12). An absent key is unchecked.
 pub type Fingerprint = BTreeMap<String, String>;

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::dtype::Dtype;
-use crate::job::{Mode, WorkerStats};
+use crate::job::{Durability, Mode, WorkerStats};
 
 /// Everything a finished job has to say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,6 +54,9 @@ pub struct Report {
     /// Updates that overwrote each other; only in hogwild mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hogwild: Option<LostUpdates>,
+    /// What was made durable, and what restarts of the server undid; only with `--checkpoint-dir`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<DurabilityReport>,
     /// Joins, losses, rejections, restores.
     pub events: Vec<Event>,
     /// Program and build.
@@ -136,6 +139,27 @@ pub struct GradientDelay {
     pub p99: u64,
     /// Largest.
     pub max: u64,
+}
+
+/// Checkpoints and restarts of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct DurabilityReport {
+    /// As `--durability` said.
+    pub setting: Durability,
+    /// Written.
+    pub checkpoints: u64,
+    /// That could not be written.
+    pub failed: u64,
+    /// Times that the server came back.
+    pub restarts: u64,
+    /// Acknowledged gradients that restarts undid, by what workers said when they joined again
+    /// (rule R4): a lower bound if workers died, too.
+    pub undone: u64,
+    /// Most updates that were applied and not durable at one time: what a crash then would have
+    /// undone.
+    pub window_updates_max: u64,
+    /// Longest time, in seconds, between an update and its being durable.
+    pub window_seconds_max: f64,
 }
 
 /// What updates without locks cost, measured on a fixed sample of theta's elements: every 64th, or

@@ -12,9 +12,11 @@ use ps_common::import::Imported;
 use ps_common::report::LostUpdates;
 use ps_common::tables::Tables;
 
-use crate::core::{CallId, Compensate, Order};
+use crate::core::{CallId, Compensate, Order, Unapplied};
 use crate::numeric::Optimizer;
-use crate::table::{Compensation, Gradient, SharedStore, Snapshot, Store, Update};
+use crate::table::{
+    Captured, Compensation, Gradient, Restoring, SharedStore, Snapshot, Store, Update,
+};
 
 /// Spare gradients that are kept for their memory.
 const SPARES_MAX: usize = 8;
@@ -181,6 +183,19 @@ impl Applier {
         if let Some(start) = &self.start {
             store.start_from(start);
         }
+        self.restore(store);
+    }
+
+    /// Begins to put `version` of theta back, for [`Applier::restore`].
+    pub fn restoring(&self, tables: &Tables, dtype: Dtype, version: u64) -> Restoring {
+        Store::restoring(tables, dtype, self.optimizer, self.chunk_bytes, version)
+    }
+
+    /// Takes `store` for theta, in place of [`Applier::create`].
+    ///
+    /// # Panics
+    /// If there is a theta already, and no locks.
+    pub fn restore(&self, store: Store) {
         match &self.theta {
             Theta::Versions { store: place, current } => {
                 *current.lock() = Some(store.snapshot());
@@ -189,6 +204,18 @@ impl Applier {
             Theta::Shared(place) => {
                 let shared = Arc::new(SharedStore::new(&store, self.chunk_bytes));
                 assert!(place.set(shared).is_ok(), "theta is made once");
+            }
+        }
+    }
+
+    /// theta and what its update rule remembers, for a checkpoint; `None` before theta is made. No
+    /// update may be under way or wait to be published, except without locks: there theta is copied
+    /// at its present version, and updates may be in some of its elements and not in others.
+    pub fn capture(&self) -> Option<Captured> {
+        match &self.theta {
+            Theta::Versions { store, .. } => store.lock().as_ref().map(|store| store.capture()),
+            Theta::Shared(store) => {
+                store.get().map(|store| Captured::bare(store.snapshot(store.version())))
             }
         }
     }
@@ -208,30 +235,49 @@ impl Applier {
     /// # Panics
     /// If a gradient is not held, or there is no theta; without locks if there are several
     /// gradients, or one to be corrected.
-    pub fn update(&self, order: &Order) -> Result<Fresh, u64> {
-        let mut gradients = self.gradients.lock();
-        let mut parts: Vec<(Gradient, f64)> = order
-            .parts
-            .iter()
-            .map(|(call, weight)| (gradients.held.remove(call).expect("pushed before"), *weight))
-            .collect();
-        drop(gradients);
+    pub fn update(&self, order: &Order) -> Result<Fresh, Unapplied> {
+        self.update_recorded(order, &mut |_| Ok(()))
+    }
+
+    /// Like [`Applier::update`]; calls `record` with the gradients and their weights once it is
+    /// certain that they can be applied, and before anything is stored. Without locks nothing is
+    /// recorded.
+    ///
+    /// # Errors
+    /// As [`Applier::update`], and what `record` fails with; then theta is as it was.
+    ///
+    /// # Panics
+    /// As [`Applier::update`].
+    pub fn update_recorded(
+        &self,
+        order: &Order,
+        record: &mut dyn FnMut(&[(Gradient, f64)]) -> Result<(), String>,
+    ) -> Result<Fresh, Unapplied> {
+        let mut parts = self.take(order);
         let result = match &self.theta {
-            Theta::Versions { store, .. } => self.update_in_turn(store, order, &parts),
+            Theta::Versions { store, .. } => self.update_in_turn(store, order, &parts, record),
             Theta::Shared(store) => {
                 let store = store.get().expect("created at the first join");
                 assert!(order.compensation.is_none(), "async mode's, which has locks");
                 let [(gradient, 1.0)] = &mut parts[..] else {
                     panic!("an update without locks is of one gradient as it came: {order:?}")
                 };
-                store.update(gradient, order.rate_factor).map(|()| Fresh(None))
+                let stored = store.update(gradient, order.rate_factor);
+                stored.map(|()| Fresh(None)).map_err(overflow)
             }
         };
         let mut gradients = self.gradients.lock();
         for (gradient, _) in parts {
             gradients.recycle(gradient);
         }
-        result.map_err(|key| key as u64)
+        result
+    }
+
+    /// The gradients of an order, which are its own: nobody else asks for them.
+    fn take(&self, order: &Order) -> Vec<(Gradient, f64)> {
+        let mut gradients = self.gradients.lock();
+        let mut take = |call| gradients.held.remove(call).expect("pushed before");
+        order.parts.iter().map(|(call, weight)| (take(call), *weight)).collect()
     }
 
     fn update_in_turn(
@@ -239,7 +285,8 @@ impl Applier {
         store: &Mutex<Option<Box<Store>>>,
         order: &Order,
         parts: &[(Gradient, f64)],
-    ) -> Result<Fresh, usize> {
+        record: &mut dyn FnMut(&[(Gradient, f64)]) -> Result<(), String>,
+    ) -> Result<Fresh, Unapplied> {
         let pulled = order.compensation.and_then(|wanted| self.kept(wanted));
         let mut store = store.lock();
         let store = store.as_mut().expect("created at the first join");
@@ -251,7 +298,10 @@ impl Applier {
                 .as_ref()
                 .map(|(lambda, pulled)| Compensation { lambda: *lambda, pulled }),
         };
-        store.update(&update).map(|()| Fresh(Some(store.snapshot())))
+        let prepared = store.prepare(&update).map_err(overflow)?;
+        record(parts).map_err(|what| Unapplied::NotWritten { what })?;
+        store.commit(prepared);
+        Ok(Fresh(Some(store.snapshot())))
     }
 
     /// theta that a gradient was computed at, if it is the one that its worker was given last.
@@ -268,6 +318,10 @@ impl Applier {
             gradients.recycle(gradient);
         }
     }
+}
+
+fn overflow(key: usize) -> Unapplied {
+    Unapplied::Overflow { key: key as u64 }
 }
 
 impl Gradients {
@@ -302,5 +356,49 @@ mod tests {
         applier.keep(1, applier.snapshot().expect("there"));
         assert!(applier.kept(wanted(1, 0)).is_none(), "the newer one has taken its place");
         assert_eq!(applier.kept(wanted(1, 1)).expect("given").1.values::<f64>(), [-1.0]);
+    }
+
+    /// Applier of one table of 3 elements, and another that is put back from what it captures.
+    fn put_back(without_locks: bool) -> (Applier, Applier) {
+        let applier = |chunk_bytes| {
+            let applier = Applier::new(Optimizer::sgd(0.5), chunk_bytes);
+            if without_locks { applier.without_locks() } else { applier }
+        };
+        let (first, second) = (applier(64), applier(8));
+        assert!(first.capture().is_none(), "no theta yet");
+        let tables = Tables::new(vec![Table::zeros("w", &[3], true)]).expect("valid");
+        first.create(&tables, Dtype::F64);
+        for call in [1, 2] {
+            push(&first, call);
+        }
+        let captured = first.capture().expect("created");
+        let mut restoring = second.restoring(&tables, Dtype::F64, captured.theta().version);
+        for chunk in &captured.theta().chunks {
+            restoring.append("theta", chunk).expect("fits");
+        }
+        second.restore(restoring.finish().expect("whole"));
+        (first, second)
+    }
+
+    fn push(applier: &Applier, call: u64) {
+        applier.hold(CallId(call), Gradient::F64(vec![1.0, call as f64, -1.0]));
+        let fresh = applier.update(&Order::alone(CallId(call))).expect("finite");
+        applier.publish(fresh);
+    }
+
+    #[test]
+    fn a_restored_theta_goes_on_where_it_was_with_locks_and_without() {
+        for without_locks in [false, true] {
+            let (first, second) = put_back(without_locks);
+            for applier in [&first, &second] {
+                assert_eq!(applier.shape(), Some((3, Dtype::F64)));
+                push(applier, 3);
+            }
+            let [first, second] = [first, second].map(|applier| applier.snapshot().expect("made"));
+            assert_eq!((first.version, second.version), (3, 3));
+            assert_eq!((first.chunks.len(), second.chunks.len()), (1, 3));
+            assert_eq!(second.values::<f64>(), [-1.5, -3.0, 1.5]);
+            assert_eq!(first.sha256(), second.sha256());
+        }
     }
 }

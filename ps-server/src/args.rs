@@ -1,6 +1,7 @@
 //! The server's flags as parsed, and what the program may rely on once they are checked.
 
 mod consistency;
+mod durability;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use ps_common::units::parse_duration;
 use serde::Serialize;
 
 pub use self::consistency::ConsistencyArgs;
+pub use self::durability::{DurabilityArgs, DurabilitySpec, Resume};
 use crate::core::Config;
 use crate::numeric::{Optimizer, Rule};
 use crate::security::{LimitArgs, Limits, Security, SecurityArgs};
@@ -136,6 +138,10 @@ pub struct ServeArgs {
     /// How long a stopping server waits for calls in flight
     #[arg(long, env = "PS_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s")]
     pub drain_timeout: String,
+    /// What outlives the process.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub durability: DurabilityArgs,
     /// Who may come in.
     #[command(flatten)]
     #[serde(flatten)]
@@ -206,6 +212,8 @@ impl JobArgs {
                 observers: 0,
                 wait_max: Config::WAIT_MAX,
                 stop: self.consistency.stop_rules()?,
+                checkpoints: None,
+                boot: 0,
             },
             optimizer: self.optimizer(crew.mode)?,
             dtype: self.dtype,

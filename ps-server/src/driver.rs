@@ -7,10 +7,10 @@
 //! nothing keeps them apart.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use ps_common::calls::{Caller, JoinAnswer, PullHeader, PushResult, Status};
+use ps_common::calls::{Caller, JoinAnswer, Outcome, PullHeader, PushResult, Status};
 use ps_common::import::Imported;
 use ps_common::job::JobState;
 use ps_common::report::Report;
@@ -18,9 +18,11 @@ use ps_common::statistics::Statistics;
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
-use crate::applier::{Applier, View};
-use crate::core::{Answer, CallId, Config, Core, Effect, Input, Time, Welcome};
+use crate::applier::{Applier, Fresh, View};
+use crate::core::{Answer, CallId, Config, Core, Effect, Input, Order, Time, Unapplied, Welcome};
+use crate::keeper::{Keeper, Late, Resumed, Resumption};
 use crate::numeric::Optimizer;
+use crate::storage;
 use crate::table::{Gradient, Snapshot, check_room};
 
 /// An answer with all that goes with it.
@@ -41,17 +43,27 @@ pub enum Delivery {
     Pulled(PullHeader, Arc<Snapshot>),
     /// Of all shards together.
     Statistics(Statistics),
+    /// To an operator: theta's version in a durable checkpoint, and its file.
+    Checkpointed(u64, String),
     /// No.
     Refused(Error),
 }
 
 /// The server without its network.
-#[derive(Debug)]
 pub struct Driver {
     program: String,
     core: Mutex<Core>,
     applier: Applier,
     statistics: Mutex<BTreeMap<u32, Statistics>>,
+    keeper: Option<Keeper>,
+    /// Delivers answers that waited for the disk.
+    late: OnceLock<Late<(CallId, Delivery)>>,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("core", &self.core).finish_non_exhaustive()
+    }
 }
 
 /// What [`Driver::feed`] leaves to its caller.
@@ -80,6 +92,39 @@ impl Driver {
             },
             core: Mutex::new(Core::new(config, dtype)),
             statistics: Mutex::default(),
+            keeper: None,
+            late: OnceLock::new(),
+        }
+    }
+
+    /// Has the job outlive this process, and takes up the one that `keeper` has, if it has one.
+    /// `config` and `dtype` are those that the driver was made with.
+    ///
+    /// # Errors
+    /// As [`Keeper::resume`].
+    pub fn kept_by(
+        mut self,
+        keeper: Keeper,
+        config: &Config,
+        dtype: Dtype,
+    ) -> Result<(Self, Option<Resumption>), storage::Error> {
+        let resumed = keeper.resume(config, dtype, &self.applier)?;
+        let resumed = resumed.map(|Resumed { core, statistics, resumption }| {
+            self.core = Mutex::new(core);
+            self.statistics = Mutex::new(statistics);
+            resumption
+        });
+        self.keeper = Some(keeper);
+        Ok((self, resumed))
+    }
+
+    /// Lets what is kept begin: `late` delivers answers that waited for the disk, `tell` takes what
+    /// the core has to hear of it. Once, and before [`Driver::resume`].
+    pub fn keep(&self, late: Late<(CallId, Delivery)>, tell: Late<Input>) {
+        if let Some(keeper) = &self.keeper {
+            let first = self.late.set(late).is_ok();
+            assert!(first, "it began before");
+            keeper.start(tell);
         }
     }
 
@@ -113,17 +158,41 @@ impl Driver {
     }
 
     /// Gives one input to the core at the time that `clock` tells, and does what follows, answers
-    /// first, in order.
+    /// first, in order. Where updates are recorded, answers to pushes wait until the records are
+    /// durable and are delivered late ([`Driver::keep`]).
     pub fn feed(
         &self,
         clock: &dyn Fn() -> Time,
         input: Input,
         deliver: &mut dyn FnMut(CallId, Delivery),
     ) -> Aftermath {
-        let mut input = input;
+        self.advance(clock, |core, now| core.step(now, input), deliver)
+    }
+
+    /// Lets a job that was taken up again go on. Before any input.
+    pub fn resume(
+        &self,
+        clock: &dyn Fn() -> Time,
+        deliver: &mut dyn FnMut(CallId, Delivery),
+    ) -> Aftermath {
+        match self.shape() {
+            None => Aftermath::None,
+            Some(_) => self.advance(clock, |core, now| core.resume(now), deliver),
+        }
+    }
+
+    /// Takes one step of the core, and then all those that follow from what it orders.
+    fn advance(
+        &self,
+        clock: &dyn Fn() -> Time,
+        first: impl FnOnce(&mut Core, Time) -> Vec<Effect>,
+        deliver: &mut dyn FnMut(CallId, Delivery),
+    ) -> Aftermath {
+        let mut first = Some(first);
+        let mut inputs = VecDeque::new();
+        let mut orders = VecDeque::new();
         let mut aftermath = Aftermath::None;
         let mut fresh = None;
-        let mut orders = VecDeque::new();
         loop {
             let (effects, theta) = {
                 let mut core = self.core.lock();
@@ -134,7 +203,12 @@ impl Driver {
                 }
                 // Read inside the lock: the core's time never goes back, and an update that took
                 // long does not age the leases that it renews.
-                let effects = core.step(clock(), input);
+                let now = clock();
+                let effects = match (first.take(), inputs.pop_front()) {
+                    (Some(first), _) => first(&mut core, now),
+                    (None, Some(input)) => core.step(now, input),
+                    (None, None) => Vec::new(),
+                };
                 for effect in &effects {
                     // Inside the lock too: nobody may join a job that has no theta yet.
                     if let Effect::Create { tables, dtype } = effect {
@@ -147,18 +221,73 @@ impl Driver {
             for effect in effects {
                 match effect {
                     Effect::Reply { call, answer } => {
-                        deliver(call, self.complete(answer, theta.as_ref()))
+                        self.reply(call, answer, theta.as_ref(), deliver);
                     }
                     Effect::Create { .. } => {}
                     Effect::Update(order) => orders.push_back(order),
+                    Effect::Capture => inputs.extend(self.capture(clock)),
                     Effect::Keep { rank } => self.applier.keep(rank, expect_theta(theta.as_ref())),
                     Effect::Forget { gradient } => self.applier.forget(gradient),
                     Effect::Conclude => aftermath = Aftermath::Conclude,
                 }
             }
+            if !inputs.is_empty() {
+                continue;
+            }
             let Some(order) = orders.pop_front() else { return aftermath };
-            let result = self.applier.update(&order).map(|made| fresh = Some(made));
-            input = Input::Updated { name: order.name(), result };
+            let result = self.update(&order).map(|made| fresh = Some(made));
+            inputs.push_back(Input::Updated { name: order.name(), result });
+            if self.keeper.as_ref().is_some_and(|keeper| keeper.wants_checkpoint()) {
+                inputs.push_back(Input::Checkpoint { call: None });
+            }
+        }
+    }
+
+    /// Carries out an update, recorded where updates are.
+    fn update(&self, order: &Order) -> Result<Fresh, Unapplied> {
+        let Some(keeper) = self.keeper.as_ref().filter(|keeper| keeper.records()) else {
+            return self.applier.update(order);
+        };
+        let counted = self.core.lock().counted_by(order);
+        self.applier.update_recorded(order, &mut |parts| keeper.record(order, &counted, parts))
+    }
+
+    /// Takes theta and all that goes with it on its way to the disk; gives what the core has to
+    /// hear of it at once.
+    fn capture(&self, clock: &dyn Fn() -> Time) -> impl Iterator<Item = Input> + use<> {
+        let keeper = self.keeper.as_ref().expect("only a job that is kept is captured");
+        let saved = self.core.lock().save(clock());
+        let saved = saved.expect("a job without a theta is not captured");
+        let theta = self.applier.capture().expect("there is a theta");
+        let optimizer = self.applier.optimizer();
+        let picture = keeper.picture(saved, theta, optimizer, &self.statistics.lock());
+        let end = keeper.save(picture);
+        std::iter::once(Input::Captured).chain(end)
+    }
+
+    /// Delivers an answer, or has it delivered once what it says is durable.
+    fn reply(
+        &self,
+        call: CallId,
+        answer: Answer,
+        theta: Option<&View>,
+        deliver: &mut dyn FnMut(CallId, Delivery),
+    ) {
+        let acknowledges = matches!(
+            answer,
+            Answer::Pushed(PushResult { outcome: Outcome::Applied | Outcome::Duplicate, .. })
+        );
+        let delivery = self.complete(answer, theta);
+        let late = self.late.get().filter(|_| acknowledges);
+        match self.keeper.as_ref().filter(|keeper| keeper.records()).zip(late) {
+            None => deliver(call, delivery),
+            Some((keeper, late)) => {
+                let late = Arc::clone(late);
+                keeper.when_durable(move |outcome| match outcome {
+                    Ok(()) => late((call, delivery)),
+                    Err(error) => late((call, Delivery::Refused(error))),
+                });
+            }
         }
     }
 
@@ -267,6 +396,7 @@ impl Driver {
             Answer::State { state, version } => Delivery::State { state, version },
             Answer::Pushed(result) => Delivery::Pushed(result, expect_theta(theta)),
             Answer::Pulled(header) => Delivery::Pulled(header, expect_theta(theta)),
+            Answer::Checkpointed { version, path } => Delivery::Checkpointed(version, path),
             Answer::Statistics => Delivery::Statistics(self.merged_statistics()),
             Answer::Refused(refusal) => Delivery::Refused(refusal.0),
         }

@@ -7,6 +7,7 @@ pub mod applier;
 pub mod args;
 pub mod core;
 pub mod driver;
+pub mod keeper;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod numeric;

@@ -1,12 +1,15 @@
 //! A caller of the wire that sends what a test wants, well-formed or not.
 
 use bytes::{Buf, BufMut, Bytes};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use ps_common::wire::pb;
 use ps_common::wire::pb::membership_client::MembershipClient;
 use ps_common::wire::pb::operator_client::OperatorClient;
 use ps_common::wire::pb::parameters_client::ParametersClient;
+use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
+use tonic::codegen::{Service, http};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
@@ -201,6 +204,27 @@ impl Caller {
             Err(status) => status,
         }
     }
+}
+
+/// A client that does not time its calls itself, as tonic's channel does: what ends them is the
+/// server.
+pub async fn patient_client(
+    address: &str,
+) -> ParametersClient<
+    impl Service<
+        http::Request<Body>,
+        Response = http::Response<hyper::body::Incoming>,
+        Error = hyper::Error,
+        Future: Send,
+    >,
+> {
+    let tcp = tokio::net::TcpStream::connect(address).await.expect("the server listens");
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp));
+    let (sender, connection) = handshake.await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let service = tower::service_fn(move |request| sender.clone().send_request(request));
+    let origin = format!("http://{address}").parse().expect("an address");
+    ParametersClient::with_origin(service, origin)
 }
 
 /// Bytes as they are.

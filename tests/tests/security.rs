@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ps_common::wire::pb;
 use ps_tests::rows::{Seen, refusal, refusal_of, stands};
-use ps_tests::{Caller, PATIENCE, Process, local, reason_of, wait_until};
+use ps_tests::{Caller, PATIENCE, Process, local, patient_client, reason_of, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -535,7 +535,8 @@ async fn a_callers_deadline_is_kept_under_its_name() {
     };
     let mut request = Request::new(pull(&caller));
     request.metadata_mut().insert("grpc-timeout", "500m".parse().expect("ASCII"));
-    let status = caller.parameters.pull(request).await.expect_err("nobody pushes");
+    let mut patient = patient_client(&address).await;
+    let status = patient.pull(request).await.expect_err("nobody pushes");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     let mut request = Request::new(pull(&caller));
     request.metadata_mut().insert("grpc-timeout", "soon".parse().expect("ASCII"));

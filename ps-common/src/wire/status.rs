@@ -36,7 +36,9 @@ pub const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::ConfigMismatch
         | ErrorCode::ProtoVersion
         | ErrorCode::JobEnded => Code::FailedPrecondition,
-        ErrorCode::NoVacancy | ErrorCode::Overloaded => Code::ResourceExhausted,
+        ErrorCode::NoVacancy | ErrorCode::Overloaded | ErrorCode::NotDurable => {
+            Code::ResourceExhausted
+        }
         ErrorCode::NotBuilt => Code::Unimplemented,
         ErrorCode::Draining => Code::Unavailable,
         ErrorCode::Unauthenticated => Code::Unauthenticated,

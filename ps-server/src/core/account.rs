@@ -100,6 +100,7 @@ impl Core {
             dropped: self.record.dropped,
             // Theta's affair: filled in where theta is known.
             hogwild: None,
+            durability: self.durability_report(now),
             events: self.record.events(),
             program: program.to_owned(),
         })

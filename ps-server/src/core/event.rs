@@ -5,7 +5,7 @@ use std::time::Duration;
 use ps_common::calls::{
     Caller, Evaluation, JoinRequest, Leave, PullHeader, PullRequest, PushHeader, PushResult,
 };
-use ps_common::job::{Aggregate, JobState, OnWorkerLoss, WorkerStats};
+use ps_common::job::{Aggregate, Durability, JobState, OnWorkerLoss, WorkerStats};
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 use serde::Serialize;
@@ -47,6 +47,44 @@ pub struct Config {
     pub wait_max: Duration,
     /// When the job ends before its rounds are done.
     pub stop: StopRules,
+    /// Whether checkpoints are kept, and how often; `None`: nothing outlives the process.
+    pub checkpoints: Option<Checkpoints>,
+    /// How often a server was started on these checkpoints before: the upper half of every
+    /// incarnation, so that none is given twice (rule R6).
+    pub boot: u32,
+}
+
+/// When checkpoints are taken besides those that are asked for and the last one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Checkpoints {
+    /// What may be lost.
+    pub durability: Durability,
+    /// `None`: only when asked for, and at the end.
+    pub every: Option<Every>,
+}
+
+/// How often.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Every {
+    /// So many rounds; version / K where there are none (rule R1).
+    Rounds(u64),
+    /// So long after the one before was taken, if theta has moved since.
+    Time(Duration),
+}
+
+/// Why an update did not come about. theta is as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unapplied {
+    /// The first key that would have overflowed.
+    Overflow {
+        /// Of theta.
+        key: u64,
+    },
+    /// Its record could not be written to the journal.
+    NotWritten {
+        /// Where and why.
+        what: String,
+    },
 }
 
 impl Config {
@@ -131,8 +169,22 @@ pub enum Input {
     Updated {
         /// Which: [`Order::name`].
         name: CallId,
-        /// Stored, or the first key that would have overflowed: then nothing was stored.
-        result: Result<(), u64>,
+        /// Stored, or why nothing was.
+        result: Result<(), Unapplied>,
+    },
+    /// A checkpoint is wanted now.
+    Checkpoint {
+        /// To be answered once one of this theta or a later one is durable; `None`: nobody waits.
+        call: Option<CallId>,
+    },
+    /// The driver has carried out [`Effect::Capture`].
+    Captured,
+    /// What was captured is durable, or could not be made so.
+    Saved {
+        /// theta's version in it.
+        version: u64,
+        /// Its file and size in bytes; or where and why it failed: then older ones are as they were.
+        result: Result<(String, u64), String>,
     },
     /// The driver has carried out [`Effect::Conclude`].
     Concluded,
@@ -177,6 +229,13 @@ pub enum Effect {
     /// Update theta, whole or not at all; [`Input::Updated`] follows. At most one is under way, in
     /// hogwild mode one of each rank, which may end in any order.
     Update(Order),
+    /// Take theta, what the update rule remembers and [`Core::save`] together, for a checkpoint;
+    /// [`Input::Captured`] follows at once, [`Input::Saved`] when it is durable. No update is under way
+    /// (in hogwild mode: they are not waited for), and none begins before [`Input::Captured`]. At most
+    /// one capture is not saved yet.
+    ///
+    /// [`Core::save`]: super::Core::save
+    Capture,
     /// Keep theta as it goes out with the next answer: a gradient of this rank will be corrected by
     /// it. What was kept for the rank before is let go.
     Keep {
@@ -211,6 +270,13 @@ pub enum Answer {
     Pulled(PullHeader),
     /// All ranks' statistics are in: merge and send.
     Statistics,
+    /// A checkpoint is durable.
+    Checkpointed {
+        /// theta's version in it.
+        version: u64,
+        /// Its file.
+        path: String,
+    },
     /// No.
     Refused(Refusal),
 }

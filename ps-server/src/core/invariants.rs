@@ -26,8 +26,9 @@ pub fn check(core: &Core) -> Result<(), String> {
 fn exactly_once(core: &Core) -> Result<(), String> {
     let clocks: u64 = core.members.ranks.iter().map(|seat| seat.clock - seat.skipped).sum();
     let counted = core.record.n_counted();
-    ensure(clocks == counted, || {
-        format!("I1: clocks sum to {clocks}, {counted} gradients counted")
+    let before = core.members.counted_before;
+    ensure(clocks + before == counted, || {
+        format!("I1: clocks sum to {clocks} after {before}, {counted} gradients counted")
     })?;
     let alone = !core.config.consistency.has_rounds();
     ensure(!alone || core.version == counted, || {
@@ -63,9 +64,10 @@ fn one_round(core: &Core) -> Result<(), String> {
 /// I3: no clock exceeds the job's rounds, no pending gradient was computed at a later theta.
 fn nobody_ahead(core: &Core) -> Result<(), String> {
     for (rank, seat) in core.members.ranks.iter().enumerate() {
-        ensure(core.config.rounds.is_none_or(|rounds| seat.clock <= rounds), || {
-            format!("I3: rank {rank} is at clock {}", seat.clock)
-        })?;
+        ensure(
+            core.config.rounds.is_none_or(|rounds| seat.clock <= rounds.max(core.floor.clock)),
+            || format!("I3: rank {rank} is at clock {}", seat.clock),
+        )?;
     }
     for (rank, pending) in &core.pending {
         ensure(pending.header.version_pulled <= core.version, || {
@@ -140,7 +142,9 @@ fn delays_are_bounded(core: &Core) -> Result<(), String> {
         && excess != OnExcess::Scale
     {
         let most = core.record.delay_max();
-        ensure(most <= n, || format!("I7: a delay of {most} has counted, N is {n}"))?;
+        ensure(most <= n.max(core.floor.delay), || {
+            format!("I7: a delay of {most} has counted, N is {n}")
+        })?;
     }
     let Some(n) = core.config.consistency.blocked_delay() else { return Ok(()) };
     ensure(core.is_feasible(n), || {
@@ -168,9 +172,10 @@ fn rounds_have_their_size(core: &Core) -> Result<(), String> {
 /// modes without rounds one update at most is under way.
 fn updates_take_turns(core: &Core) -> Result<(), String> {
     if core.config.consistency.updates_overlap() {
-        return ensure(core.queue.is_empty() || core.stop.is_some(), || {
-            format!("I9: {:?} wait for updates in hogwild mode", core.queue)
-        });
+        return ensure(
+            core.queue.is_empty() || core.stop.is_some() || core.captures.is_ordered(),
+            || format!("I9: {:?} wait for updates in hogwild mode", core.queue),
+        );
     }
     let alone = core.config.consistency.has_rounds() || core.applying.len() <= 1;
     ensure(alone, || format!("I9: {:?} are applied at once", core.applying))

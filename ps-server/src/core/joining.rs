@@ -40,10 +40,12 @@ impl Core {
             address: address.clone(),
         };
         let incarnation = holder.incarnation;
+        let mut undone = 0;
         self.wake_at(holder.lease_end);
         let (rank, clock) = match rank {
             None => (self.members.admit(holder), 0),
             Some(rank) => {
+                undone = self.members.undone(rank, request.acknowledged_clock);
                 self.members.seat(rank, holder);
                 self.fence_waits_of(rank, out);
                 self.take_back(rank);
@@ -53,9 +55,13 @@ impl Core {
         };
         let seconds = self.seconds(now);
         let what = match request.acknowledged_clock {
+            Some(clock) if undone > 0 => format!(
+                "from {address}, again, acknowledged up to clock {clock}: {undone} undone by the restart"
+            ),
             Some(clock) => format!("from {address}, again, acknowledged up to clock {clock}"),
             None => format!("from {address}"),
         };
+        self.count_undone(undone);
         let kind = if request.role == Role::Worker { "joined" } else { "observer joined" };
         self.record.event(seconds, kind, Some(rank), what);
         if let Some(job) = &mut self.job {
@@ -112,6 +118,7 @@ impl Core {
             tables: tables.clone(),
             dtype: self.dtype,
             began: now,
+            elapsed_before: Time::ZERO,
         });
         for seat in &mut self.members.ranks {
             seat.vacant_since = now;
@@ -122,6 +129,7 @@ impl Core {
             self.wake_at(end);
         }
         out.push(Effect::Create { tables: tables.clone(), dtype: self.dtype });
+        self.capture(now, out);
         Ok(())
     }
 
@@ -165,7 +173,9 @@ impl Core {
         }
         let ranks = || 0..n_workers;
         let never_live = |&rank: &u32| self.members.ranks[rank as usize].state != WorkerState::Live;
-        ranks().find(never_live).or_else(|| ranks().find(|&rank| free(rank))).ok_or_else(|| {
+        // A lease that a restart granted again is its old holder's, who names its rank.
+        let left_over = |&rank: &u32| free(rank) && !self.members.is_regranted(rank);
+        ranks().find(never_live).or_else(|| ranks().find(left_over)).ok_or_else(|| {
             let error = Error::new(
                 ErrorCode::NoVacancy,
                 format!("all {n_workers} ranks have live holders; the job needs no more workers"),
@@ -177,12 +187,27 @@ impl Core {
         })
     }
 
-    /// Checks the caller and renews its lease.
-    pub(super) fn authenticate(&mut self, now: Time, caller: Caller) -> Result<(), Error> {
+    /// Checks the caller: whether it is who holds its rank (rules C5, D5).
+    pub(super) fn identify(&self, caller: Caller) -> Result<(), Error> {
         if self.job.is_none() {
             return Err(not_initialized());
         }
-        self.members.authenticate(caller)?;
+        if self.members.is_of_earlier_boot(caller) {
+            return Err(Error::new(
+                ErrorCode::EpochChanged,
+                format!(
+                    "the server was started again and theta is at version {}; join again",
+                    self.version
+                ),
+            )
+            .with("version", self.version));
+        }
+        self.members.authenticate(caller)
+    }
+
+    /// Checks the caller and renews its lease.
+    pub(super) fn authenticate(&mut self, now: Time, caller: Caller) -> Result<(), Error> {
+        self.identify(caller)?;
         self.members.renew(caller, now, self.config.lease);
         Ok(())
     }
@@ -207,7 +232,7 @@ pub(super) fn not_initialized() -> Error {
     .retry_after(std::time::Duration::from_millis(100))
 }
 
-fn mismatch(field: &str, want: &str, got: &str) -> Error {
+pub(super) fn mismatch(field: &str, want: &str, got: &str) -> Error {
     Error::new(
         ErrorCode::ConfigMismatch,
         format!("`{field}` is `{want}` in the running job, `{got}` at this caller"),

@@ -1,19 +1,22 @@
 //! The course of a job: progress, losses, the end (rules L1 to L7).
 
+use std::time::Duration;
+
 use ps_common::calls::{Leave, Outcome, WorkerState};
 use ps_common::job::{JobState, OnWorkerLoss};
 use ps_common::{Error, ErrorCode};
 
 use super::consistency::Reason;
 use super::waits::{Purpose, Wait};
-use super::{Answer, CallId, Core, Effect, Refusal, Time};
+use super::{Answer, CallId, Core, Effect, Refusal, Time, Unapplied};
 
 impl Core {
     /// Does what has become possible: wakes pulls, starts the next update.
     pub(super) fn proceed(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.capture_if_due(now, out);
         if self.state == JobState::Running {
             let may_start = self.applying.is_empty() || self.config.consistency.updates_overlap();
-            if self.stop.is_none() && may_start {
+            if self.stop.is_none() && may_start && !self.captures.is_ordered() {
                 self.start_update(now, out);
             }
             // What is under way is stored first.
@@ -29,7 +32,7 @@ impl Core {
         &mut self,
         now: Time,
         name: CallId,
-        result: Result<(), u64>,
+        result: Result<(), Unapplied>,
         out: &mut Vec<Effect>,
     ) {
         let ranks = self.end_update(name);
@@ -42,6 +45,8 @@ impl Core {
             Ok(()) => {
                 let before = self.version;
                 self.version += 1;
+                self.unwritten = false;
+                self.captures.moved(now);
                 for (rank, pending) in &counted {
                     self.members.ranks[*rank as usize].count(pending.header.clock);
                     self.record.delayed(before - pending.header.version_pulled);
@@ -52,7 +57,24 @@ impl Core {
                     self.settle_push(now, *rank, (Outcome::Applied, delay), out);
                 }
             }
-            Err(key) => {
+            Err(Unapplied::NotWritten { what }) => {
+                let error = Error::new(
+                    ErrorCode::NotDurable,
+                    format!("the update could not be written, so it was not applied: {what}; send it again"),
+                )
+                .retry_after(Duration::from_secs(1));
+                for (rank, _) in &counted {
+                    self.refuse_waiting_push(now, *rank, &error, out);
+                }
+                self.reopen_round();
+                self.skip_clocks(now, out);
+                // Of a row of failures the first is told; refusals are counted.
+                if !std::mem::replace(&mut self.unwritten, true) {
+                    let seconds = self.seconds(now);
+                    self.record.event(seconds, "journal failed", None, what);
+                }
+            }
+            Err(Unapplied::Overflow { key }) => {
                 let error = Error::new(
                     ErrorCode::UpdateOverflow,
                     format!("the update would overflow theta at key {key}; nothing was stored; lower --lr"),
@@ -267,6 +289,7 @@ impl Core {
             self.vacancy_ended(now, out);
         }
         self.end_in_time(now, out);
+        self.capture_if_due(now, out);
         let lease = self.members.next_lease_end(|rank| self.waits.holds(rank));
         let waits = self.waits.next_deadline();
         let rest = [waits, lease, self.next_vacancy_end(), self.time_limit()];

@@ -6,6 +6,7 @@ use ps_common::calls::Evaluation;
 use ps_common::job::JobState;
 use ps_common::report::HistoryEntry;
 use ps_common::{Error, ErrorCode};
+use serde::{Deserialize, Serialize};
 
 use super::{Answer, Core, Effect, Time};
 
@@ -30,8 +31,9 @@ pub struct Plateau {
 }
 
 /// The best objective so far, and how many measurements in a row were not better.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Best {
+    #[serde(with = "super::saved::exact")]
     loss: Option<f64>,
     n_worse: u32,
 }
@@ -112,9 +114,10 @@ impl Core {
 
     /// When the job's time is over.
     pub(super) fn time_limit(&self) -> Option<Time> {
-        let began = self.job.as_ref()?.began;
+        let job = self.job.as_ref()?;
         let running = self.state == JobState::Running && self.stop.is_none();
-        self.config.stop.duration.filter(|_| running).map(|duration| began + duration)
+        let left = |duration: Time| duration.saturating_sub(job.elapsed_before);
+        self.config.stop.duration.filter(|_| running).map(|duration| job.began + left(duration))
     }
 
     /// Ends a job whose time is over.

@@ -29,6 +29,8 @@ pub(super) struct Rank {
     pub(super) state: WorkerState,
     /// The newest life, also after its end.
     pub(super) holder: Option<Holder>,
+    /// The clock that a restart of the server went back to, until somebody joins.
+    pub(super) restored: Option<u64>,
     /// The first clock that is owed: all before have counted.
     pub(super) clock: u64,
     /// The newest clocks that counted without a gap. Those between it and `clock` were skipped:
@@ -65,30 +67,22 @@ pub(super) struct Observer {
 pub(super) struct Members {
     pub(super) ranks: Vec<Rank>,
     pub(super) observers: BTreeMap<u32, Observer>,
+    /// Gradients that the ranks of an earlier number of workers have counted.
+    pub(super) counted_before: u64,
+    /// This life of the server.
+    boot: u64,
     incarnations: u64,
-    observers_ever: u32,
+    pub(super) observers_ever: u32,
 }
 
 impl Members {
-    pub(super) fn new(n_workers: u32) -> Self {
-        let rank = Rank {
-            state: WorkerState::Vacant,
-            holder: None,
-            clock: 0,
-            counted: 0..0,
-            skipped: 0,
-            dropped: 0,
-            dropped_before: 0,
-            vacant_since: Time::ZERO,
-            stats_before: WorkerStats::default(),
-            stats: WorkerStats::default(),
-            final_metrics: None,
-            n_samples: 0,
-        };
+    pub(super) fn new(n_workers: u32, boot: u32) -> Self {
         Self {
-            ranks: vec![rank; n_workers as usize],
+            ranks: vec![Rank::vacant(); n_workers as usize],
             observers: BTreeMap::new(),
-            incarnations: 0,
+            counted_before: 0,
+            boot: boot.into(),
+            incarnations: u64::from(boot) << 32,
             observers_ever: 0,
         }
     }
@@ -96,6 +90,14 @@ impl Members {
     pub(super) fn next_incarnation(&mut self) -> u64 {
         self.incarnations += 1;
         self.incarnations
+    }
+
+    /// How many clocks a restart undid, by what the first one to join as this rank since then says it
+    /// was acknowledged.
+    pub(super) fn undone(&mut self, rank: u32, acknowledged: Option<u64>) -> u64 {
+        let restored = self.ranks[rank as usize].restored.take();
+        let below = |clock: u64| clock.saturating_add(1);
+        acknowledged.zip(restored).map_or(0, |(clock, to)| below(clock).saturating_sub(to))
     }
 
     /// Gives `rank` to a new life.
@@ -116,20 +118,28 @@ impl Members {
         number
     }
 
+    /// Whether `caller` got its name from an earlier life of the server, and nobody has come in its
+    /// place since.
+    pub(super) fn is_of_earlier_boot(&self, caller: Caller) -> bool {
+        let incarnation = self.holder(caller.rank).map_or(0, |h| h.incarnation);
+        caller.incarnation.max(incarnation) >> 32 < self.boot
+    }
+
+    /// Whether the lease of a rank's holder was granted again by a restart and not used since.
+    pub(super) fn is_regranted(&self, rank: u32) -> bool {
+        let live = self.ranks[rank as usize].state == WorkerState::Live;
+        live && self.holder(rank).is_some_and(|h| h.incarnation >> 32 < self.boot)
+    }
+
     /// Checks that `caller` is the living holder of its rank; the error says what it is instead.
     pub(super) fn authenticate(&self, caller: Caller) -> Result<(), Error> {
         let who = if caller.is_observer() { "observer" } else { "rank" };
         let error = |code, what: &str| {
             Error::new(code, format!("{who} {}: {what}", caller.rank)).with("rank", caller.rank)
         };
-        let (holder, live) = if caller.is_observer() {
-            (self.observers.get(&caller.rank).map(|o| &o.holder), true)
-        } else {
-            let seat = self.ranks.get(caller.rank as usize);
-            let live = seat.is_some_and(|seat| seat.state == WorkerState::Live);
-            (seat.and_then(|seat| seat.holder.as_ref()), live)
-        };
-        let Some(holder) = holder else {
+        let seat = self.ranks.get(caller.rank as usize);
+        let live = caller.is_observer() || seat.is_some_and(|s| s.state == WorkerState::Live);
+        let Some(holder) = self.holder(caller.rank) else {
             return Err(error(ErrorCode::UnknownWorker, "nobody has joined as this; join first"));
         };
         if caller.incarnation < holder.incarnation {
@@ -148,6 +158,13 @@ impl Members {
             return Err(error(ErrorCode::LeaseExpired, "the lease has ended; join again"));
         }
         Ok(())
+    }
+
+    fn holder(&self, rank: u32) -> Option<&Holder> {
+        if rank >= Caller::FIRST_OBSERVER {
+            return self.observers.get(&rank).map(|o| &o.holder);
+        }
+        self.ranks.get(rank as usize).and_then(|seat| seat.holder.as_ref())
     }
 
     fn holder_mut(&mut self, rank: u32) -> Option<&mut Holder> {
@@ -174,8 +191,10 @@ impl Members {
 
     /// `caller` uses this connection now.
     pub(super) fn heard_by(&mut self, caller: Caller, conn: ConnId) {
+        let boot = self.boot;
         if let Some(holder) = self.holder_mut(caller.rank)
             && holder.incarnation == caller.incarnation
+            && holder.incarnation >> 32 == boot
         {
             holder.conn = Some(conn);
         }
@@ -259,7 +278,40 @@ impl Members {
     }
 }
 
+impl Holder {
+    /// Of which nothing is known but its incarnation.
+    pub(super) fn unheard(incarnation: u64) -> Self {
+        Self {
+            incarnation,
+            conn: None,
+            lease_end: Time::ZERO,
+            last_heard: Time::ZERO,
+            program: String::new(),
+            address: String::new(),
+        }
+    }
+}
+
 impl Rank {
+    /// Nobody has had it yet.
+    pub(super) fn vacant() -> Self {
+        Self {
+            state: WorkerState::Vacant,
+            holder: None,
+            restored: None,
+            clock: 0,
+            counted: 0..0,
+            skipped: 0,
+            dropped: 0,
+            dropped_before: 0,
+            vacant_since: Time::ZERO,
+            stats_before: WorkerStats::default(),
+            stats: WorkerStats::default(),
+            final_metrics: None,
+            n_samples: 0,
+        }
+    }
+
     /// `clock` has counted.
     pub(super) fn count(&mut self, clock: u64) {
         if self.counted.end != clock {
@@ -304,20 +356,20 @@ impl Rank {
 }
 
 /// Counts are a peer's word: too large ones stop at the largest.
-fn add(a: &WorkerStats, b: &WorkerStats) -> WorkerStats {
+pub(super) fn add(a: &WorkerStats, b: &WorkerStats) -> WorkerStats {
     WorkerStats {
         pushes: a.pushes.saturating_add(b.pushes),
         samples: a.samples.saturating_add(b.samples),
-        compute_seconds: a.compute_seconds + b.compute_seconds,
-        wait_seconds: a.wait_seconds + b.wait_seconds,
-        comm_seconds: a.comm_seconds + b.comm_seconds,
+        compute_seconds: (a.compute_seconds + b.compute_seconds).min(f64::MAX),
+        wait_seconds: (a.wait_seconds + b.wait_seconds).min(f64::MAX),
+        comm_seconds: (a.comm_seconds + b.comm_seconds).min(f64::MAX),
         bytes_sent: a.bytes_sent.saturating_add(b.bytes_sent),
         bytes_received: a.bytes_received.saturating_add(b.bytes_received),
         // Who has no samples has no loss to tell.
         loss_sum: match (a.samples, b.samples) {
             (0, _) => b.loss_sum,
             (_, 0) => a.loss_sum,
-            _ => a.loss_sum.zip(b.loss_sum).map(|(a, b)| a + b),
+            _ => a.loss_sum.zip(b.loss_sum).map(|(a, b)| a + b).filter(|sum| sum.is_finite()),
         },
     }
 }
@@ -337,7 +389,7 @@ mod tests {
             (of(0, None), of(0, None), None),
         ] {
             assert_eq!(add(&a, &b).loss_sum, sum);
-            let mut members = Members::new(2);
+            let mut members = Members::new(2, 0);
             members.ranks[0].stats = a;
             members.ranks[1].stats = b;
             let mean = sum.map(|sum| sum / (a.samples + b.samples) as f64);

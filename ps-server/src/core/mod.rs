@@ -10,6 +10,7 @@
 
 mod account;
 mod asynchronous;
+mod checkpoints;
 mod consistency;
 mod event;
 mod hogwild;
@@ -20,6 +21,8 @@ mod measuring;
 mod members;
 mod reads;
 mod record;
+mod resuming;
+mod saved;
 mod ssp;
 mod sync;
 #[cfg(test)]
@@ -35,13 +38,18 @@ use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
 pub use asynchronous::{DelayScaling, OnExcess};
+use checkpoints::Captures;
 pub use consistency::{Compensate, Consistency, Order};
-pub use event::{Answer, CallId, Config, ConnId, Effect, Input, Refusal, Time, Welcome};
+pub use event::{
+    Answer, CallId, Checkpoints, Config, ConnId, Effect, Every, Input, Refusal, Time, Unapplied,
+    Welcome,
+};
 use measuring::Best;
 pub use measuring::{Plateau, StopRules};
 use members::Members;
 use reads::Given;
 use record::Record;
+pub use saved::{Counted, Saved};
 use traffic::Push;
 use waits::Waits;
 
@@ -51,8 +59,24 @@ pub(crate) struct Job {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) tables: Tables,
     pub(crate) dtype: Dtype,
-    /// Time of the first join.
+    /// Time of the first join in this life of the server, or of its resumption.
     pub(crate) began: Time,
+    /// In lives of the server before.
+    pub(crate) elapsed_before: Time,
+}
+
+impl Job {
+    /// Since the first join.
+    fn elapsed(&self, now: Time) -> Time {
+        self.elapsed_before + now.saturating_sub(self.began)
+    }
+}
+
+/// What a restored job had reached, perhaps under other options.
+#[derive(Debug, Clone, Copy, Default)]
+struct Floor {
+    clock: u64,
+    delay: u64,
 }
 
 /// The state machine.
@@ -81,9 +105,13 @@ pub struct Core {
     stop: Option<String>,
     statistics: BTreeSet<u32>,
     record: Record,
+    captures: Captures,
+    floor: Floor,
     concluding: bool,
     /// The server is going: nothing is held any more.
     draining: bool,
+    /// The last update could not be written to the journal.
+    unwritten: bool,
     /// Nothing expires before.
     alarm: Time,
 }
@@ -99,7 +127,7 @@ struct Pending {
 impl Core {
     /// A server without a job.
     pub fn new(config: Config, dtype: Dtype) -> Self {
-        let members = Members::new(config.n_workers);
+        let members = Members::new(config.n_workers, config.boot);
         Self {
             config,
             dtype,
@@ -118,8 +146,11 @@ impl Core {
             stop: None,
             statistics: BTreeSet::new(),
             record: Record::default(),
+            captures: Captures::default(),
+            floor: Floor::default(),
             concluding: false,
             draining: false,
+            unwritten: false,
             alarm: Time::MAX,
         }
     }
@@ -132,10 +163,11 @@ impl Core {
     pub fn step(&mut self, now: Time, input: Input) -> Vec<Effect> {
         let mut out = Vec::new();
         // First: nobody is there to take the answer that may be due now.
-        if let Input::Dropped { call } = input
-            && let Some(wait) = self.waits.remove(call)
-        {
-            self.release(wait.caller, now);
+        if let Input::Dropped { call } = input {
+            self.captures.forget(call);
+            if let Some(wait) = self.waits.remove(call) {
+                self.release(wait.caller, now);
+            }
         }
         self.expire(now, &mut out);
         match input {
@@ -187,6 +219,9 @@ impl Core {
             }
             Input::Stop { reason } => self.stop(now, reason, &mut out),
             Input::Drain => self.drain(now, &mut out),
+            Input::Checkpoint { call } => self.checkpoint(now, call, &mut out),
+            Input::Captured => self.captured(now, &mut out),
+            Input::Saved { version, result } => self.saved(now, version, result, &mut out),
             Input::Dropped { .. } | Input::Tick => {}
         }
         debug_assert_eq!(invariants::check(self), Ok(()));
@@ -222,6 +257,7 @@ impl Core {
     pub fn is_over(&self) -> bool {
         matches!(self.state, JobState::Done | JobState::Failed)
             && !self.concluding
+            && self.captures.is_settled()
             && self.members.all_gone()
     }
 
@@ -252,10 +288,7 @@ impl Core {
     /// # Errors
     /// As every call of it would be refused.
     pub fn check_caller(&self, caller: Caller) -> Result<(), Error> {
-        if self.job.is_none() {
-            return Err(joining::not_initialized());
-        }
-        self.members.authenticate(caller)
+        self.identify(caller)
     }
 
     /// The job as an outsider sees it; `None` before the first join.
@@ -270,7 +303,7 @@ impl Core {
     }
 
     fn seconds(&self, now: Time) -> f64 {
-        self.job.as_ref().map_or(0.0, |job| now.saturating_sub(job.began).as_secs_f64())
+        self.job.as_ref().map_or(0.0, |job| job.elapsed(now).as_secs_f64())
     }
 
     fn reply(

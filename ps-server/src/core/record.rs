@@ -7,6 +7,7 @@ use std::collections::btree_map::Entry;
 use ps_common::ErrorCode;
 use ps_common::job::Metrics;
 use ps_common::report::{Dropped, Event, GradientDelay, HistoryEntry};
+use serde::{Deserialize, Serialize};
 
 /// Cells of the delay histogram; larger delays are counted in the last.
 const DELAY_CELLS: usize = 4096;
@@ -14,8 +15,9 @@ const DELAY_CELLS: usize = 4096;
 const EVENTS_MAX: usize = 10_000;
 
 /// The facts of a run so far.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
+    #[serde(with = "rows")]
     history: BTreeMap<u64, HistoryEntry>,
     delays: BTreeMap<u64, u64>,
     delay_sum: u128,
@@ -23,6 +25,7 @@ pub(super) struct Record {
     pub(super) dropped: Dropped,
     events: Vec<Event>,
     events_dropped: u64,
+    #[serde(with = "counts")]
     rejections: BTreeMap<(Option<u32>, ErrorCode), u64>,
     /// By an observer, of the final theta.
     pub(super) final_train: Option<Metrics>,
@@ -124,6 +127,67 @@ impl Record {
     /// Gradients that have counted.
     pub(super) fn n_counted(&self) -> u64 {
         self.delays.values().sum()
+    }
+}
+
+/// The history as rows of a table: a long one has many.
+mod rows {
+    use std::collections::BTreeMap;
+
+    use ps_common::report::HistoryEntry;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::core::saved::exact;
+
+    #[derive(Serialize, Deserialize)]
+    struct Row(u64, f64, #[serde(with = "exact")] Option<f64>, f64);
+
+    pub(super) fn serialize<S: Serializer>(
+        history: &BTreeMap<u64, HistoryEntry>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer
+            .collect_seq(history.values().map(|e| Row(e.version, e.round, Some(e.loss), e.seconds)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<u64, HistoryEntry>, D::Error> {
+        let entry = |Row(version, round, loss, seconds)| {
+            let loss =
+                loss.ok_or_else(|| serde::de::Error::custom("a measurement without loss"))?;
+            Ok((version, HistoryEntry { round, version, loss, seconds }))
+        };
+        Vec::<Row>::deserialize(deserializer)?.into_iter().map(entry).collect()
+    }
+}
+
+/// Rejections as a list: JSON has no keys of two parts.
+mod counts {
+    use std::collections::BTreeMap;
+
+    use ps_common::ErrorCode;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    type Counts = BTreeMap<(Option<u32>, ErrorCode), u64>;
+
+    pub(super) fn serialize<S: Serializer>(
+        counts: &Counts,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(counts.iter().map(|((rank, code), n)| (rank, code.name(), n)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Counts, D::Error> {
+        let list = Vec::<(Option<u32>, String, u64)>::deserialize(deserializer)?;
+        let entry = |(rank, name, n): (Option<u32>, String, u64)| {
+            let code = ErrorCode::from_name(&name);
+            let unknown = || serde::de::Error::custom(format!("no code is called {name}"));
+            Ok(((rank, code.ok_or_else(unknown)?), n))
+        };
+        list.into_iter().map(entry).collect()
     }
 }
 

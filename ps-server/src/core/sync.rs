@@ -56,7 +56,9 @@ impl Core {
             return None;
         }
         if self.config.consistency.rounds_are_whole() {
-            self.record_round_loss(now);
+            let seconds = self.seconds(now);
+            let headers: Vec<_> = self.pending.values().map(|p| p.header).collect();
+            self.record_round_loss(seconds, headers.iter());
             if self.stop.is_some() {
                 // theta as it was measured is good enough: it is not moved any more (rule L7).
                 return None;
@@ -101,6 +103,18 @@ impl Core {
         self.count_dropped(rank, header.clock, Reason::Late);
     }
 
+    /// The round that was closing did not come about: who was late for it owes it again.
+    pub(super) fn reopen_round(&mut self) {
+        if !self.config.consistency.has_rounds() {
+            return;
+        }
+        let version = self.version;
+        for seat in self.members.ranks.iter_mut().filter(|seat| seat.clock > version) {
+            seat.skipped -= seat.clock - version;
+            seat.clock = version;
+        }
+    }
+
     /// A living rank that a round closed without owes the next round, not this one.
     pub(super) fn skip_rounds(&mut self) {
         let version = self.version;
@@ -112,19 +126,21 @@ impl Core {
     }
 
     /// The objective at theta before this round's update, if every gradient is over a whole shard.
-    fn record_round_loss(&mut self, now: Time) {
+    pub(super) fn record_round_loss<'a>(
+        &mut self,
+        seconds: f64,
+        headers: impl Iterator<Item = &'a PushHeader>,
+    ) {
         let mut n_samples = 0u128;
         let mut loss_sum = 0f64;
         let mut penalty = 0f64;
-        for pending in self.pending.values() {
-            let header = &pending.header;
+        for header in headers {
             let Some(loss) = header.loss else { return };
             n_samples += u128::from(header.n_samples);
             loss_sum += loss * header.n_samples as f64;
             penalty = penalty.max(header.penalty.unwrap_or(0.0));
         }
         let loss = if n_samples == 0 { 0.0 } else { loss_sum / n_samples as f64 } + penalty;
-        let seconds = self.seconds(now);
         let (version, round) = (self.version, self.round_of(self.version));
         self.measured(HistoryEntry { round, version, loss, seconds });
     }

@@ -201,6 +201,7 @@ impl Core {
             return Err(self.ended());
         }
         self.refuse_when_draining()?;
+        let all_before = self.statistics.len() == self.config.n_workers as usize;
         self.statistics.insert(caller.rank);
         let deadline = now + self.config.wait_max;
         self.hold(call, Wait { caller, since: now, deadline, purpose: Purpose::Statistics });
@@ -208,6 +209,11 @@ impl Core {
             for (call, wait) in self.waits.take(|w| w.purpose == Purpose::Statistics) {
                 self.release(wait.caller, now);
                 out.push(Effect::Reply { call, answer: Answer::Statistics });
+            }
+            if !all_before && self.config.checkpoints.is_some_and(|c| c.every.is_some()) {
+                // Who comes after a restart asks for them, and nobody would bring them again.
+                self.captures.want();
+                self.proceed(now, out);
             }
         }
         Ok(())

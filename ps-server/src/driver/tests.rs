@@ -25,6 +25,8 @@ fn driver(consistency: Consistency, n_workers: u32, rounds: u64, dtype: Dtype, l
         observers: 0,
         wait_max: Config::WAIT_MAX,
         stop: StopRules::default(),
+        checkpoints: None,
+        boot: 0,
     };
     Driver::new(config, dtype, Optimizer::sgd(lr), 64, "test")
 }

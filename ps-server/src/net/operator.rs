@@ -5,7 +5,6 @@ use std::sync::Arc;
 use ps_common::wire::pb;
 use ps_common::wire::pb::operator_server::Operator;
 use ps_common::wire::status::to_status;
-use ps_common::{Error, ErrorCode};
 use tonic::{Request, Response, Status};
 
 use super::shell::Shell;
@@ -31,8 +30,9 @@ impl Operator for OperatorService {
         &self,
         _: Request<pb::CheckpointRequest>,
     ) -> Result<Response<pb::CheckpointResponse>, Status> {
-        let what = "this server has no checkpoints; `psctl export` writes its theta";
-        Err(to_status(&Error::new(ErrorCode::NotBuilt, what).with("what", "Operator.Checkpoint")))
+        tracing::info!("an operator asks for a checkpoint");
+        let (version, path) = self.shell.checkpoint().await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(pb::CheckpointResponse { path, version }))
     }
 
     async fn stop(

@@ -19,7 +19,7 @@ pub struct Shell {
     driver: Driver,
     epoch: Instant,
     ids: AtomicU64,
-    callers: Mutex<HashMap<CallId, oneshot::Sender<Delivery>>>,
+    callers: Arc<Callers>,
     /// When the timer rings, in microseconds since the epoch.
     armed_us: AtomicU64,
     rearm: Notify,
@@ -28,20 +28,48 @@ pub struct Shell {
     initialized: Notify,
 }
 
+/// Who waits for an answer.
+#[derive(Debug, Default)]
+struct Callers(Mutex<HashMap<CallId, oneshot::Sender<Delivery>>>);
+
+impl Callers {
+    fn deliver(&self, call: CallId, delivery: Delivery) {
+        if let Some(caller) = self.0.lock().remove(&call) {
+            // A caller that is gone meanwhile has been withdrawn or soon will be.
+            let _ = caller.send(delivery);
+        }
+    }
+}
+
 impl Shell {
-    /// Starts the server's clock.
+    /// Starts the server's clock, and the job where one was taken up again.
     pub fn new(driver: Driver) -> Arc<Self> {
-        Arc::new(Self {
+        let shell = Arc::new(Self {
             driver,
             epoch: Instant::now(),
             ids: AtomicU64::new(1),
-            callers: Mutex::default(),
+            callers: Arc::default(),
             armed_us: AtomicU64::new(u64::MAX),
             rearm: Notify::new(),
             conclude: Notify::new(),
             over: Notify::new(),
             initialized: Notify::new(),
-        })
+        });
+        let (callers, told) = (Arc::clone(&shell.callers), Arc::downgrade(&shell));
+        shell.driver.keep(
+            Arc::new(move |(call, delivery)| callers.deliver(call, delivery)),
+            Arc::new(move |input| {
+                if let Some(shell) = told.upgrade() {
+                    shell.tell(input);
+                }
+            }),
+        );
+        let aftermath = shell.driver.resume(&|| shell.now(), &mut |_, _| {});
+        if shell.driver.shape().is_some() {
+            shell.initialized.notify_one();
+        }
+        shell.settle(aftermath);
+        shell
     }
 
     /// The server without its network.
@@ -75,7 +103,7 @@ impl Shell {
     ) -> Result<Delivery, Error> {
         let call = CallId(self.ids.fetch_add(1, Ordering::Relaxed));
         let (sender, answer) = oneshot::channel();
-        self.callers.lock().insert(call, sender);
+        self.callers.0.lock().insert(call, sender);
         let withdraw = Withdraw { shell: self, call };
         self.feed(gradient.map(|gradient| (call, gradient)), input(call));
         let delivery = answer.await;
@@ -87,13 +115,23 @@ impl Shell {
         }
     }
 
-    fn feed(&self, gradient: Option<(CallId, Gradient)>, input: Input) {
-        let mut deliver = |call: CallId, delivery: Delivery| {
-            if let Some(caller) = self.callers.lock().remove(&call) {
-                // A caller that is gone meanwhile has been withdrawn or soon will be.
-                let _ = caller.send(delivery);
+    /// Writes a checkpoint of theta as it is or later, and waits until it is durable: its version
+    /// and file.
+    ///
+    /// # Errors
+    /// NOT_DURABLE, if it could not be written; NOT_BUILT without `--checkpoint-dir`.
+    pub async fn checkpoint(&self) -> Result<(u64, String), Error> {
+        match self.call(None, |call| Input::Checkpoint { call: Some(call) }).await? {
+            Delivery::Checkpointed(version, path) => Ok((version, path)),
+            other => {
+                let what = format!("a wish for a checkpoint got another call's answer: {other:?}");
+                Err(Error::new(ErrorCode::Internal, what))
             }
-        };
+        }
+    }
+
+    fn feed(&self, gradient: Option<(CallId, Gradient)>, input: Input) {
+        let mut deliver = |call, delivery| self.callers.deliver(call, delivery);
         let is_join = matches!(input, Input::Join { .. });
         let clock = || self.now();
         let aftermath = match gradient {
@@ -102,13 +140,18 @@ impl Shell {
             }
             None => self.driver.feed(&clock, input, &mut deliver),
         };
+        if is_join && self.driver.shape().is_some() {
+            self.initialized.notify_one();
+        }
+        self.settle(aftermath);
+    }
+
+    /// Wakes who waits for what a step has brought about.
+    fn settle(&self, aftermath: Aftermath) {
         if aftermath == Aftermath::Conclude {
             self.conclude.notify_one();
         }
         let (deadline, over) = self.driver.outlook();
-        if is_join && self.driver.shape().is_some() {
-            self.initialized.notify_one();
-        }
         if over {
             self.over.notify_one();
         }
@@ -164,7 +207,7 @@ struct Withdraw<'a> {
 
 impl Drop for Withdraw<'_> {
     fn drop(&mut self) {
-        if self.shell.callers.lock().remove(&self.call).is_some() {
+        if self.shell.callers.0.lock().remove(&self.call).is_some() {
             self.shell.tell(Input::Dropped { call: self.call });
         }
     }

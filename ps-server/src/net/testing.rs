@@ -29,6 +29,8 @@ pub(super) fn shell() -> Arc<Shell> {
         observers: 0,
         wait_max: Config::WAIT_MAX,
         stop: StopRules::default(),
+        checkpoints: None,
+        boot: 0,
     };
     let sgd = Optimizer::sgd(1.0);
     Shell::new(Driver::new(config, Dtype::F32, sgd, CHUNK_BYTES, "test"))

@@ -1,4 +1,5 @@
-//! A directory of checkpoints: one server at a time, the newest good one, a few kept.
+//! A directory of checkpoints: one server at a time, the newest good one, a few kept, and in
+//! `boot.rs` a number for each server's life.
 //!
 //! Owns the files' names, the order of syncs and renames, which files may be deleted and which are
 //! put aside. Knows nothing of what a checkpoint's sections hold. Its file names are also what
@@ -14,7 +15,9 @@ use parking_lot::Mutex;
 use super::checkpoint::{Compression, Reader, Writer};
 use super::disk::{Disk, Lock, OutputFile};
 use super::error::Error;
-use super::journal;
+
+mod boot;
+use boot::BOOT_ASIDE;
 
 const LOCK: &str = "LOCK";
 const PROBE: &str = "probe.tmp";
@@ -90,7 +93,7 @@ impl Directory {
         let lock =
             disk.try_lock(&lock_path).map_err(cannot)?.ok_or(Error::Locked { path: lock_path })?;
         for entry in disk.list(path).map_err(Error::io("list", path))? {
-            if entry.name == PROBE || is_aside(&entry.name) {
+            if [PROBE, BOOT_ASIDE].contains(&&*entry.name) || is_aside(&entry.name) {
                 disk.remove(&path.join(&entry.name)).map_err(cannot)?;
             }
         }
@@ -223,18 +226,18 @@ impl Directory {
         };
         // Its name may be lost again until the directory is synced: no good one in between.
         good.remove(&version);
-        self.disk.rename(&aside, &path).map_err(Error::io("rename", &aside))?;
-        self.disk.sync_directory(&self.path).map_err(Error::io("sync", &self.path))?;
+        self.put_in_place(&aside, &path)?;
         good.insert(version);
         let (oldest_kept_version, not_deleted) = self.delete_old(&mut good);
         Ok(Saved { path, bytes, oldest_kept_version, not_deleted })
     }
 
-    fn write_aside(
+    /// Writes a new file and syncs it.
+    fn write_aside<R>(
         &self,
         aside: &Path,
-        write: impl FnOnce(&mut dyn Write) -> io::Result<u64>,
-    ) -> Result<u64, Error> {
+        write: impl FnOnce(&mut dyn Write) -> io::Result<R>,
+    ) -> Result<R, Error> {
         // Left by a save that failed, and could not remove it either.
         match self.disk.remove(aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -243,9 +246,15 @@ impl Directory {
             _ => {}
         }
         let file = self.disk.create(aside).map_err(Error::io("create", aside))?;
-        let bytes = write(&mut FileWriter(&*file)).map_err(Error::io("write", aside))?;
+        let result = write(&mut FileWriter(&*file)).map_err(Error::io("write", aside))?;
         file.sync().map_err(Error::io("sync", aside))?;
-        Ok(bytes)
+        Ok(result)
+    }
+
+    /// Gives a synced file its name, durably.
+    fn put_in_place(&self, aside: &Path, path: &Path) -> Result<(), Error> {
+        self.disk.rename(aside, path).map_err(Error::io("rename", aside))?;
+        self.disk.sync_directory(&self.path).map_err(Error::io("sync", &self.path))
     }
 
     /// Deletes what is older than the last of the newest good ones; gives that one's version.
@@ -274,25 +283,6 @@ impl Directory {
             not_deleted.push(format!("{}: {error}", self.path.display()));
         }
         (oldest_kept, not_deleted)
-    }
-
-    /// Deletes all checkpoints and all of the journal: the directory is another job's now.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; some may be deleted then.
-    pub fn clear(&self) -> Result<(), Error> {
-        let mut good = self.good.lock();
-        good.clear();
-        for entry in self.disk.list(&self.path).map_err(Error::io("list", &self.path))? {
-            let name = &entry.name;
-            let is_ours = version_of(name, "").or_else(|| version_of(name, REFUSED)).is_some()
-                || journal::start_of(name).is_some();
-            if is_ours {
-                let path = self.path.join(name);
-                self.disk.remove(&path).map_err(Error::io("remove", &path))?;
-            }
-        }
-        self.disk.sync_directory(&self.path).map_err(Error::io("sync", &self.path))
     }
 
     fn path_of(&self, version: u64) -> PathBuf {

@@ -25,7 +25,6 @@ mod replay;
 mod tests;
 
 pub use layout::FORMAT;
-pub(super) use layout::start_of;
 pub use replay::{Cut, Recovered, SegmentEnd, recover, replay};
 
 use layout::{RecordHeader, SEGMENT_HEADER_BYTES, path_of, segment_header};
@@ -234,6 +233,17 @@ impl Journal {
                 then(outcome);
             }
         }
+    }
+
+    /// Calls `then` once all that has been appended so far is durable, as [`Journal::on_durable`].
+    pub fn on_all_durable(&self, then: impl FnOnce(Result<(), Error>) + Send + 'static) {
+        let ticket = Ticket(self.state.lock().version);
+        self.on_durable(ticket, then);
+    }
+
+    /// Whether it takes nothing until [`Journal::restart`].
+    pub fn has_failed(&self) -> bool {
+        self.state.lock().failed.is_some()
     }
 
     /// Makes durable whatever was appended before the call, with one sync, and gives the version

@@ -1,5 +1,6 @@
 //! A gradient on its way in: bytes checked while they are hot, cast into place.
 
+use ps_common::dtype::as_le_bytes;
 use ps_common::{Dtype, Element, Error, ErrorCode};
 
 use super::room::{check_room, no_room};
@@ -31,6 +32,24 @@ impl Gradient {
             }
             (Dtype::F32, _) => Self::F32(Vec::new()),
             (Dtype::F64, _) => Self::F64(Vec::new()),
+        }
+    }
+
+    /// A whole one from the bytes of [`Gradient::as_le_bytes`].
+    ///
+    /// # Errors
+    /// NON_FINITE with the first index, BAD_LENGTH for a broken element.
+    pub fn from_le_bytes(dtype: Dtype, bytes: &[u8]) -> Result<Self, GradientError> {
+        let mut gradient = Self::empty(dtype, None);
+        gradient.append(bytes, bytes.len() / dtype.size_bytes())?;
+        Ok(gradient)
+    }
+
+    /// Its elements as bytes, little-endian.
+    pub fn as_le_bytes(&self) -> &[u8] {
+        match self {
+            Self::F32(values) => as_le_bytes(values),
+            Self::F64(values) => as_le_bytes(values),
         }
     }
 
@@ -104,7 +123,6 @@ fn append<T: Element>(values: &mut Vec<T>, bytes: &[u8], dim: usize) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ps_common::dtype::as_le_bytes;
 
     fn code(result: Result<(), Error>) -> Option<ErrorCode> {
         result.err().map(|e| e.code)
@@ -122,5 +140,20 @@ mod tests {
         assert_eq!(gradient, before);
         gradient.append(as_le_bytes(&[3f32]), 3).expect("fits");
         assert_eq!(gradient, Gradient::F32(vec![1.0, 2.0, 3.0]));
+    }
+
+    #[test]
+    fn bytes_round_trip_and_bad_ones_are_refused() {
+        for gradient in [Gradient::F32(vec![1.5, -0.0]), Gradient::F64(vec![1e-310, 2.0])] {
+            let dtype = if matches!(gradient, Gradient::F32(_)) { Dtype::F32 } else { Dtype::F64 };
+            let bytes = gradient.as_le_bytes();
+            assert_eq!(bytes.len(), 2 * dtype.size_bytes());
+            let back = Gradient::from_le_bytes(dtype, bytes).expect("whole and finite");
+            assert_eq!(back.as_le_bytes(), bytes);
+            let cut = Gradient::from_le_bytes(dtype, &bytes[1..]).map(drop);
+            assert_eq!(code(cut), Some(ErrorCode::BadLength));
+        }
+        let bad = Gradient::from_le_bytes(Dtype::F32, as_le_bytes(&[1f32, f32::NAN])).map(drop);
+        assert_eq!(code(bad), Some(ErrorCode::NonFinite));
     }
 }

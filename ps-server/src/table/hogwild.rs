@@ -19,6 +19,7 @@ use bytes::Bytes;
 use ps_common::report::LostUpdates;
 use ps_common::{Dtype, Element};
 
+use super::chunk::Chunk;
 use super::gradient::Gradient;
 use super::store::{Snapshot, Store};
 use super::theta::{BLOCK, runs_of};
@@ -106,7 +107,7 @@ impl SharedStore {
     /// If the update rule is not plain `sgd`: what other rules remember would need locks. The flags
     /// are checked before.
     pub fn new(store: &Store, chunk_bytes: usize) -> Self {
-        let optimizer = *store.optimizer();
+        let optimizer = store.optimizer;
         assert_eq!(optimizer.rule, Rule::Sgd, "other rules share what they remember");
         let first = store.snapshot();
         let dim = first.dim;
@@ -118,7 +119,7 @@ impl SharedStore {
                 Dtype::F64 => Cells::F64(cells(&first)),
             },
             optimizer,
-            penalized: store.penalized().to_vec(),
+            penalized: store.penalized.clone(),
             version: AtomicU64::new(first.version),
             stride: if dim < SMALL { 1 } else { SAMPLE_STRIDE },
             checked: AtomicU64::new(0),
@@ -254,21 +255,12 @@ impl<T: Element> Motion<T> {
     }
 }
 
-/// A copied chunk's memory as bytes.
-struct Copied<T>(Vec<T>);
-
-impl<T: Element> AsRef<[u8]> for Copied<T> {
-    fn as_ref(&self) -> &[u8] {
-        ps_common::dtype::as_le_bytes(&self.0)
-    }
-}
-
 fn cells<C: Cell>(first: &Snapshot) -> Box<[C]> {
     first.values::<C::Value>().into_iter().map(C::new).collect()
 }
 
 fn copies<C: Cell>(cells: &[C], chunk_len: usize) -> Vec<Bytes> {
-    let copy = |chunk: &[C]| Bytes::from_owner(Copied(chunk.iter().map(C::load).collect()));
+    let copy = |chunk: &[C]| Arc::new(Chunk(chunk.iter().map(C::load).collect())).bytes();
     cells.chunks(chunk_len).map(copy).collect()
 }
 

@@ -5,6 +5,8 @@
 //! `hogwild.rs` takes the place of all that. Knows no workers, rounds or wire.
 
 mod aggregate;
+mod capture;
+mod chunk;
 mod gradient;
 mod hogwild;
 mod room;
@@ -12,10 +14,11 @@ mod state;
 mod store;
 mod theta;
 
+pub use capture::{Captured, Restoring};
 pub use gradient::{Gradient, GradientError};
 pub use hogwild::SharedStore;
 pub(crate) use room::check_room;
-pub use store::{Compensation, Snapshot, Store, Update};
+pub use store::{Compensation, Prepared, Snapshot, Store, Update};
 
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,15 @@
 //! Kept twice, like theta itself: an update writes the next state beside the one in force, and only
 //! if all of theta is finite do they change places. That costs a second state in memory (theta's
 //! size for momentum, twice that for Adam and FTRL), and saves undoing: nothing of a failed update
-//! is left.
+//! is left. While somebody holds a captured state, there is a third.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use ps_common::Element;
 
+use super::chunk::Chunk;
 use super::theta::runs_of;
 use crate::numeric::{Rule, SLOTS_MAX, Slots, Step, first_non_finite};
 
@@ -16,8 +19,9 @@ use crate::numeric::{Rule, SLOTS_MAX, Slots, Step, first_non_finite};
 #[derive(Debug)]
 pub(super) struct State<T> {
     n_slots: usize,
-    now: [Vec<T>; SLOTS_MAX],
-    next: [Vec<T>; SLOTS_MAX],
+    now: [Arc<Chunk<T>>; SLOTS_MAX],
+    /// Until it is opened somebody may hold it, who captured it when it was in force.
+    next: [Arc<Chunk<T>>; SLOTS_MAX],
 }
 
 impl<T: Element> State<T> {
@@ -30,8 +34,7 @@ impl<T: Element> State<T> {
     ) -> Self {
         let n_slots = rule.slots().len();
         let zeros = |slot| vec![T::ZERO; if slot < n_slots { theta.len() } else { 0 }];
-        let mut state =
-            Self { n_slots, now: std::array::from_fn(zeros), next: std::array::from_fn(zeros) };
+        let mut state = Self::from_slots(n_slots, std::array::from_fn(zeros));
         for (keys, penalized) in runs_of(penalized, key..key + theta.len()) {
             let run = keys.start - key..keys.end - key;
             let slots = slots_of(&mut state.now, n_slots, run.clone());
@@ -40,14 +43,24 @@ impl<T: Element> State<T> {
         state
     }
 
+    /// With `slots` in force; those beyond `n_slots` are empty.
+    pub(super) fn from_slots(n_slots: usize, slots: [Vec<T>; SLOTS_MAX]) -> Self {
+        let now = slots.map(|slot| Arc::new(Chunk(slot)));
+        let next = std::array::from_fn(|slot| Chunk::zeros(now[slot].0.len()));
+        Self { n_slots, now, next }
+    }
+
     /// Begins the next state of some elements with the one in force.
     pub(super) fn open(&mut self, block: Range<usize>) {
         for (next, now) in self.next.iter_mut().zip(&self.now).take(self.n_slots) {
-            next[block.clone()].copy_from_slice(&now[block.clone()]);
+            if Arc::get_mut(next).is_none() {
+                *next = Chunk::zeros(now.0.len());
+            }
+            unshared(next)[block.clone()].copy_from_slice(&now.0[block.clone()]);
         }
     }
 
-    /// The next state of some elements.
+    /// The next state of some elements, after it was opened.
     pub(super) fn next(&mut self, block: Range<usize>) -> Slots<'_, T> {
         slots_of(&mut self.next, self.n_slots, block)
     }
@@ -55,7 +68,7 @@ impl<T: Element> State<T> {
     /// The first of some elements whose next state is not finite, counted from the first of them.
     pub(super) fn first_non_finite(&self, block: &Range<usize>) -> Option<usize> {
         let slots = self.next.iter().take(self.n_slots);
-        slots.filter_map(|slot| first_non_finite(&slot[block.clone()])).min()
+        slots.filter_map(|slot| first_non_finite(&slot.0[block.clone()])).min()
     }
 
     /// What was next is in force.
@@ -63,18 +76,29 @@ impl<T: Element> State<T> {
         std::mem::swap(&mut self.now, &mut self.next);
     }
 
+    /// The bytes of a slot in force, without a copy.
+    pub(super) fn bytes(&self, slot: usize) -> Bytes {
+        self.now[slot].bytes()
+    }
+
     /// A slot in force.
     #[cfg(test)]
     pub(super) fn slot(&self, slot: usize) -> &[T] {
-        &self.now[slot]
+        &self.now[slot].0
     }
 }
 
-fn slots_of<T>(
-    slots: &mut [Vec<T>; SLOTS_MAX],
+fn slots_of<T: Element>(
+    slots: &mut [Arc<Chunk<T>>; SLOTS_MAX],
     n_slots: usize,
     block: Range<usize>,
 ) -> Slots<'_, T> {
     let mut used = slots.iter_mut().take(n_slots);
-    std::array::from_fn(|_| used.next().map_or(&mut [][..], |slot| &mut slot[block.clone()]))
+    std::array::from_fn(|_| {
+        used.next().map_or(&mut [][..], |slot| &mut unshared(slot)[block.clone()])
+    })
+}
+
+fn unshared<T>(slot: &mut Arc<Chunk<T>>) -> &mut [T] {
+    &mut Arc::get_mut(slot).expect("nobody can hold it yet").0
 }

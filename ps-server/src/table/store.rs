@@ -83,21 +83,31 @@ pub struct Compensation<'a> {
 }
 
 #[derive(Debug)]
-enum AnyTheta {
+pub(super) enum AnyTheta {
     F32(Theta<f32>),
     F64(Theta<f64>),
+}
+
+/// An update that is computed and not in force: dropped, it leaves no trace.
+#[derive(Debug)]
+pub struct Prepared(AnyPrepared);
+
+#[derive(Debug)]
+enum AnyPrepared {
+    F32(super::theta::Prepared<f32>),
+    F64(super::theta::Prepared<f64>),
 }
 
 /// theta, its version, its update rule.
 #[derive(Debug)]
 pub struct Store {
-    dim: usize,
-    dtype: Dtype,
-    version: u64,
-    theta: AnyTheta,
-    optimizer: Optimizer,
+    pub(super) dim: usize,
+    pub(super) dtype: Dtype,
+    pub(super) version: u64,
+    pub(super) theta: AnyTheta,
+    pub(super) optimizer: Optimizer,
     /// Keys of penalised tables, in order.
-    penalized: Vec<Range<usize>>,
+    pub(super) penalized: Vec<Range<usize>>,
 }
 
 impl Store {
@@ -123,16 +133,6 @@ impl Store {
         }
     }
 
-    /// How theta moves.
-    pub(super) fn optimizer(&self) -> &Optimizer {
-        &self.optimizer
-    }
-
-    /// Keys of penalised tables, in order.
-    pub(super) fn penalized(&self) -> &[Range<usize>] {
-        &self.penalized
-    }
-
     /// The current version, without a copy.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         let chunks = match &self.theta {
@@ -145,13 +145,24 @@ impl Store {
     /// One update, whole or not at all.
     ///
     /// # Errors
+    /// As [`Store::prepare`].
+    ///
+    /// # Panics
+    /// As [`Store::prepare`].
+    pub fn update(&mut self, update: &Update<'_>) -> Result<(), usize> {
+        self.prepare(update).map(|prepared| self.commit(prepared))
+    }
+
+    /// Computes an update beside theta, which stays as it is until [`Store::commit`].
+    ///
+    /// # Errors
     /// The first key where theta or what the update rule remembers would overflow; then nothing has
     /// changed.
     ///
     /// # Panics
     /// If a gradient or the pulled theta has another length or element type: the assembler has
     /// checked them.
-    pub fn update(&mut self, update: &Update<'_>) -> Result<(), usize> {
+    pub fn prepare(&mut self, update: &Update<'_>) -> Result<Prepared, usize> {
         let Update { parts, combine, rate_factor, compensation } = *update;
         let motion = Motion {
             optimizer: &self.optimizer,
@@ -159,24 +170,37 @@ impl Store {
             factor: rate_factor,
             penalized: &self.penalized,
         };
-        match &mut self.theta {
+        Ok(Prepared(match &mut self.theta {
             AnyTheta::F32(theta) => {
                 let parts = slices(parts, |g| match g {
                     Gradient::F32(values) => values,
                     Gradient::F64(_) => unreachable!("checked by the assembler"),
                 });
-                theta.update(&mut Aggregate::new(&parts, combine, compensation), &motion)?;
+                let mut aggregate = Aggregate::new(&parts, combine, compensation);
+                AnyPrepared::F32(theta.prepare(&mut aggregate, &motion)?)
             }
             AnyTheta::F64(theta) => {
                 let parts = slices(parts, |g| match g {
                     Gradient::F64(values) => values,
                     Gradient::F32(_) => unreachable!("checked by the assembler"),
                 });
-                theta.update(&mut Aggregate::new(&parts, combine, compensation), &motion)?;
+                let mut aggregate = Aggregate::new(&parts, combine, compensation);
+                AnyPrepared::F64(theta.prepare(&mut aggregate, &motion)?)
             }
+        }))
+    }
+
+    /// Puts an update in force.
+    ///
+    /// # Panics
+    /// If it is not what this store's last [`Store::prepare`] gave.
+    pub fn commit(&mut self, prepared: Prepared) {
+        match (&mut self.theta, prepared.0) {
+            (AnyTheta::F32(theta), AnyPrepared::F32(prepared)) => theta.commit(prepared),
+            (AnyTheta::F64(theta), AnyPrepared::F64(prepared)) => theta.commit(prepared),
+            _ => panic!("another store's update"),
         }
         self.version += 1;
-        Ok(())
     }
 }
 
@@ -202,7 +226,7 @@ impl Store {
 }
 
 /// Neighbours that are both penalised are one range.
-fn penalized(tables: &Tables) -> Vec<Range<usize>> {
+pub(super) fn penalized(tables: &Tables) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for (_, keys) in tables.ranges().filter(|(table, _)| table.penalized) {
         match ranges.last_mut() {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use ps_common::Element;
 
 use super::aggregate::{Aggregate, Place, Scratch};
+use super::chunk::Chunk;
 use super::state::State;
 use crate::numeric::{Norm, Optimizer, Step, add_scaled, first_non_finite, scale};
 
@@ -37,6 +38,14 @@ struct Work<T> {
     n_steps: u64,
 }
 
+/// theta after an update that is not in force yet.
+#[derive(Debug)]
+pub(super) struct Prepared<T> {
+    chunks: Vec<Arc<Chunk<T>>>,
+    /// Taken by it.
+    n_steps: u64,
+}
+
 /// How an update's gradients move theta.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Motion<'a> {
@@ -49,27 +58,23 @@ pub(super) struct Motion<'a> {
     pub(super) penalized: &'a [Range<usize>],
 }
 
-#[derive(Debug)]
-struct Chunk<T>(Vec<T>);
-
-/// A chunk's memory as bytes, for as long as somebody reads them.
-struct ChunkBytes<T>(Arc<Chunk<T>>);
-
-impl<T: Element> AsRef<[u8]> for ChunkBytes<T> {
-    fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0.0)
-    }
-}
-
 impl<T: Element> Theta<T> {
     pub(super) fn zeros(dim: usize, chunk_len: usize) -> Self {
         let lens = (0..dim).step_by(chunk_len).map(|start| chunk_len.min(dim - start));
-        let chunks: Vec<_> = lens.map(|len| Arc::new(Chunk(vec![T::ZERO; len]))).collect();
+        Self::restored(chunk_len, lens.map(|len| vec![T::ZERO; len]).collect(), (Vec::new(), 0))
+    }
+
+    /// With `chunks` of `chunk_len`, and after `n_steps` steps that left `states`.
+    pub(super) fn restored(
+        chunk_len: usize,
+        chunks: Vec<Vec<T>>,
+        (states, n_steps): (Vec<State<T>>, u64),
+    ) -> Self {
         Self {
             chunk_len,
             spares: vec![Vec::new(); chunks.len()],
-            chunks,
-            work: Work { scratch: Scratch::new(), states: Vec::new(), n_steps: 0 },
+            chunks: chunks.into_iter().map(|chunk| Arc::new(Chunk(chunk))).collect(),
+            work: Work { scratch: Scratch::new(), states, n_steps },
         }
     }
 
@@ -86,20 +91,27 @@ impl<T: Element> Theta<T> {
 
     /// Every chunk's bytes, without a copy.
     pub(super) fn bytes(&self) -> Vec<Bytes> {
-        let owner = |chunk: &Arc<Chunk<T>>| Bytes::from_owner(ChunkBytes(Arc::clone(chunk)));
-        self.chunks.iter().map(owner).collect()
+        self.chunks.iter().map(Chunk::bytes).collect()
     }
 
-    /// Moves theta by the gradients of `aggregate`, or, if that would overflow theta or what the
-    /// rule remembers, not at all: the error is the first such key.
+    /// Steps so far, and by slot and chunk the bytes of what the rule remembers, without a copy;
+    /// `None` before the first update, or if it remembers nothing.
+    pub(super) fn state_bytes(&self, n_slots: usize) -> Option<(u64, Vec<Vec<Bytes>>)> {
+        let Work { states, n_steps, .. } = &self.work;
+        let slot = |slot| states.iter().map(|state| state.bytes(slot)).collect();
+        (!states.is_empty()).then(|| (*n_steps, (0..n_slots).map(slot).collect()))
+    }
+
+    /// Computes theta as the gradients of `aggregate` move it, beside theta as it is. If that would
+    /// overflow theta or what the rule remembers, the error is the first such key.
     ///
     /// # Panics
     /// If a part has another length than theta.
-    pub(super) fn update(
+    pub(super) fn prepare(
         &mut self,
         aggregate: &mut Aggregate<'_, T>,
         motion: &Motion<'_>,
-    ) -> Result<(), usize> {
+    ) -> Result<Prepared<T>, usize> {
         self.start(motion);
         let clips = self.clips(aggregate, motion.optimizer)?;
         let mut new_chunks = Vec::with_capacity(self.chunks.len());
@@ -107,26 +119,26 @@ impl<T: Element> Theta<T> {
             let mut new = unshared(spares, old.0.len());
             let values = &mut Arc::get_mut(&mut new).expect("unshared").0;
             let start = i * self.chunk_len;
-            let mut result = Ok(());
-            for place in blocks(i, start, old.0.len()) {
+            let result = blocks(i, start, old.0.len()).try_for_each(|place| {
                 let range = place.offset..place.offset + place.len;
                 let block = (&mut values[range.clone()], &old.0[range]);
-                result = self.work.update_block(block, place, (aggregate, &clips), motion);
-                if result.is_err() {
-                    break;
-                }
-            }
+                self.work.update_block(block, place, (aggregate, &clips), motion)
+            });
             new_chunks.push(new);
-            if result.is_err() {
+            if let Err(key) = result {
                 self.retire(new_chunks);
-                return result;
+                return Err(key);
             }
         }
-        let old_chunks = std::mem::replace(&mut self.chunks, new_chunks);
+        Ok(Prepared { chunks: new_chunks, n_steps: aggregate.n_steps() as u64 })
+    }
+
+    /// Puts what the last [`Theta::prepare`] gave in theta's place.
+    pub(super) fn commit(&mut self, prepared: Prepared<T>) {
+        let old_chunks = std::mem::replace(&mut self.chunks, prepared.chunks);
         self.retire(old_chunks);
         self.work.states.iter_mut().for_each(State::commit);
-        self.work.n_steps += aggregate.n_steps() as u64;
-        Ok(())
+        self.work.n_steps += prepared.n_steps;
     }
 
     /// Makes the states if there are to be any: at the first update, when theta is what it starts
@@ -205,7 +217,7 @@ impl<T: Element> Theta<T> {
 /// Memory that nobody reads any more, the most recently used first, or else new memory.
 fn unshared<T: Element>(spares: &mut Vec<Arc<Chunk<T>>>, len: usize) -> Arc<Chunk<T>> {
     let free = spares.iter_mut().rposition(|spare| Arc::get_mut(spare).is_some());
-    free.map_or_else(|| Arc::new(Chunk(vec![T::ZERO; len])), |free| spares.remove(free))
+    free.map_or_else(|| Chunk::zeros(len), |free| spares.remove(free))
 }
 
 /// The blocks of chunk `chunk`, whose first key is `start`.

@@ -32,6 +32,9 @@ use super::tensor::{Assembly, ChunkHead, broken, chunks};
 /// top of its wait.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
+/// A checkpoint is as long under way as the disk takes to write theta.
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(600);
+
 /// Longest wait that is asked of the server where the caller names none.
 pub const WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -220,6 +223,15 @@ impl Client {
         let answer =
             self.unary(CALL_DEADLINE, request, async move |r| stub.status(r).await).await?;
         Status::try_from(answer).map_err(broken)
+    }
+
+    /// Has the server write a checkpoint; once it is durable, theta's version in it and its file.
+    pub async fn checkpoint(&self) -> Result<(u64, String), Failure> {
+        let mut stub = self.operator.clone();
+        let request = pb::CheckpointRequest {};
+        let deadline = CHECKPOINT_DEADLINE;
+        let answer = self.unary(deadline, request, async move |r| stub.checkpoint(r).await).await?;
+        Ok((answer.version, answer.path))
     }
 
     /// Ends the job with theta as it is.

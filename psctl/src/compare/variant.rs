@@ -11,7 +11,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use ps_common::exit::{Exit, ExitError};
 use ps_common::flags::{ConfigArgs, to_arguments};
 use ps_common::job::Mode;
-use ps_server::args::{CrewArgs, JobArgs};
+use ps_server::args::{CrewArgs, DurabilityArgs, JobArgs};
 use ps_worker::args::{EvaluationArgs, LearnArgs};
 
 use super::args::CompareArgs;
@@ -123,6 +123,7 @@ fn variant(name: String, options: &str, flags: Flags, keep_eval_every: bool) -> 
         learn: flags.learn,
         evaluation: flags.evaluation,
         theta_in: flags.theta_in,
+        durability: DurabilityArgs::default(),
         output: OutputArgs::default(),
         cluster: flags.cluster,
         file: ConfigArgs::default(),

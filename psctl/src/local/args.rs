@@ -10,7 +10,7 @@ use ps_common::exit::ExitError;
 use ps_common::export::{Format, check_creatable};
 use ps_common::flags::ConfigArgs;
 use ps_common::job::Mode;
-use ps_server::args::{CrewArgs, JobArgs};
+use ps_server::args::{CrewArgs, DurabilityArgs, JobArgs};
 use ps_server::run::read_start;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
 use ps_worker::data::BatchSize;
@@ -51,6 +51,10 @@ pub struct LocalArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub evaluation: EvaluationArgs,
+    /// What outlives the server's process.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub durability: DurabilityArgs,
     /// What is left behind.
     #[command(flatten)]
     #[serde(flatten)]
@@ -98,7 +102,8 @@ pub struct ClusterArgs {
     /// Port of the server on 127.0.0.1; 0 takes any free one
     #[arg(long, env = "PS_PORT", default_value_t = 0, value_name = "PORT")]
     pub port: u16,
-    /// How often lost workers are started again, all of them together
+    /// How often lost processes are started again, all of them together; the server only with
+    /// --checkpoint-dir
     #[arg(long, env = "PS_RESTARTS", default_value_t = 3, value_name = "N")]
     pub restarts: u32,
     /// Sleep of every worker before each push: delays for tests
@@ -142,6 +147,7 @@ impl LocalArgs {
             ));
         }
         let job = self.job.check(&self.crew)?;
+        self.durability.check(&job.config)?;
         if let Some(local) = self.learn.local.check()? {
             local.check_aggregate(self.crew.mode, job.config.aggregate)?;
         }

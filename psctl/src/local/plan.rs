@@ -42,11 +42,18 @@ impl Who {
     }
 }
 
-/// Arguments of the server. `port_file` and `report` are where it leaves its port and its report.
-pub(super) fn server_arguments(args: &LocalArgs, port_file: &Path, report: &Path) -> Vec<OsString> {
+/// Arguments of the server at `port`. `port_file` and `report` are where it leaves its port and its
+/// report.
+pub(super) fn server_arguments(
+    args: &LocalArgs,
+    port: u16,
+    port_file: &Path,
+    report: &Path,
+) -> Vec<OsString> {
     let mut arguments = to_arguments(&args.crew);
     arguments.extend(to_arguments(&args.job));
-    arguments.push(format!("--listen=127.0.0.1:{}", args.cluster.port).into());
+    arguments.extend(to_arguments(&args.durability));
+    arguments.push(format!("--listen=127.0.0.1:{port}").into());
     arguments.push(path_argument("port-file", port_file));
     arguments.push(path_argument("report", report));
     if let Some(path) = &args.output.theta_out {
@@ -113,7 +120,8 @@ mod tests {
     }
 
     fn server(args: &LocalArgs) -> ServerArgs {
-        parsed("ps-server", server_arguments(args, Path::new("/t/port"), Path::new("/t/report")))
+        let (port, report) = (Path::new("/t/port"), Path::new("/t/report"));
+        parsed("ps-server", server_arguments(args, args.cluster.port, port, report))
     }
 
     fn worker(args: &LocalArgs, who: Who) -> WorkerArgs {
@@ -134,11 +142,15 @@ mod tests {
             "--port=4000",
             "--theta-out=/t/theta.npy",
             "--theta-in=/t/start.csv",
+            "--checkpoint-dir=/t/checkpoints",
+            "--durability=always",
             "--data=a.csv",
         ]);
         let got = server(&args);
         assert_eq!(to_arguments(&got.crew), to_arguments(&args.crew));
         assert_eq!(to_arguments(&got.job), to_arguments(&args.job));
+        assert_eq!(to_arguments(&got.serve.durability), to_arguments(&args.durability));
+        assert_eq!(to_arguments(&args.durability).len(), 2);
         assert_eq!(got.serve.listen.to_string(), "127.0.0.1:4000");
         assert_eq!(got.serve.port_file.as_deref(), Some(Path::new("/t/port")));
         assert_eq!(got.serve.report.as_deref(), Some(Path::new("/t/report")));

@@ -20,7 +20,7 @@ use super::plan::{Who, server_arguments, worker_arguments, workers};
 use super::processes::{Ended, Processes};
 use super::programs::Programs;
 use super::screen::Screen;
-use super::verdict::{Verdict, describe, exit_of, failure, judge};
+use super::verdict::{Verdict, describe, failure, judge, judge_server};
 
 /// A server that does not serve by then never will.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -60,6 +60,8 @@ pub(super) struct Run<'a> {
     verbose: bool,
     restarts: u32,
     events: Vec<Event>,
+    /// Others that ended while the server was coming back.
+    early: Vec<Ended>,
     /// The job's own time, when it was last heard of.
     heard: Option<(Instant, f64)>,
 }
@@ -73,7 +75,16 @@ impl<'a> Run<'a> {
         screen: &'a mut Screen,
         verbose: bool,
     ) -> Self {
-        Self { args, programs, screen, verbose, restarts: 0, events: Vec::new(), heard: None }
+        Self {
+            args,
+            programs,
+            screen,
+            verbose,
+            restarts: 0,
+            events: Vec::new(),
+            early: Vec::new(),
+            heard: None,
+        }
     }
 
     /// What psctl itself did on the way.
@@ -91,9 +102,7 @@ impl<'a> Run<'a> {
         lines: &mut mpsc::UnboundedReceiver<(Who, String)>,
         files: &Files,
     ) -> Result<(), ExitError> {
-        let arguments = server_arguments(self.args, &files.port, &files.report);
-        processes.start(Who::Server, &self.programs.server, &arguments)?;
-        let port = self.port(processes, lines, &files.port).await?;
+        let port = self.start_server(processes, lines, files, self.args.cluster.port).await?;
         for who in workers(self.args) {
             self.start(processes, who, port)?;
         }
@@ -108,9 +117,17 @@ impl<'a> Run<'a> {
                     self.screen.update(&status);
                 }
                 Some(ended) = processes.next() => {
-                    let (all, job) = gather(processes, ended, port).await;
-                    if let Some(server) = all.iter().find(|ended| ended.who == Who::Server) {
-                        return self.server_ended(server);
+                    let (mut all, job) = gather(processes, ended, port).await;
+                    if let Some(server) = all.iter().position(|ended| ended.who == Who::Server) {
+                        if !self.server_may_come_back(&all.swap_remove(server))? {
+                            return Ok(());
+                        }
+                        // At the same address, where workers look for it.
+                        self.start_server(processes, lines, files, port).await?;
+                        let (send, fresh) = mpsc::channel(1);
+                        statuses = fresh;
+                        poll.spawn(follow(port, send));
+                        all.append(&mut self.early);
                     }
                     for ended in &all {
                         self.worker_ended(processes, ended, job, port)?;
@@ -120,26 +137,49 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Waits until the server has written its port.
+    /// Starts the server at `port` and waits until it serves; gives the port that it has.
+    async fn start_server(
+        &mut self,
+        processes: &mut Processes,
+        lines: &mut mpsc::UnboundedReceiver<(Who, String)>,
+        files: &Files,
+        port: u16,
+    ) -> Result<u16, ExitError> {
+        loop {
+            // Of the one before.
+            let _ = std::fs::remove_file(&files.port);
+            let arguments = server_arguments(self.args, port, &files.port, &files.report);
+            processes.start(Who::Server, &self.programs.server, &arguments)?;
+            if let Some(port) = self.port(processes, lines, &files.port).await? {
+                return Ok(port);
+            }
+        }
+    }
+
+    /// Waits until the server has written its port; `None` if it was lost and is to be started again.
     async fn port(
         &mut self,
         processes: &mut Processes,
         lines: &mut mpsc::UnboundedReceiver<(Who, String)>,
         file: &Path,
-    ) -> Result<u16, ExitError> {
+    ) -> Result<Option<u16>, ExitError> {
         let deadline = Instant::now() + START_PATIENCE;
         let mut tick = interval(PORT_POLL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some((who, line)) = lines.recv() => self.screen.line(&format!("{who}: {line}")),
-                Some(ended) = processes.next() => {
-                    self.server_ended(&ended)?;
-                    return Err(ExitError::new(Exit::Failed, "the server ended before it served"));
-                }
+                Some(ended) = processes.next() => match ended.who {
+                    Who::Server if self.server_may_come_back(&ended)? => return Ok(None),
+                    Who::Server => {
+                        let what = "the server ended before it served";
+                        return Err(ExitError::new(Exit::Failed, what));
+                    }
+                    Who::Worker(_) | Who::Evaluator => self.early.push(ended),
+                },
                 _ = tick.tick() => {
                     if let Some(port) = read_port(file) {
-                        return Ok(port);
+                        return Ok(Some(port));
                     }
                     if Instant::now() > deadline {
                         return Err(ExitError::new(
@@ -156,10 +196,18 @@ impl<'a> Run<'a> {
         processes.start(who, &self.programs.worker, &worker_arguments(self.args, who, port))
     }
 
-    fn server_ended(&mut self, ended: &Ended) -> Result<(), ExitError> {
-        match ended.status.and_then(|s| s.code()) {
-            Some(0) => Ok(()),
-            code => Err(self.failed(exit_of(code), ended)),
+    /// Whether another one is to be started in its place; else it is done.
+    fn server_may_come_back(&mut self, ended: &Ended) -> Result<bool, ExitError> {
+        let code = ended.status.and_then(|s| s.code());
+        let is_kept = self.args.durability.checkpoint_dir.is_some();
+        match judge_server(code, is_kept, self.args.cluster.restarts - self.restarts) {
+            Verdict::GoOn => Ok(false),
+            Verdict::Fail(exit) => Err(self.failed(exit, ended)),
+            Verdict::Restart => {
+                self.restarts += 1;
+                self.note_restart(ended);
+                Ok(true)
+            }
         }
     }
 

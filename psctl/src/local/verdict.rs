@@ -9,7 +9,7 @@ use ps_common::job::JobState;
 
 use super::plan::Who;
 
-/// What follows from the end of a worker or evaluator.
+/// What follows from the end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// As it should be, or the server will say more.
@@ -32,6 +32,16 @@ pub(super) fn judge(code: Option<i32>, job: Option<JobState>, restarts_left: u32
         Some(JobState::Done | JobState::Failed) => Verdict::GoOn,
         _ if restarts_left > 0 => Verdict::Restart,
         _ => Verdict::Fail(Exit::Failed),
+    }
+}
+
+/// Judges the end of the server with exit code `code` (`None`: a signal). Without checkpoints
+/// (`is_kept`) another one would have to begin anew, which nobody asked for.
+pub(super) fn judge_server(code: Option<i32>, is_kept: bool, restarts_left: u32) -> Verdict {
+    match code {
+        Some(0) => Verdict::GoOn,
+        None if is_kept && restarts_left > 0 => Verdict::Restart,
+        code => Verdict::Fail(exit_of(code)),
     }
 }
 
@@ -154,6 +164,20 @@ mod tests {
             (Some(2), None, 3, Verdict::Fail(Exit::Usage)),
         ] {
             assert_eq!(judge(code, job, left), expected, "{code:?} {job:?} {left}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_was_killed_is_worth_another_try_where_it_can_go_on() {
+        for (code, is_kept, left, expected) in [
+            (Some(0), true, 3, Verdict::GoOn),
+            (None, true, 1, Verdict::Restart),
+            (None, true, 0, Verdict::Fail(Exit::Failed)),
+            (None, false, 3, Verdict::Fail(Exit::Failed)),
+            (Some(1), true, 3, Verdict::Fail(Exit::Failed)),
+            (Some(74), true, 3, Verdict::Fail(Exit::Io)),
+        ] {
+            assert_eq!(judge_server(code, is_kept, left), expected, "{code:?} {is_kept} {left}");
         }
     }
 

@@ -1,5 +1,7 @@
-//! What an operator asks a running server: how it stands, whether it serves, its theta, its end.
+//! What an operator asks a running server: how it stands, whether it serves, its theta, a
+//! checkpoint, its end.
 
+mod checkpoint;
 mod export;
 mod health;
 mod status;
@@ -15,6 +17,7 @@ use ps_common::wire::status::Failure;
 use ps_worker::credentials::CredentialArgs;
 use ps_worker::net::{Approach, Client, Credentials};
 
+pub use checkpoint::{CheckpointArgs, checkpoint};
 pub use export::{ExportArgs, export};
 pub use health::{HealthArgs, health};
 pub use status::{StatusArgs, status};

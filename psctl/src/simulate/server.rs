@@ -11,7 +11,7 @@ use ps_common::job::JobState;
 use ps_common::report::Report;
 use ps_server::applier::{Applier, Fresh};
 use ps_server::args::JobSpec;
-use ps_server::core::{Answer, CallId, Core, Effect, Input};
+use ps_server::core::{Answer, CallId, Core, Effect, Input, Unapplied};
 use ps_server::driver::Delivery;
 use ps_server::table::{Gradient, Snapshot};
 
@@ -33,7 +33,7 @@ pub(super) struct Server {
 
 struct UnderWay {
     name: CallId,
-    result: Result<Fresh, u64>,
+    result: Result<Fresh, Unapplied>,
     n_gradients: usize,
 }
 
@@ -84,6 +84,7 @@ impl Server {
                     }
                     Effect::Keep { rank } => self.keep(rank, self.theta()),
                     Effect::Forget { gradient } => self.applier.forget(gradient),
+                    Effect::Capture => unreachable!("a simulated job keeps no checkpoints"),
                     Effect::Conclude => next = Some(Input::Concluded),
                 }
             }
@@ -175,6 +176,7 @@ impl Server {
                 Delivery::Pulled(header, theta)
             }
             Answer::Statistics => unreachable!("no simulated worker brings statistics"),
+            Answer::Checkpointed { .. } => unreachable!("a simulated job keeps no checkpoints"),
             Answer::Refused(refusal) => Delivery::Refused(refusal.0),
         }
     }

@@ -220,6 +220,7 @@ impl<T: Real> Worker<T> {
                 }
             }
             Delivery::Pushed(result, theta) => self.pushed(now, result, theta),
+            Delivery::Checkpointed(..) => unreachable!("no simulated worker is an operator"),
             Delivery::State { .. } => {
                 self.phase = Phase::Ended;
                 Action::End

@@ -1,7 +1,6 @@
 //! Bad input and faults by the rows of the fault list: the answer, theta's bits, and the good workers
 //! beside. What each row saw stands in `docs/RELIABILITY.md`.
 
-
 mod membership;
 mod network;
 mod process;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ps_common::wire::pb;
 use ps_common::wire::pb::worker_status::State;
 use ps_tests::rows::{Seen, outcome, refusal, stands};
-use ps_tests::{Caller, PATIENCE, Process, reason_of};
+use ps_tests::{Caller, PATIENCE, Process, patient_client, reason_of};
 use tonic::{Code, Request};
 
 use super::{DIM, ONES, ZEROS, refused, setting};
@@ -235,13 +235,14 @@ async fn row_18_a_worker_that_dies_inside_a_round_ends_or_frees_it() {
 
 #[tokio::test]
 async fn row_19_a_barrier_wait_over_its_deadline_keeps_the_gradient_and_counts_it_once() {
-    let (_server, _, [mut good, mut other]) = job(&[]).await;
+    let (_server, address, [mut good, mut other]) = job(&[]).await;
     let before = good.pull().await.expect("theta");
     let waiting = good.push_within(100, (0, 0), &ONES).await.expect("held");
     assert_eq!(waiting.outcome(), pb::Outcome::Waiting);
     let mut impatient = Request::new(tokio_stream::iter(vec![good.message(0, 0, &ONES)]));
     impatient.metadata_mut().insert("grpc-timeout", "200m".parse().expect("ASCII"));
-    let status = good.parameters.push(impatient).await.expect_err("nobody else pushes");
+    let mut patient = patient_client(&address).await;
+    let status = patient.push(impatient).await.expect_err("nobody else pushes");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     let theta_unchanged = Some(good.pull().await.expect("theta") == before);
     // Nobody holds the call any more; the gradient is there.

@@ -27,6 +27,8 @@ enum Kind {
     /// Whether theta goes with the answer.
     Push(PushHeader, bool),
     Pull(PullRequest),
+    /// theta's version when it came.
+    Checkpoint(u64),
     Other,
 }
 
@@ -42,6 +44,10 @@ pub(super) struct Ledger {
     /// Of each update under way, by its name.
     using: BTreeMap<CallId, Vec<PushHeader>>,
     concluding: bool,
+    /// [`Input::Captured`] is due.
+    capturing: bool,
+    /// [`Input::Saved`] is due, of this version.
+    saving: Option<u64>,
     counted: BTreeSet<(u32, u64)>,
     /// Updates that were stored between the pull and the end of its own, of each that counts.
     delays: BTreeMap<(u32, u64), u64>,
@@ -62,6 +68,8 @@ impl Ledger {
             using: BTreeMap::new(),
             delays: BTreeMap::new(),
             concluding: false,
+            capturing: false,
+            saving: None,
             counted: BTreeSet::new(),
             applied: BTreeSet::new(),
             dropped: BTreeSet::new(),
@@ -82,6 +90,16 @@ impl Ledger {
     /// Whether [`Input::Concluded`] is due.
     pub(super) fn is_concluding(&self) -> bool {
         self.concluding
+    }
+
+    /// Whether [`Input::Captured`] is due.
+    pub(super) fn is_capturing(&self) -> bool {
+        self.capturing
+    }
+
+    /// The version of the checkpoint that [`Input::Saved`] is due of.
+    pub(super) fn saving(&self) -> Option<u64> {
+        self.saving
     }
 
     /// Calls without an answer, in order.
@@ -153,7 +171,20 @@ impl Ledger {
                 self.concluding = false;
                 return Ok(None);
             }
-            Input::Rejected { .. }
+            Input::Checkpoint { call: Some(call) } => {
+                (*call, None, Time::MAX - now, Kind::Checkpoint(self.version))
+            }
+            Input::Captured => {
+                ensure(std::mem::take(&mut self.capturing), || "nothing is captured".to_owned())?;
+                self.saving = Some(self.version);
+                return Ok(None);
+            }
+            Input::Saved { .. } => {
+                ensure(self.saving.take().is_some(), || "nothing is being saved".to_owned())?;
+                return Ok(None);
+            }
+            Input::Checkpoint { call: None }
+            | Input::Rejected { .. }
             | Input::Disconnected { .. }
             | Input::Stop { .. }
             | Input::Drain
@@ -197,7 +228,18 @@ impl Ledger {
                 }
                 self.book_answer(now, *call, &open, answer)
             }
-            Effect::Update(order) => self.book_order(order),
+            Effect::Update(order) => {
+                ensure(!self.capturing, || "theta moves while it is taken".to_owned())?;
+                self.book_order(order)
+            }
+            Effect::Capture => {
+                ensure(self.config.checkpoints.is_some(), || "nobody keeps it".to_owned())?;
+                ensure(!self.capturing && self.saving.is_none(), || "two at once".to_owned())?;
+                let overlap = self.config.consistency == Consistency::Hogwild;
+                ensure(overlap || self.using.is_empty(), || "theta is moving".to_owned())?;
+                self.capturing = true;
+                Ok(())
+            }
             Effect::Keep { rank } => ensure(
                 matches!(
                     self.config.consistency,
@@ -269,6 +311,10 @@ impl Ledger {
                     || format!("{request:?} is granted too early: {header:?}"),
                 )
             }
+            (Kind::Checkpoint(asked), Answer::Checkpointed { version, .. }) => {
+                ensure(version >= asked, || format!("{call:?} has {version}, asked at {asked}"))
+            }
+            (Kind::Checkpoint(_), Answer::Refused(_)) => Ok(()),
             (Kind::Other, Answer::Joined(_) | Answer::State { .. } | Answer::Statistics)
             | (Kind::Pull(_) | Kind::Other, Answer::Refused(_)) => Ok(()),
             (kind, answer) => Err(format!("{kind:?} is answered by {answer:?}")),

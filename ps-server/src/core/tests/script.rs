@@ -22,7 +22,7 @@ use ps_common::{Dtype, ErrorCode};
 use super::ledger::Ledger;
 use crate::core::{
     Answer, CallId, Config, ConnId, Consistency, Core, DelayScaling, Effect, Input, OnExcess,
-    Plateau, StopRules, Time,
+    Plateau, StopRules, Time, Unapplied,
 };
 
 #[test]
@@ -144,6 +144,8 @@ impl Script {
         let mut words = Words::new(place, words);
         let (mode, dtype) = (words.next("a mode"), words.option("dtype"));
         let config = Config {
+            checkpoints: None,
+            boot: 0,
             consistency: words.consistency(mode),
             n_workers: words.number("workers").unwrap_or(2),
             aggregate: words
@@ -247,7 +249,10 @@ impl Script {
             "updated" => return Input::Updated { name: self.update(words), result: Ok(()) },
             "overflow" => {
                 let key = words.number("key").unwrap_or(0);
-                return Input::Updated { name: self.update(words), result: Err(key) };
+                return Input::Updated {
+                    name: self.update(words),
+                    result: Err(Unapplied::Overflow { key }),
+                };
             }
             "concluded" => return Input::Concluded,
             "drain" => return Input::Drain,
@@ -376,6 +381,7 @@ impl Script {
             }
             Effect::Keep { rank } => format!("keep for {rank}"),
             Effect::Forget { gradient } => format!("forget {}", self.labels[gradient]),
+            Effect::Capture => "capture".to_owned(),
             Effect::Conclude => "conclude".to_owned(),
         }
     }
@@ -479,6 +485,7 @@ fn answer_text(answer: &Answer) -> String {
             format!("pulled version {} {}{}", header.version, header.state, waited(header.waited))
         }
         Answer::Statistics => "merged".to_owned(),
+        Answer::Checkpointed { version, path } => format!("saved version {version} in {path}"),
         Answer::Refused(refusal) => {
             let error = &refusal.0;
             let facts: Vec<String> =

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::ledger::Ledger;
 use crate::core::{
     Answer, CallId, Config, ConnId, Consistency, Core, DelayScaling, Effect, Input, OnExcess,
-    Plateau, StopRules, Time,
+    Plateau, StopRules, Time, Unapplied,
 };
 
 /// Processes that events speak of.
@@ -203,6 +203,8 @@ pub(super) fn run(case: &Case) -> (Vec<String>, Result<(), String>) {
 impl World {
     fn new(plan: Plan) -> Self {
         let config = Config {
+            checkpoints: None,
+            boot: 0,
             consistency: plan.consistency(),
             n_workers: plan.n_workers,
             aggregate: plan.aggregate,
@@ -296,7 +298,10 @@ impl World {
             Event::Updated { which, overflow } if self.ledger.is_updating() => {
                 let under_way: Vec<CallId> = self.ledger.updates().collect();
                 let name = under_way[usize::from(which) % under_way.len()];
-                Input::Updated { name, result: if overflow { Err(3) } else { Ok(()) } }
+                Input::Updated {
+                    name,
+                    result: if overflow { Err(Unapplied::Overflow { key: 3 }) } else { Ok(()) },
+                }
             }
             Event::Concluded if self.ledger.is_concluding() => Input::Concluded,
             Event::Updated { .. } | Event::Concluded => return Ok(()),

@@ -16,7 +16,7 @@ pub(super) fn path_of(directory: &Path, start: u64) -> PathBuf {
 }
 
 /// The version in a segment's name.
-pub(in crate::storage) fn start_of(name: &str) -> Option<u64> {
+pub(super) fn start_of(name: &str) -> Option<u64> {
     let number = name.strip_prefix("journal-")?.strip_suffix(".psjl")?;
     (number.len() == 20 && number.bytes().all(|digit| digit.is_ascii_digit()))
         .then(|| number.parse().ok())?

@@ -1,5 +1,6 @@
 //! Updates as a whole, through the store.
 
+mod capture;
 mod golden;
 mod updates;
 

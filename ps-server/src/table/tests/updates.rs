@@ -4,12 +4,12 @@ use super::super::Compensation;
 use super::*;
 
 /// A gradient that depends on the step and the element.
-fn gradient(step: usize, dim: usize) -> Vec<f64> {
+pub(super) fn gradient(step: usize, dim: usize) -> Vec<f64> {
     (0..dim).map(|i| ((step * 7 + i * 3) as f64 * 0.37).sin()).collect()
 }
 
 /// With weight decay, where the rule takes it.
-fn decayed(rule: &str) -> Wish<'_> {
+pub(super) fn decayed(rule: &str) -> Wish<'_> {
     Wish { weight_decay: (!rule.starts_with("ftrl")).then_some(0.1), ..wish(rule) }
 }
 

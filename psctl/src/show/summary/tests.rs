@@ -52,6 +52,7 @@ pub(crate) fn report() -> Report {
         dropped: Dropped::default(),
         hogwild: None,
         gradient_delay: GradientDelay::default(),
+        durability: None,
         events: vec![event(0.0, "joined", Some(0), ""), event(0.0, "joined", Some(1), "")],
         program: "ps-server 0.1.0".into(),
     }

@@ -1,0 +1,120 @@
+//! The way back: the newest good checkpoint, then the journal's records after it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ps_common::Dtype;
+use ps_common::statistics::Statistics;
+
+use super::job::{JobSection, rule_of};
+use super::record::Record;
+use super::{Files, journal};
+use crate::applier::Applier;
+use crate::core::{Config, Core};
+use crate::storage::journal::Recovered;
+use crate::storage::{Error, FileReader, Loaded, Refused};
+
+/// How a job was taken up again.
+#[derive(Debug)]
+pub struct Resumption {
+    /// The checkpoint's file.
+    pub path: PathBuf,
+    /// Of theta in it.
+    pub version: u64,
+    /// Newer checkpoints that were damaged.
+    pub refused: Vec<Refused>,
+    /// What the journal had beyond it.
+    pub recovered: Recovered,
+}
+
+/// A job that was taken up again; its theta is in the applier.
+#[derive(Debug)]
+pub struct Resumed {
+    /// As it was.
+    pub core: Core,
+    /// That ranks had sent.
+    pub statistics: BTreeMap<u32, Statistics>,
+    /// How.
+    pub resumption: Resumption,
+}
+
+/// This life of the server, which the job has to fit.
+#[derive(Debug, Clone, Copy)]
+struct Life<'a> {
+    config: &'a Config,
+    dtype: Dtype,
+    applier: &'a Applier,
+}
+
+/// Gives the job's number beside it.
+pub(super) fn resume(
+    files: &Files,
+    config: &Config,
+    dtype: Dtype,
+    applier: &Applier,
+) -> Result<Option<(u64, Resumed)>, Error> {
+    let life = Life { config, dtype, applier };
+    let Some(loaded) = files.directory.load(|reader| load(reader, life))? else { return Ok(None) };
+    let Loaded { version, path, value: (job, mut core, store), refused } = loaded;
+    applier.restore(store);
+    let directory = files.directory.path();
+    let recovered = journal::recover(&*files.disk, directory, job.id, version, |made, payload| {
+        replay(&mut core, life, payload).map_err(|what| Error::Bad {
+            path: directory.to_owned(),
+            offset: 0,
+            section: None,
+            what: format!("the journal's record of version {made}: {what}"),
+        })
+    })?;
+    let resumption = Resumption { path, version, refused, recovered };
+    let statistics = job.statistics();
+    Ok(Some((job.id, Resumed { core, statistics, resumption })))
+}
+
+type Value = (JobSection, Core, crate::table::Store);
+
+fn load(reader: &mut FileReader, life: Life<'_>) -> Result<Value, Error> {
+    let job: JobSection = serde_json::from_slice(reader.job())
+        .map_err(|e| reader.refusal(&format!("the job's section: {e}")))?;
+    let (want, got) = (rule_of(life.applier.optimizer()), &job.rule);
+    if want != *got {
+        let what = format!(
+            "its --optimizer is `{got}`, this server's `{want}`: what the one remembers of each \
+             element is of no use to the other"
+        );
+        return Err(reader.mismatch(what));
+    }
+    let core = Core::restore(life.config.clone(), life.dtype, job.saved.clone())
+        .map_err(|e| reader.mismatch(e.message))?;
+    let mut restoring = life.applier.restoring(job.saved.tables(), life.dtype, reader.version());
+    loop {
+        let Some(mut section) = reader.next_section()? else { break };
+        let name = section.name().to_owned();
+        // Of a later program, perhaps.
+        if name != "theta" && !name.starts_with("optimizer/") {
+            continue;
+        }
+        let mut appended = Ok(());
+        while let Some(block) = section.next_block()? {
+            appended = restoring.append(&name, block);
+            if appended.is_err() {
+                break;
+            }
+        }
+        appended.map_err(|what| reader.refusal(&what))?;
+    }
+    let store = restoring.finish().map_err(|what| reader.refusal(&what))?;
+    Ok((job, core, store))
+}
+
+/// Does one recorded update again.
+fn replay(core: &mut Core, life: Life<'_>, payload: &[u8]) -> Result<(), String> {
+    let (dim, dtype) = life.applier.shape().expect("put back before");
+    let record = Record::parse(payload, dtype, dim)?;
+    for ((call, _), gradient) in record.order.parts.iter().zip(record.gradients) {
+        life.applier.hold(*call, gradient);
+    }
+    let fresh = life.applier.update(&record.order).map_err(|e| format!("{e:?}"))?;
+    life.applier.publish(fresh);
+    core.replay(&record.counted)
+}
