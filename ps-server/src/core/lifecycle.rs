@@ -48,7 +48,9 @@ impl Core {
                 self.unwritten = false;
                 self.captures.moved(now);
                 for (rank, pending) in &counted {
-                    self.members.ranks[*rank as usize].count(pending.header.clock);
+                    let seat = &mut self.members.ranks[*rank as usize];
+                    seat.count(pending.header.clock);
+                    seat.newest = Some((pending.header.caller.incarnation, pending.digest));
                     self.record.delayed(before - pending.header.version_pulled);
                 }
                 self.skip_clocks(now, out);

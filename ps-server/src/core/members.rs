@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use ps_common::calls::{Caller, Outcome, WorkerState, WorkerStatus};
+use ps_common::calls::{Caller, Outcome, PushHeader, WorkerState, WorkerStatus};
 use ps_common::job::{Metrics, WorkerStats};
 use ps_common::{Error, ErrorCode};
 
@@ -36,6 +36,8 @@ pub(super) struct Rank {
     /// The newest clocks that counted without a gap. Those between it and `clock` were skipped:
     /// the rank was lost and its rounds closed without it.
     pub(super) counted: Range<u64>,
+    /// The gradient that counted last in this life of the server: its incarnation, and its digest.
+    pub(super) newest: Option<(u64, u32)>,
     /// How many were skipped.
     pub(super) skipped: u64,
     /// Of its gradients, how many were dropped.
@@ -301,6 +303,7 @@ impl Rank {
             restored: None,
             clock: 0,
             counted: 0..0,
+            newest: None,
             skipped: 0,
             dropped: 0,
             dropped_before: 0,
@@ -319,6 +322,20 @@ impl Rank {
         }
         self.counted.end = clock + 1;
         self.clock = clock + 1;
+    }
+
+    /// Refuses other bytes under the name of the gradient that counted last (rule C6). Those of
+    /// another life, which computes anew, are not compared.
+    pub(super) fn check_reuse(&self, header: &PushHeader, digest: u32) -> Result<(), Error> {
+        let is_newest = header.clock + 1 == self.counted.end;
+        match self.newest {
+            Some((incarnation, counted))
+                if is_newest && incarnation == header.caller.incarnation && counted != digest =>
+            {
+                Err(reused(header))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What became of a clock that is owed no more.
@@ -353,6 +370,13 @@ impl Rank {
     pub(super) fn all_stats(&self) -> WorkerStats {
         add(&self.stats_before, &self.stats)
     }
+}
+
+/// The refusal of a name that stands for other bytes.
+pub(super) fn reused(header: &PushHeader) -> Error {
+    let PushHeader { clock, caller, .. } = header;
+    let what = format!("clock {clock} of rank {} was pushed before with other bytes", caller.rank);
+    Error::new(ErrorCode::SeqReused, what).with("clock", clock)
 }
 
 /// Counts are a peer's word: too large ones stop at the largest.

@@ -7,6 +7,7 @@ use ps_common::job::JobState;
 use ps_common::{Error, ErrorCode};
 
 use super::consistency::{Admission, Reason};
+use super::members::reused;
 use super::waits::{Purpose, Wait};
 use super::{Answer, CallId, Core, Effect, Pending, Refusal, Time};
 
@@ -43,7 +44,9 @@ impl Core {
         if header.clock < owed {
             // It has counted, or its round closed without it: the current theta is the answer to
             // both (rule C6).
-            let outcome = self.members.ranks[rank as usize].outcome_of(header.clock)?;
+            let seat = &self.members.ranks[rank as usize];
+            seat.check_reuse(&header, digest)?;
+            let outcome = seat.outcome_of(header.clock)?;
             if outcome == Outcome::DroppedLate {
                 self.count_dropped(rank, header.clock, Reason::Late);
             }
@@ -67,14 +70,7 @@ impl Core {
         if let Some(pending) = self.pending.get(&rank) {
             let same_life = pending.header.caller == header.caller;
             if same_life && pending.digest != digest {
-                return Err(Error::new(
-                    ErrorCode::SeqReused,
-                    format!(
-                        "clock {} of rank {rank} was pushed before with other bytes",
-                        header.clock
-                    ),
-                )
-                .with("clock", header.clock));
+                return Err(reused(&header));
             }
             if same_life || self.applying.contains(&rank) {
                 // Sent again while it waits: the newer call waits on.

@@ -131,6 +131,16 @@ async fn row_12_other_bytes_under_the_name_of_a_push_are_refused() {
     assert_eq!(good.theta().await, [-0.5; DIM as usize], "with the bytes that came first");
     let seen = Seen { theta_unchanged, good_undisturbed };
     stands(12, "other bytes under the name of a push that waits", &refusal(&status), seen);
+
+    let before = good.pull().await.expect("theta");
+    let status = bad.push(0, 0, &NINES).await.expect_err("other bytes than those that counted");
+    assert_eq!(reason_of(&status), (Code::AlreadyExists, "SEQ_REUSED".to_owned()));
+    let theta_unchanged = Some(good.pull().await.expect("theta") == before);
+    let again = bad.push(0, 0, &ONES).await.expect("the same bytes");
+    assert_eq!(again.outcome(), pb::Outcome::Duplicate);
+    let good_undisturbed = Some(round(&mut good, &mut bad).await.iter().all(applied));
+    let seen = Seen { theta_unchanged, good_undisturbed };
+    stands(12, "other bytes under the name of a push that has counted", &refusal(&status), seen);
 }
 
 #[tokio::test]
@@ -192,7 +202,6 @@ async fn rows_15_and_16_a_lease_ends_and_a_zombie_is_fenced() {
 
 #[tokio::test]
 async fn row_18_a_worker_that_dies_inside_a_round_ends_or_frees_it() {
-    let fault = |policy| format!("a worker dies inside a round (--on-worker-loss {policy})");
     let job = async |policy| {
         let (server, address, [mut good, mut bad]) =
             job(&["--on-worker-loss", policy, "--lease-ms", "400"]).await;
@@ -209,7 +218,8 @@ async fn row_18_a_worker_that_dies_inside_a_round_ends_or_frees_it() {
     let theta_unchanged = Some(good.theta().await == [-1.5; DIM as usize]);
     let seen = Seen { theta_unchanged, good_undisturbed };
     let answer = format!("{} by those who live, at the end of the lease", outcome(&result));
-    stands(18, &fault("continue"), &answer, seen);
+    let fault = "a worker dies inside a round (--on-worker-loss continue)";
+    stands(18, fault, &answer, seen);
 
     let (server, _, mut good) = job("abort").await;
     let status = good.push(1, 1, &ONES).await.expect_err("the job fails");
@@ -218,7 +228,8 @@ async fn row_18_a_worker_that_dies_inside_a_round_ends_or_frees_it() {
     drop(good);
     server.expect_exit(1);
     let answer = format!("{} for all at the end of the lease; exit 1", refusal(&status));
-    stands(18, &fault("abort"), &answer, Seen::NOBODY);
+    let fault = "a worker dies inside a round (--on-worker-loss abort)";
+    stands(18, fault, &answer, Seen::NOBODY);
 
     let (_server, address, mut good) = job("wait").await;
     let waiting = good.push_within(600, (1, 1), &ONES).await.expect("held");
@@ -230,7 +241,8 @@ async fn row_18_a_worker_that_dies_inside_a_round_ends_or_frees_it() {
     let good_undisturbed = Some([a, b].iter().all(|sent| sent.as_ref().is_ok_and(applied)));
     let answer =
         format!("{} at the call's deadline, until another takes the rank", outcome(&waiting));
-    stands(18, &fault("wait"), &answer, Seen { theta_unchanged, good_undisturbed });
+    let fault = "a worker dies inside a round (--on-worker-loss wait)";
+    stands(18, fault, &answer, Seen { theta_unchanged, good_undisturbed });
 }
 
 #[tokio::test]
