@@ -329,7 +329,8 @@ mod tests {
 
     fn update<T: Element>(theta: &mut Theta<T>, parts: &[(&[T], f64)]) -> Result<(), usize> {
         let motion = Motion { optimizer: &SGD, lr: SGD.lr, factor: 1.0, penalized: &[] };
-        theta.update(&mut Aggregate::new(parts, Combine::Sum, None), &motion)
+        let prepared = theta.prepare(&mut Aggregate::new(parts, Combine::Sum, None), &motion);
+        prepared.map(|prepared| theta.commit(prepared))
     }
 
     #[test]
