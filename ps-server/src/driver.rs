@@ -25,7 +25,7 @@ use crate::core::{
 use crate::keeper::{Keeper, Late, Resumed, Resumption};
 use crate::numeric::Optimizer;
 use crate::storage;
-use crate::table::{Gradient, Snapshot};
+use crate::table::{Gradient, Snapshot, check_room};
 
 /// An answer with all that goes with it.
 #[derive(Debug, Clone)]
@@ -142,8 +142,14 @@ impl Driver {
     /// core makes theta by.
     ///
     /// # Errors
-    /// CONFIG_MISMATCH, if it is to start from a file of other tables.
+    /// CONFIG_MISMATCH, if it is to start from a file of other tables; OVERLOADED, if there is no
+    /// memory for it, the version after it and a gradient.
     pub fn check_start(&self, tables: &Tables) -> Result<(), Error> {
+        if self.shape().is_none() {
+            let element_bytes = self.core.lock().dtype().size_bytes();
+            let theta_bytes = tables.dim() as u64 * element_bytes as u64;
+            check_room("theta and its updates", theta_bytes.saturating_mul(3))?;
+        }
         let Some(start) = self.applier.start() else { return Ok(()) };
         start.check_tables(tables).map_err(|differs| {
             Error::new(ErrorCode::ConfigMismatch, format!("the server's --theta-in {differs}"))
