@@ -223,7 +223,13 @@ impl Driver {
             for effect in effects {
                 match effect {
                     Effect::Reply { call, answer } => {
+                        // If its record was lost, only a checkpoint makes durable what it says,
+                        // and there may be no other push to ask for one.
+                        let is_again = is_duplicate(&answer);
                         self.reply(call, answer, theta.as_ref(), deliver);
+                        if is_again && self.wants_checkpoint() {
+                            inputs.push_back(Input::Checkpoint { call: None });
+                        }
                     }
                     Effect::Create { .. } => {}
                     Effect::Update(order) => orders.push_back(order),
@@ -239,10 +245,14 @@ impl Driver {
             let Some(order) = orders.pop_front() else { return aftermath };
             let result = self.update(&order).map(|made| fresh = Some(made));
             inputs.push_back(Input::Updated { name: order.name(), result });
-            if self.keeper.as_ref().is_some_and(|keeper| keeper.wants_checkpoint()) {
+            if self.wants_checkpoint() {
                 inputs.push_back(Input::Checkpoint { call: None });
             }
         }
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        self.keeper.as_ref().is_some_and(Keeper::wants_checkpoint)
     }
 
     /// Carries out an update, recorded where updates are.
@@ -426,6 +436,10 @@ impl Driver {
         }
         merged
     }
+}
+
+fn is_duplicate(answer: &Answer) -> bool {
+    matches!(answer, Answer::Pushed(PushResult { outcome: Outcome::Duplicate, .. }))
 }
 
 fn expect_theta(theta: Option<&View>) -> Arc<Snapshot> {

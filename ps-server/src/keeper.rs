@@ -283,7 +283,12 @@ impl Files {
             }
             Ok(())
         });
-        let result = saved.map_err(in_full).map(|saved| {
+        let saved = saved.map_err(|error| {
+            let what = in_full(error);
+            tracing::error!(version, "a checkpoint could not be written: {what}");
+            what
+        });
+        let result = saved.map(|saved| {
             for what in &saved.not_deleted {
                 tracing::warn!("an old checkpoint could not be deleted: {what}");
             }

@@ -37,7 +37,7 @@ pub struct Shim {
 }
 
 impl Shim {
-    /// Compiles it, with all switches off. Disk faults concern files below `folder_of_disk`.
+    /// Compiles it, with all switches off.
     ///
     /// # Panics
     /// Without a C compiler, which the project needs anyway.

@@ -202,9 +202,11 @@ async fn rows_15_and_16_a_lease_ends_and_a_zombie_is_fenced() {
 
 #[tokio::test]
 async fn row_18_a_worker_that_dies_inside_a_round_ends_or_frees_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let theta_out = folder.path().join("theta.npy").to_string_lossy().into_owned();
     let job = async |policy| {
-        let (server, address, [mut good, mut bad]) =
-            job(&["--on-worker-loss", policy, "--lease-ms", "400"]).await;
+        let flags = ["--on-worker-loss", policy, "--lease-ms", "400", "--theta-out", &theta_out];
+        let (server, address, [mut good, mut bad]) = job(&flags).await;
         assert!(round(&mut good, &mut bad).await.iter().all(applied));
         drop(bad);
         (server, address, good)
@@ -227,9 +229,12 @@ async fn row_18_a_worker_that_dies_inside_a_round_ends_or_frees_it() {
     assert!(status.message().contains("rank 1"), "{status:?}");
     drop(good);
     server.expect_exit(1);
+    let written = std::fs::read(&theta_out).expect("theta as it was is written");
+    let before = [-0.5f32; DIM as usize].map(f32::to_le_bytes).concat();
+    let seen = Seen { theta_unchanged: Some(written.ends_with(&before)), good_undisturbed: None };
     let answer = format!("{} for all at the end of the lease; exit 1", refusal(&status));
     let fault = "a worker dies inside a round (--on-worker-loss abort)";
-    stands(18, fault, &answer, Seen::NOBODY);
+    stands(18, fault, &answer, seen);
 
     let (_server, address, mut good) = job("wait").await;
     let waiting = good.push_within(600, (1, 1), &ONES).await.expect("held");

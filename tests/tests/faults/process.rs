@@ -224,10 +224,15 @@ fn row_46_leases_do_not_look_at_the_wall_clock() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("now");
     let ahead = seen.trim().parse::<u64>().expect("seconds") - now.as_secs();
     assert!((3590..3610).contains(&ahead), "{ahead}");
+    let n_changed = shim.n_changed();
     for worker in workers {
         worker.expect_exit(0);
     }
     server.expect_exit(0);
+    assert!(
+        shim.n_changed() > n_changed,
+        "the programs never saw the shift, not even in their logs"
+    );
     let report = report_of(&report);
     let events = report["events"].as_array().expect("events");
     assert!(events.iter().all(|event| event["kind"] != "lost"), "{events:?}");
