@@ -297,7 +297,14 @@ impl Driver {
         deliver: &mut dyn FnMut(CallId, Delivery),
     ) -> Aftermath {
         self.applier.hold(call, gradient);
-        self.feed(clock, input, deliver)
+        let aftermath = self.feed(clock, input, deliver);
+        // Where all wait for a journal that has failed, pushes are only sent again: no update comes
+        // that would ask for the checkpoint which takes its place.
+        let stuck = self.keeper.as_ref().is_some_and(Keeper::has_failed);
+        if stuck && self.feed(clock, Input::Checkpoint { call: None }, deliver) != Aftermath::None {
+            return Aftermath::Conclude;
+        }
+        aftermath
     }
 
     /// Keeps a rank's feature statistics until all are in.

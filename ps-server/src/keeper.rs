@@ -219,6 +219,11 @@ impl Keeper {
         journal.has_failed() || journal.bytes_since_rotation() >= self.settings.journal_bytes_max
     }
 
+    /// Whether nothing becomes durable until there is another checkpoint.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.files.journal.get().is_some_and(Journal::has_failed)
+    }
+
     /// Calls `then` once all that is recorded is durable, or it is known that it will not be: at
     /// once where there is no journal.
     pub(crate) fn when_durable(&self, then: impl FnOnce(Result<(), Error>) + Send + 'static) {
