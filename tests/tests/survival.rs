@@ -257,6 +257,22 @@ fn with_a_journal_every_acknowledged_push_has_counted_once() {
     server.expect_exit(0);
 }
 
+/// Pushes a large gradient, computed at the version that is the clock, in chunks.
+async fn push_whole(caller: &mut Caller, clock: u64, gradient: &[f32]) -> ps_tests::Sent {
+    const CHUNK_LEN: usize = 1 << 16;
+    let mut messages = Vec::new();
+    for (chunk, key) in gradient.chunks(CHUNK_LEN).zip((0..).step_by(CHUNK_LEN)) {
+        let mut message = caller.message(clock, clock, chunk);
+        message.key = key;
+        message.last = key + chunk.len() as u64 == gradient.len() as u64;
+        if key > 0 {
+            message.header = None;
+        }
+        messages.push(message);
+    }
+    caller.push_messages(messages).await
+}
+
 #[test]
 fn a_server_is_back_and_takes_the_first_push_within_a_second() {
     const DIM: u64 = 1_000_000;
@@ -267,20 +283,6 @@ fn a_server_is_back_and_takes_the_first_push_within_a_second() {
     let gradient = vec![1f32; DIM as usize];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    // In chunks, as messages are bounded.
-    let push = async |caller: &mut Caller, clock: u64| {
-        let mut messages = Vec::new();
-        for (chunk, key) in gradient.chunks(1 << 18).zip((0..).step_by(1 << 18)) {
-            let mut message = caller.message(clock, clock, chunk);
-            message.key = key;
-            message.last = key + chunk.len() as u64 == DIM;
-            if key > 0 {
-                message.header = None;
-            }
-            messages.push(message);
-        }
-        caller.push_messages(messages).await
-    };
     let mut server = kept_server(folder.path(), port, &job);
     let mut seconds = Vec::new();
     for life in 0..6u64 {
@@ -291,9 +293,9 @@ fn a_server_is_back_and_takes_the_first_push_within_a_second() {
             let request = Caller::join_request(Some(0), DIM);
             let clock = caller.join(request).await.expect("a rank is free").clock;
             assert_eq!(clock, 2 * life, "both pushes of each life have counted");
-            push(&mut caller, clock).await.expect("taken");
+            push_whole(&mut caller, clock, &gradient).await.expect("taken");
             seconds.push(begin.elapsed().as_secs_f64());
-            push(&mut caller, clock + 1).await.expect("taken");
+            push_whole(&mut caller, clock + 1, &gradient).await.expect("taken");
         });
         server.signal("KILL");
         assert_eq!(server.wait().0, None);
@@ -306,4 +308,52 @@ fn a_server_is_back_and_takes_the_first_push_within_a_second() {
         "from the start of the process to the first acknowledged push of 4 MB, seconds: {back:.3?}"
     );
     assert!(back[0] < 1.0, "at best {back:?} s");
+}
+
+/// What a checkpoint every second costs pushes of 100 MB: two servers, one with and one without, take
+/// turns.
+#[test]
+#[ignore = "a measurement for a quiet machine: cargo test --release -p ps-tests --test survival -- --ignored --nocapture"]
+fn measure_checkpoints_every_second_at_25_million() {
+    const DIM: u64 = 25_000_000;
+    const PUSHES: u64 = 40;
+    let folder = folder();
+    let job = ["--mode=async", "--workers=1", "--rounds=0", "--lr=0.001"];
+    let ports = [free_port(), free_port()];
+    let kept =
+        kept_server(folder.path(), ports[0], &[&job[..], &["--checkpoint-every=1s"]].concat());
+    let listen = format!("--listen=127.0.0.1:{}", ports[1]);
+    let bare = Process::start("ps-server", &[&[&listen[..]], &job[..]].concat());
+    let gradient: Vec<f32> = (0..DIM).map(|i| (i as f32 * 0.37).sin()).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut seconds = [Vec::new(), Vec::new()];
+    runtime.expect("a runtime").block_on(async {
+        let mut callers = Vec::new();
+        for port in ports {
+            let address = format!("127.0.0.1:{port}");
+            wait_until("the server", || std::net::TcpStream::connect(&address).ok());
+            callers.push(Caller::joined(&address, 0, DIM).await);
+        }
+        for turn in 0..6 {
+            for (caller, seconds) in callers.iter_mut().zip(&mut seconds) {
+                for clock in turn * PUSHES..(turn + 1) * PUSHES {
+                    let begin = Instant::now();
+                    push_whole(caller, clock, &gradient).await.expect("taken");
+                    seconds.push(begin.elapsed().as_secs_f64());
+                }
+            }
+        }
+    });
+    for server in [kept, bare] {
+        server.signal("TERM");
+        server.expect_exit(0);
+    }
+    let [with, without] = seconds.map(|mut seconds| {
+        seconds.sort_by(f64::total_cmp);
+        let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share) as usize];
+        (at(0.5), at(0.99), seconds[seconds.len() - 1])
+    });
+    println!("seconds a push, p50, p99, max: with checkpoints {with:.3?}, without {without:.3?}");
+    println!("p99 ratio {:.2}", with.1 / without.1);
+    assert!(with.1 < 2.0 * without.1);
 }
