@@ -182,6 +182,7 @@ impl Plan {
         let lease_max = *[8000, 60_000].choose(&mut rng).expect("some");
         let lease_ms = rng.random_range(1000..=lease_max);
         let n_faults = rng.random_range(3..=9);
+        let rots = rng.random_bool(0.5);
         let durability =
             *[Durability::Memory, Durability::Interval, Durability::Always, Durability::Always]
                 .choose(&mut rng)
@@ -216,6 +217,8 @@ impl Plan {
             .into_iter()
             .filter(|kind| fixed.faults.is_empty() || fixed.faults.contains(kind))
             .filter(|kind| plan.survives(*kind))
+            // A checkpoint that has taken the place of a failed journal is the only copy.
+            .filter(|kind| *kind != if rots { Kind::Io } else { Kind::BitRot })
             .collect();
         let n_faults = if kinds.is_empty() { 0 } else { fixed.n_faults.unwrap_or(n_faults) };
         plan.draw_faults(&mut rng, &kinds, n_faults);

@@ -192,9 +192,10 @@ impl<'a> Run<'a> {
                 return;
             }
             Action::Crash(Host::Server) => self.lose_server(Loss::Nothing),
+            // It did not come to the operation at which the power was to fail.
+            Action::Rot(_) if self.power.is_some() => self.power_fails(),
             Action::Start(Host::Server) => {
                 if self.power.is_some() {
-                    // It did not come to that operation.
                     self.power_fails();
                 }
                 self.awaited.server = Some(now);
