@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
+use bytes::Buf;
 use ps_common::calls::{Caller, PushHeader};
+use ps_common::wire::frames::Arrived;
 use ps_common::wire::{PARAMETERS_MESSAGE_BYTES_MAX, pb};
 use ps_common::{Dtype, Error, ErrorCode};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
+use super::hot::Incoming;
 use super::shell::Shell;
 use crate::core::Input;
 use crate::table::Gradient;
@@ -37,22 +40,25 @@ impl From<Error> for Failure {
     }
 }
 
+/// One message of a push.
+type Chunk = Arrived<pb::PushRequest>;
+
 /// Reads one push, in which the sender may be silent for `stall`; `None` where the stream ends instead of beginning one.
 ///
 /// A refused push is read to its end (as far as theta is long) before the refusal is told, so that
 /// the sender is listening by then.
 pub(super) async fn read_push(
     shell: &Shell,
-    stream: &mut Streaming<pb::PushRequest>,
+    stream: &mut Incoming,
     stall: Duration,
 ) -> Result<Option<Push>, Failure> {
-    let first = match stream.message().await {
+    let first: Chunk = match stream.chunk().await {
         Ok(Some(first)) => first,
         Ok(None) => return Ok(None),
         Err(status) => return Err(Failure::Broken(status)),
     };
     let mut caller = None;
-    let mut ended = first.last;
+    let mut ended = first.fields.last;
     let mut rest = Chunks { stream, stall };
     let result = assemble(shell, &mut rest, first, &mut caller, &mut ended).await;
     if let Err(Failure::Refused(error)) = &result {
@@ -66,19 +72,19 @@ pub(super) async fn read_push(
 
 /// What follows the first chunk of a push.
 struct Chunks<'a> {
-    stream: &'a mut Streaming<pb::PushRequest>,
+    stream: &'a mut Incoming,
     stall: Duration,
 }
 
 async fn assemble(
     shell: &Shell,
     rest: &mut Chunks<'_>,
-    first: pb::PushRequest,
+    first: Chunk,
     caller: &mut Option<Caller>,
     ended: &mut bool,
 ) -> Result<Push, Failure> {
     let mut chunk = first;
-    let Some(header) = chunk.header.take() else {
+    let Some(header) = chunk.fields.header.take() else {
         let what = "the first message of a push has no header";
         return Err(Error::new(ErrorCode::BadField, what).with("field", "header").into());
     };
@@ -88,24 +94,25 @@ async fn assemble(
     let mut push = Push { header, gradient: shell.driver().empty_gradient(dtype), digest: 0 };
     let mut digest = crc32fast::Hasher::new();
     loop {
-        if let Err(error) = take(&chunk, &mut push.gradient, dim, dtype) {
+        chunk.data.iter().for_each(|piece| digest.update(piece));
+        let last = chunk.fields.last;
+        if let Err(error) = take(chunk, &mut push.gradient, dim, dtype) {
             shell.driver().recycle(push.gradient);
             return Err(error.into());
         }
-        digest.update(&chunk.data);
-        if chunk.last {
+        if last {
             push.digest = digest.finalize();
             return Ok(push);
         }
         chunk = rest.next().await?;
-        *ended = chunk.last;
+        *ended = chunk.fields.last;
     }
 }
 
 impl Chunks<'_> {
-    async fn next(&mut self) -> Result<pb::PushRequest, Failure> {
-        match tokio::time::timeout(self.stall, self.stream.message()).await {
-            Ok(Ok(Some(chunk))) if chunk.header.is_none() => Ok(chunk),
+    async fn next(&mut self) -> Result<Chunk, Failure> {
+        match tokio::time::timeout(self.stall, self.stream.chunk()).await {
+            Ok(Ok(Some(chunk))) if chunk.fields.header.is_none() => Ok(chunk),
             Ok(Ok(Some(_))) => Err(Error::new(
                 ErrorCode::BadField,
                 "a header stands inside a push; the chunk before it should have been marked last",
@@ -127,13 +134,9 @@ impl Chunks<'_> {
     }
 }
 
-fn take(
-    chunk: &pb::PushRequest,
-    gradient: &mut Gradient,
-    dim: usize,
-    dtype: Dtype,
-) -> Result<(), Error> {
-    if chunk.data.is_empty() {
+fn take(chunk: Chunk, gradient: &mut Gradient, dim: usize, dtype: Dtype) -> Result<(), Error> {
+    let Arrived { fields: chunk, data, .. } = chunk;
+    if !data.has_remaining() {
         return Err(Error::new(ErrorCode::Empty, "a chunk carries no elements"));
     }
     let got = match pb::Dtype::try_from(chunk.dtype) {
@@ -157,7 +160,7 @@ fn take(
         .with("want", gradient.len())
         .with("got", chunk.key));
     }
-    gradient.append(&chunk.data, dim)?;
+    gradient.append(data, dim)?;
     if chunk.last && gradient.len() != dim {
         return Err(Error::new(
             ErrorCode::DimMismatch,
@@ -173,10 +176,11 @@ fn take(
 async fn drain(shell: &Shell, rest: &mut Chunks<'_>) {
     let theta_bytes = shell.driver().shape().map_or(0, |(dim, dtype)| dim * dtype.size_bytes());
     let mut budget = theta_bytes + PARAMETERS_MESSAGE_BYTES_MAX;
-    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(rest.stall, rest.stream.message()).await {
-        if chunk.last || chunk.data.len() >= budget {
+    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(rest.stall, rest.stream.chunk()).await {
+        let Arrived { fields, data, .. } = chunk;
+        if fields.last || data.remaining() >= budget {
             return;
         }
-        budget -= chunk.data.len().max(1);
+        budget -= data.remaining().max(1);
     }
 }
