@@ -3,7 +3,7 @@
 use bytes::Buf;
 use ps_common::{Dtype, Element, Error, ErrorCode};
 
-use crate::numeric::first_non_finite;
+use crate::numeric::{first_non_finite, widest};
 
 /// A gradient, whole or growing.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,7 +92,7 @@ fn append<T: Element>(
         let whole = bytes.chunk().len() / size * size;
         if whole > 0 {
             let elements = bytes.chunk()[..whole].chunks_exact(size);
-            values.extend(elements.map(bytemuck::pod_read_unaligned::<T>));
+            widest(|| values.extend(elements.map(bytemuck::pod_read_unaligned::<T>)));
             bytes.advance(whole);
         } else {
             // An element that lies in two pieces.
