@@ -27,10 +27,10 @@ pub const PREFIX_BYTES: usize = 5;
 const DATA_TAG: u8 = 15 << 3 | 2;
 /// Of one number of protobuf.
 const VARINT_BYTES_MAX: usize = 10;
-/// Shorter pieces are copied together: each one kept as it came keeps alive the buffer that it is
-/// part of, and a message may come in as many pieces as it has bytes. A frame of HTTP/2's default
-/// size is not shorter.
-const PIECE_BYTES_MIN: usize = 16 << 10;
+/// Shorter pieces are copied together on their way in: each one kept as it came keeps alive the buffer
+/// that it is part of, and a message may come in as many pieces as it has bytes. A frame of HTTP/2's
+/// default size is not shorter.
+pub const PIECE_BYTES_MIN: usize = 16 << 10;
 
 /// A message with a tensor's bytes as its last field.
 pub trait Carrier: Message + Default {

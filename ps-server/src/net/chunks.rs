@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ps_common::calls::{PullHeader, PushResult};
-use ps_common::wire::frames::{Carrier, head};
+use ps_common::wire::frames::{Carrier, PIECE_BYTES_MIN, head, with_data};
 use ps_common::wire::pb;
 
 use crate::table::Snapshot;
@@ -62,6 +62,11 @@ pub(super) fn of_step(
     })
 }
 
+/// A short chunk is copied behind its head: a frame of its own costs more.
 fn parts(fields: impl Carrier, data: Bytes) -> impl Iterator<Item = Bytes> {
-    std::iter::once(head(&fields, data.len())).chain((!data.is_empty()).then_some(data))
+    let (first, second) = match data.len() < PIECE_BYTES_MIN {
+        true => (with_data(&fields, &data), None),
+        false => (head(&fields, data.len()), Some(data)),
+    };
+    std::iter::once(first).chain(second)
 }

@@ -152,3 +152,132 @@ impl HttpBody for Answer {
         self.is_over
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ps_common::wire::frames::plain;
+    use ps_common::wire::pb::PullRequest;
+    use std::collections::VecDeque;
+
+    /// A body that has arrived already.
+    struct Fixed(VecDeque<Result<Frame<Bytes>, Status>>);
+
+    impl HttpBody for Fixed {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.0.pop_front())
+        }
+    }
+
+    fn incoming(frames: Vec<Result<Frame<Bytes>, Status>>) -> Incoming {
+        let request = Request::new(Body::new(Fixed(frames.into())));
+        Incoming::of(request).expect("not compressed")
+    }
+
+    fn data(bytes: &[u8]) -> Result<Frame<Bytes>, Status> {
+        Ok(Frame::data(Bytes::copy_from_slice(bytes)))
+    }
+
+    fn trailers() -> Result<Frame<Bytes>, Status> {
+        Ok(Frame::trailers(HeaderMap::new()))
+    }
+
+    fn push(key: u64) -> Bytes {
+        plain(&PushRequest { key, data: Bytes::from_static(b"gradient"), ..Default::default() })
+    }
+
+    #[tokio::test]
+    async fn messages_end_where_the_caller_ends_the_stream() {
+        let both = [&push(1)[..], &push(2)].concat();
+        let cancelled = || Err(Status::cancelled("taken back"));
+        for end in [vec![], vec![trailers()], vec![cancelled()], vec![data(&[]), trailers()]] {
+            let mut frames = vec![data(&both[..9]), data(&both[9..])];
+            frames.extend(end);
+            let mut incoming = incoming(frames);
+            for key in [1, 2] {
+                let arrived = incoming.chunk().await.expect("valid").expect("one more");
+                assert_eq!(arrived.fields.key, key);
+            }
+            assert!(incoming.chunk().await.expect("an end").is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_inside_a_message_is_an_error() {
+        for cut in [1, 5, 8] {
+            let mut incoming = incoming(vec![data(&push(1)[..cut]), trailers()]);
+            let status = incoming.chunk().await.expect_err("half a message");
+            assert_eq!(status.code(), Code::Internal, "{cut}");
+        }
+        let mut incoming = incoming(vec![Err(Status::unknown("broken"))]);
+        assert_eq!(incoming.chunk().await.expect_err("broken").code(), Code::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_call_of_one_message_takes_the_first_and_wants_one() {
+        let pull = |rank| plain(&PullRequest { rank, ..Default::default() });
+        let mut two = incoming(vec![data(&pull(7)), data(&pull(8))]);
+        assert_eq!(two.only::<PullRequest>().await.expect("there is one").rank, 7);
+        let none = incoming(vec![]).only::<PullRequest>().await.expect_err("there is none");
+        assert_eq!(none.code(), Code::Internal);
+    }
+
+    #[test]
+    fn compression_is_refused_by_name() {
+        for (encoding, is_refused) in [("identity", false), ("gzip", true), ("x", true)] {
+            let mut request = Request::new(Body::empty());
+            request.headers_mut().insert(ENCODING, encoding.parse().expect("a value"));
+            match Incoming::of(request) {
+                Ok(_) => assert!(!is_refused, "{encoding}"),
+                Err(status) => {
+                    assert!(is_refused && status.code() == Code::Unimplemented, "{status}");
+                    assert!(status.message().contains(encoding), "{status}");
+                    assert_eq!(
+                        status.metadata().get("grpc-accept-encoding").expect("set"),
+                        "identity"
+                    );
+                }
+            }
+        }
+    }
+
+    /// The answer's bytes and the status in its trailers.
+    async fn read(answer: Response<Body>) -> (Vec<u8>, Code) {
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/grpc");
+        let (mut body, mut bytes) = (answer.into_body(), Vec::new());
+        loop {
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            match frame.expect("trailers come last").expect("no error").into_data() {
+                Ok(data) => bytes.extend(data),
+                Err(frame) => {
+                    let trailers = frame.into_trailers().expect("the only other kind");
+                    let status = Status::from_header_map(&trailers).expect("there is a status");
+                    assert!(body.is_end_stream());
+                    return (bytes, status.code());
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_with_its_status() {
+        assert_eq!(read(single(push(3))).await, (push(3).to_vec(), Code::Ok));
+        let (sender, outgoing) = mpsc::channel(2);
+        sender.try_send(Err(Status::aborted("late"))).expect("room");
+        assert_eq!(read(streamed(outgoing)).await, (vec![], Code::Aborted));
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_word_on_its_end_is_not_taken_for_whole() {
+        let (sender, outgoing) = mpsc::channel(2);
+        sender.try_send(Ok(push(3))).expect("room");
+        drop(sender);
+        assert_eq!(read(streamed(outgoing)).await, (push(3).to_vec(), Code::Internal));
+    }
+}
