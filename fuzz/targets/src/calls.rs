@@ -248,9 +248,10 @@ impl World {
         let message = pb::PushRequest { header: Some(header), dtype, key: 0, last: true, data };
         let mut message = sent(&message);
         let header = message.header.take().expect("it has one");
+        let data = std::mem::take(&mut message.data);
         let push = PushHeader::try_from(header)
             .and_then(|header| Assembly::begin(&self.driver, header))
-            .and_then(|assembly| assembly.take(&message));
+            .and_then(|assembly| assembly.take(&message, data.into()));
         let push = match push {
             Ok(Progress::Whole(push)) => push,
             Ok(Progress::More(_)) => panic!("the last message is the last"),

@@ -143,8 +143,9 @@ fn push_of(driver: &Driver, messages: Vec<pb::PushRequest>) -> Option<Result<Pus
         Ok(assembly) => assembly,
         Err(error) => return Some(Err(error.code)),
     };
-    for message in std::iter::once(first).chain(messages) {
-        assembly = match assembly.take(&message) {
+    for mut message in std::iter::once(first).chain(messages) {
+        let data = std::mem::take(&mut message.data);
+        assembly = match assembly.take(&message, data.into()) {
             Ok(Progress::More(assembly)) => assembly,
             Ok(Progress::Whole(push)) => return Some(Ok(push)),
             Err(error) => return Some(Err(error.code)),

@@ -4,6 +4,7 @@
 //! a typed [`crate::Error`], and nothing downstream validates again.
 
 mod enums;
+pub mod frames;
 mod membership;
 mod operator;
 pub mod parameters;

@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
+use bytes::Buf;
 use ps_common::calls::{Caller, PushHeader};
+use ps_common::wire::frames::{Arrived, Pieces};
 use ps_common::wire::{PARAMETERS_MESSAGE_BYTES_MAX, pb};
 use ps_common::{Dtype, Error, ErrorCode};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
+use super::hot::Incoming;
 use super::shell::Shell;
 use crate::core::Input;
 use crate::driver::Driver;
@@ -56,17 +59,17 @@ impl<'a> Assembly<'a> {
         Ok(Self { driver, header, gradient, digest, dim, dtype })
     }
 
-    /// The next message, its header taken out if it is the first.
+    /// The next message, its header taken out if it is the first, and its data apart.
     ///
     /// # Errors
     /// The refusal of the push, of which nothing is left.
-    pub fn take(mut self, chunk: &pb::PushRequest) -> Result<Progress<'a>, Error> {
-        if let Err(error) = append(chunk, &mut self.gradient, self.dim, self.dtype) {
+    pub fn take(mut self, fields: &pb::PushRequest, data: Pieces) -> Result<Progress<'a>, Error> {
+        data.iter().for_each(|piece| self.digest.update(piece));
+        if let Err(error) = append(fields, data, &mut self.gradient, self.dim, self.dtype) {
             self.driver.recycle(self.gradient);
             return Err(error);
         }
-        self.digest.update(&chunk.data);
-        if !chunk.last {
+        if !fields.last {
             return Ok(Progress::More(self));
         }
         let (header, gradient) = (self.header, self.gradient);
@@ -89,22 +92,25 @@ impl From<Error> for Failure {
     }
 }
 
+/// One message of a push.
+type Chunk = Arrived<pb::PushRequest>;
+
 /// Reads one push, in which the sender may be silent for `stall`; `None` where the stream ends instead of beginning one.
 ///
 /// A refused push is read to its end (as far as theta is long) before the refusal is told, so that
 /// the sender is listening by then.
 pub(super) async fn read_push(
     shell: &Shell,
-    stream: &mut Streaming<pb::PushRequest>,
+    stream: &mut Incoming,
     stall: Duration,
 ) -> Result<Option<Push>, Failure> {
-    let first = match stream.message().await {
+    let first: Chunk = match stream.chunk().await {
         Ok(Some(first)) => first,
         Ok(None) => return Ok(None),
         Err(status) => return Err(Failure::Broken(status)),
     };
     let mut caller = None;
-    let mut ended = first.last;
+    let mut ended = first.fields.last;
     let mut rest = Chunks { stream, stall };
     let result = assemble(shell, &mut rest, first, &mut caller, &mut ended).await;
     if let Err(Failure::Refused(error)) = &result {
@@ -118,19 +124,19 @@ pub(super) async fn read_push(
 
 /// What follows the first chunk of a push.
 struct Chunks<'a> {
-    stream: &'a mut Streaming<pb::PushRequest>,
+    stream: &'a mut Incoming,
     stall: Duration,
 }
 
 async fn assemble(
     shell: &Shell,
     rest: &mut Chunks<'_>,
-    first: pb::PushRequest,
+    first: Chunk,
     caller: &mut Option<Caller>,
     ended: &mut bool,
 ) -> Result<Push, Failure> {
     let mut chunk = first;
-    let Some(header) = chunk.header.take() else {
+    let Some(header) = chunk.fields.header.take() else {
         let what = "the first message of a push has no header";
         return Err(Error::new(ErrorCode::BadField, what).with("field", "header").into());
     };
@@ -138,18 +144,18 @@ async fn assemble(
     *caller = Some(header.caller);
     let mut assembly = Assembly::begin(shell.driver(), header)?;
     loop {
-        assembly = match assembly.take(&chunk)? {
+        assembly = match assembly.take(&chunk.fields, chunk.data)? {
             Progress::Whole(push) => return Ok(push),
             Progress::More(assembly) => assembly,
         };
         chunk = rest.next().await?;
-        *ended = chunk.last;
+        *ended = chunk.fields.last;
     }
 }
 
 impl Chunks<'_> {
-    async fn next(&mut self) -> Result<pb::PushRequest, Failure> {
-        match tokio::time::timeout(self.stall, self.stream.message()).await {
+    async fn next(&mut self) -> Result<Chunk, Failure> {
+        match tokio::time::timeout(self.stall, self.stream.chunk()).await {
             Ok(Ok(Some(chunk))) => Ok(chunk),
             Ok(Ok(None)) => Err(Error::new(
                 ErrorCode::BadField,
@@ -168,6 +174,7 @@ impl Chunks<'_> {
 
 fn append(
     chunk: &pb::PushRequest,
+    data: Pieces,
     gradient: &mut Gradient,
     dim: usize,
     dtype: Dtype,
@@ -179,7 +186,7 @@ fn append(
         )
         .with("field", "header"));
     }
-    if chunk.data.is_empty() {
+    if !data.has_remaining() {
         return Err(Error::new(ErrorCode::Empty, "a chunk carries no elements"));
     }
     let got = match pb::Dtype::try_from(chunk.dtype) {
@@ -203,7 +210,7 @@ fn append(
         .with("want", gradient.len())
         .with("got", chunk.key));
     }
-    gradient.append(&chunk.data, dim)?;
+    gradient.append(data, dim)?;
     if chunk.last && gradient.len() != dim {
         return Err(Error::new(
             ErrorCode::DimMismatch,
@@ -219,10 +226,11 @@ fn append(
 async fn drain(shell: &Shell, rest: &mut Chunks<'_>) {
     let theta_bytes = shell.driver().shape().map_or(0, |(dim, dtype)| dim * dtype.size_bytes());
     let mut budget = theta_bytes + PARAMETERS_MESSAGE_BYTES_MAX;
-    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(rest.stall, rest.stream.message()).await {
-        if chunk.last || chunk.data.len() >= budget {
+    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(rest.stall, rest.stream.chunk()).await {
+        let Arrived { fields, data, .. } = chunk;
+        if fields.last || data.remaining() >= budget {
             return;
         }
-        budget -= chunk.data.len().max(1);
+        budget -= data.remaining().max(1);
     }
 }

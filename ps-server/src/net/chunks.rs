@@ -1,26 +1,28 @@
-//! theta on its way out: one message a chunk, without a copy of its bytes on our side.
+//! theta on its way out: one message a chunk, in two parts, its head and its chunk as theta has it.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ps_common::calls::{PullHeader, PushResult};
+use ps_common::wire::frames::{Carrier, PIECE_BYTES_MIN, head, with_data};
 use ps_common::wire::pb;
 
 use crate::table::Snapshot;
 
-/// The chunks of an answer to Pull.
+/// The parts of an answer to Pull.
 pub(super) fn of_pull(
     header: PullHeader,
     theta: Arc<Snapshot>,
-) -> impl Iterator<Item = pb::PullResponse> + Send + 'static {
+) -> impl Iterator<Item = Bytes> + Send + 'static {
     let (dim, size) = (theta.dim as u64, theta.dtype.size_bytes());
     let dtype = pb::Dtype::from(theta.dtype).into();
     let mut bytes_before = 0usize;
     let n_chunks = theta.chunks.len();
-    (0..n_chunks).map(move |i| {
+    (0..n_chunks).flat_map(move |i| {
         let data = theta.chunks[i].clone();
         let key = (bytes_before / size) as u64;
         bytes_before += data.len();
-        pb::PullResponse {
+        let fields = pb::PullResponse {
             version: theta.version,
             state: pb::JobState::from(header.state).into(),
             dtype,
@@ -29,31 +31,42 @@ pub(super) fn of_pull(
             waited_us: u64::try_from(header.waited.as_micros()).unwrap_or(u64::MAX),
             key,
             last: i + 1 == n_chunks,
-            data,
-        }
+            data: Bytes::new(),
+        };
+        parts(fields, data)
     })
 }
 
-/// The messages of an answer to one step of PushPull; without theta, its result alone.
+/// The parts of an answer to one step of PushPull; without theta, its result alone.
 pub(super) fn of_step(
     result: PushResult,
     theta: Option<Arc<Snapshot>>,
-) -> impl Iterator<Item = pb::PushPullResponse> + Send + 'static {
+) -> impl Iterator<Item = Bytes> + Send + 'static {
     let n_chunks = theta.as_ref().map_or(0, |theta| theta.chunks.len());
     let mut bytes_before = 0usize;
-    (0..n_chunks.max(1)).map(move |i| {
-        let mut message = pb::PushPullResponse {
+    (0..n_chunks.max(1)).flat_map(move |i| {
+        let mut fields = pb::PushPullResponse {
             result: (i == 0).then(|| result.into()),
             last: i + 1 >= n_chunks,
             ..Default::default()
         };
+        let mut data = Bytes::new();
         if let Some(theta) = &theta {
-            message.dtype = pb::Dtype::from(theta.dtype).into();
-            message.version = theta.version;
-            message.key = (bytes_before / theta.dtype.size_bytes()) as u64;
-            message.data = theta.chunks[i].clone();
-            bytes_before += message.data.len();
+            fields.dtype = pb::Dtype::from(theta.dtype).into();
+            fields.version = theta.version;
+            fields.key = (bytes_before / theta.dtype.size_bytes()) as u64;
+            data = theta.chunks[i].clone();
+            bytes_before += data.len();
         }
-        message
+        parts(fields, data)
     })
+}
+
+/// A short chunk is copied behind its head: a frame of its own costs more.
+fn parts(fields: impl Carrier, data: Bytes) -> impl Iterator<Item = Bytes> {
+    let (first, second) = match data.len() < PIECE_BYTES_MIN {
+        true => (with_data(&fields, &data), None),
+        false => (head(&fields, data.len()), Some(data)),
+    };
+    std::iter::once(first).chain(second)
 }

@@ -5,6 +5,7 @@ mod chunks;
 mod connections;
 mod entrance;
 mod gate;
+mod hot;
 mod lanes;
 mod membership;
 mod operator;

@@ -93,9 +93,9 @@ impl HttpBody for Held {
     }
 }
 
-/// Where an answer's messages go, and how long their reader may leave them lying.
-pub(super) struct Outlet<T> {
-    pub(super) messages: mpsc::Sender<Result<T, Status>>,
+/// Where an answer's bytes go, and how long their reader may leave them lying.
+pub(super) struct Outlet {
+    pub(super) bytes: mpsc::Sender<Result<Bytes, Status>>,
     pub(super) peer: Peer,
     pub(super) stall: Duration,
     pub(super) turnaways: Arc<Turnaways>,
@@ -105,14 +105,14 @@ pub(super) struct Outlet<T> {
 #[derive(Debug)]
 pub(super) struct ReaderGone;
 
-impl<T> Outlet<T> {
-    /// Sends one message on. A reader that takes nothing for too long loses its connection: there is
-    /// no other way to get back what lies in its buffers.
+impl Outlet {
+    /// Sends `bytes` on, or the status that ends the answer. A reader that takes nothing for too long
+    /// loses its connection: there is no other way to get back what lies in its buffers.
     ///
     /// # Errors
     /// [`ReaderGone`].
-    pub(super) async fn send(&self, message: Result<T, Status>) -> Result<(), ReaderGone> {
-        match tokio::time::timeout(self.stall, self.messages.send(message)).await {
+    pub(super) async fn send(&self, bytes: Result<Bytes, Status>) -> Result<(), ReaderGone> {
+        match tokio::time::timeout(self.stall, self.bytes.send(bytes)).await {
             Ok(sent) => sent.map_err(|_| ReaderGone),
             Err(_) => {
                 let detail = format!("it read nothing of an answer for {:?}", self.stall);

@@ -8,10 +8,7 @@ use std::time::Duration;
 use ps_common::exit::ExitError;
 use ps_common::wire::pb::membership_server::MembershipServer;
 use ps_common::wire::pb::operator_server::OperatorServer;
-use ps_common::wire::pb::parameters_server::ParametersServer;
-use ps_common::wire::{
-    CHUNK_BYTES, CONTROL_MESSAGE_BYTES_MAX, FILE_DESCRIPTOR_SET, PARAMETERS_MESSAGE_BYTES_MAX,
-};
+use ps_common::wire::{CHUNK_BYTES, CONTROL_MESSAGE_BYTES_MAX, FILE_DESCRIPTOR_SET};
 use tonic::body::Body;
 use tonic::codegen::http;
 use tonic::server::NamedService;
@@ -42,7 +39,7 @@ const STREAMS_MAX: u32 = 256;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 
 const MEMBERSHIP: &str = <MembershipServer<MembershipService> as NamedService>::NAME;
-const PARAMETERS: &str = <ParametersServer<ParametersService> as NamedService>::NAME;
+const PARAMETERS: &str = ParametersService::NAME;
 const OPERATOR: &str = <OperatorServer<OperatorService> as NamedService>::NAME;
 
 /// What the health service says.
@@ -85,8 +82,7 @@ fn routes(shell: &Arc<Shell>, stall: Duration, turnaways: Arc<Turnaways>) -> (Ro
     let v1 = reflection(new()).build_v1().expect("our own descriptor set is valid");
     let v1alpha = reflection(new()).build_v1alpha().expect("our own descriptor set is valid");
     let shell = || Arc::clone(shell);
-    let parameters = ParametersServer::new(ParametersService { shell: shell(), stall, turnaways })
-        .max_decoding_message_size(PARAMETERS_MESSAGE_BYTES_MAX);
+    let parameters = ParametersService { shell: shell(), stall, turnaways };
     let membership = MembershipServer::new(MembershipService { shell: shell() })
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
     let operator = OperatorServer::new(OperatorService { shell: shell() })

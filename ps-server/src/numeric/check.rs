@@ -2,11 +2,18 @@
 
 use ps_common::Element;
 
+use super::widest;
+
 /// Elements looked at between two decisions: the inner loop has no branch and vectorises.
 const BLOCK: usize = 256;
 
 /// Index of the first NaN or infinity.
 pub fn first_non_finite<T: Element>(values: &[T]) -> Option<usize> {
+    widest(|| find(values))
+}
+
+#[inline(always)]
+fn find<T: Element>(values: &[T]) -> Option<usize> {
     for (block, start) in values.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
         let all_finite = block.iter().fold(true, |all, x| all & x.is_finite());
         if !all_finite {

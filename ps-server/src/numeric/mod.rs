@@ -22,6 +22,7 @@ mod rule;
 mod schedule;
 mod sgd;
 mod sum;
+mod widest;
 
 pub use check::first_non_finite;
 pub use clip::{Norm, scale};
@@ -33,6 +34,7 @@ pub use rule::{Betas, Rule, SLOTS_MAX, Slots, Step};
 pub use schedule::Schedule;
 pub use sgd::{sgd_element, sgd_from};
 pub use sum::{add_scaled, weighted_sum};
+pub use widest::widest;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 
 use ps_common::Element;
 
+use super::widest;
+
 /// `theta -= lr * gradient`. Robbins and Monro 1951.
 ///
 /// # Panics
@@ -9,9 +11,11 @@ use ps_common::Element;
 pub(super) fn sgd<T: Element>(theta: &mut [T], gradient: &[T], lr: f64) {
     assert_eq!(theta.len(), gradient.len());
     let lr = T::from_f64(lr);
-    for (theta, &g) in theta.iter_mut().zip(gradient) {
-        *theta -= lr * g;
-    }
+    widest(|| {
+        for (theta, &g) in theta.iter_mut().zip(gradient) {
+            *theta -= lr * g;
+        }
+    });
 }
 
 /// `new = old - lr * gradient`: the same, from a theta that stays.
@@ -21,9 +25,11 @@ pub(super) fn sgd<T: Element>(theta: &mut [T], gradient: &[T], lr: f64) {
 pub fn sgd_from<T: Element>(new: &mut [T], old: &[T], gradient: &[T], lr: f64) {
     assert!(new.len() == old.len() && old.len() == gradient.len());
     let lr = T::from_f64(lr);
-    for ((new, &old), &g) in new.iter_mut().zip(old).zip(gradient) {
-        *new = old - lr * g;
-    }
+    widest(|| {
+        for ((new, &old), &g) in new.iter_mut().zip(old).zip(gradient) {
+            *new = old - lr * g;
+        }
+    });
 }
 
 /// One element's step with decay in its gradient, `theta - lr * (gradient + decay * theta)`, rounded

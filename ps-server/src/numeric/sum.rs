@@ -2,6 +2,8 @@
 
 use ps_common::Element;
 
+use super::widest;
+
 /// `sum[i] = weight_0 * g_0[i] + weight_1 * g_1[i] + ...`, summed left to right in the precision of
 /// `T`, so that the order of `parts` fixes every bit. A weight of exactly 1 costs no rounding.
 ///
@@ -19,9 +21,11 @@ pub fn weighted_sum<T: Element>(sum: &mut [T], parts: &[(&[T], f64)]) {
 
 fn scale<T: Element>(out: &mut [T], x: &[T], factor: T) {
     assert_eq!(out.len(), x.len());
-    for (out, &x) in out.iter_mut().zip(x) {
-        *out = factor * x;
-    }
+    widest(|| {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = factor * x;
+        }
+    });
 }
 
 /// `out += factor * x`.
@@ -30,9 +34,11 @@ fn scale<T: Element>(out: &mut [T], x: &[T], factor: T) {
 /// If lengths differ.
 pub fn add_scaled<T: Element>(out: &mut [T], x: &[T], factor: T) {
     assert_eq!(out.len(), x.len());
-    for (out, &x) in out.iter_mut().zip(x) {
-        *out += factor * x;
-    }
+    widest(|| {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out += factor * x;
+        }
+    });
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! A gradient on its way in: bytes checked while they are hot, cast into place.
 
+use bytes::Buf;
 use ps_common::dtype::as_le_bytes;
 use ps_common::{Dtype, Element, Error, ErrorCode};
 
 use super::room::{check_room, no_room};
-use crate::numeric::first_non_finite;
+use crate::numeric::{first_non_finite, widest};
 
 /// A gradient, whole or growing.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,12 +67,13 @@ impl Gradient {
         self.len() == 0
     }
 
-    /// Appends a chunk of a gradient of `dim` elements. On an error nothing is appended.
+    /// Appends a chunk of a gradient of `dim` elements, in however many pieces. On an error nothing is
+    /// appended.
     ///
     /// # Errors
     /// NON_FINITE with the first index, DIM_MISMATCH beyond `dim`, BAD_LENGTH for a broken element,
     /// OVERLOADED without memory for it and for the theta that it would make.
-    pub fn append(&mut self, bytes: &[u8], dim: usize) -> Result<(), GradientError> {
+    pub fn append(&mut self, bytes: impl Buf, dim: usize) -> Result<(), GradientError> {
         match self {
             Self::F32(values) => append(values, bytes, dim),
             Self::F64(values) => append(values, bytes, dim),
@@ -79,17 +81,21 @@ impl Gradient {
     }
 }
 
-fn append<T: Element>(values: &mut Vec<T>, bytes: &[u8], dim: usize) -> Result<(), GradientError> {
-    let size = size_of::<T>();
-    if !bytes.len().is_multiple_of(size) {
+fn append<T: Element>(
+    values: &mut Vec<T>,
+    mut bytes: impl Buf,
+    dim: usize,
+) -> Result<(), GradientError> {
+    let (n_bytes, size) = (bytes.remaining(), size_of::<T>());
+    if !n_bytes.is_multiple_of(size) {
         return Err(Error::new(
             ErrorCode::BadLength,
-            format!("{} bytes are no whole number of {} elements", bytes.len(), T::DTYPE),
+            format!("{n_bytes} bytes are no whole number of {} elements", T::DTYPE),
         )
-        .with("bytes", bytes.len()));
+        .with("bytes", n_bytes));
     }
     let start = values.len();
-    let end = start + bytes.len() / size;
+    let end = start + n_bytes / size;
     if end > dim {
         return Err(Error::new(
             ErrorCode::DimMismatch,
@@ -107,7 +113,19 @@ fn append<T: Element>(values: &mut Vec<T>, bytes: &[u8], dim: usize) -> Result<(
             .map_err(|_| no_room("a gradient", n_bytes(wanted)))?;
         check_room("the update by a gradient", n_bytes(wanted))?;
     }
-    values.extend(bytes.chunks_exact(size).map(bytemuck::pod_read_unaligned::<T>));
+    while bytes.has_remaining() {
+        let whole = bytes.chunk().len() / size * size;
+        if whole > 0 {
+            let elements = bytes.chunk()[..whole].chunks_exact(size);
+            widest(|| values.extend(elements.map(bytemuck::pod_read_unaligned::<T>)));
+            bytes.advance(whole);
+        } else {
+            // An element that lies in two pieces.
+            let mut element = T::ZERO;
+            bytes.copy_to_slice(bytemuck::bytes_of_mut(&mut element));
+            values.push(element);
+        }
+    }
     if let Some(index) = first_non_finite(&values[start..]) {
         let (key, value) = (start + index, values[start + index]);
         values.truncate(start);
@@ -133,8 +151,8 @@ mod tests {
         let mut gradient = Gradient::empty(Dtype::F32, None);
         gradient.append(as_le_bytes(&[1f32, 2.0]), 3).expect("fits");
         let before = gradient.clone();
-        assert_eq!(code(gradient.append(&[0; 5], 3)), Some(ErrorCode::BadLength));
-        assert_eq!(code(gradient.append(&[0; 8], 3)), Some(ErrorCode::DimMismatch));
+        assert_eq!(code(gradient.append(&[0; 5][..], 3)), Some(ErrorCode::BadLength));
+        assert_eq!(code(gradient.append(&[0; 8][..], 3)), Some(ErrorCode::DimMismatch));
         let error = gradient.append(as_le_bytes(&[f32::NAN]), 3).expect_err("NaN");
         assert_eq!((error.code, error.facts["index"].as_str()), (ErrorCode::NonFinite, "2"));
         assert_eq!(gradient, before);
@@ -155,5 +173,19 @@ mod tests {
         }
         let bad = Gradient::from_le_bytes(Dtype::F32, as_le_bytes(&[1f32, f32::NAN])).map(drop);
         assert_eq!(code(bad), Some(ErrorCode::NonFinite));
+    }
+
+    #[test]
+    fn elements_may_be_cut_anywhere() {
+        let values: Vec<f64> = (0..7).map(|i| f64::from(i) + 0.1).collect();
+        let bytes = as_le_bytes(&values);
+        for first in 0..=bytes.len() {
+            for second in first..=bytes.len() {
+                let mut gradient = Gradient::empty(Dtype::F64, None);
+                let rest = bytes[first..second].chain(&bytes[second..]);
+                gradient.append(bytes[..first].chain(rest), 7).expect("fits");
+                assert_eq!(gradient, Gradient::F64(values.clone()), "cut at {first}, {second}");
+            }
+        }
     }
 }

@@ -16,16 +16,19 @@ use ps_common::calls::{
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{JobState, WorkerStats};
 use ps_common::statistics::Statistics;
+use ps_common::wire::frames::{Arrived, PREFIX_BYTES};
 use ps_common::wire::pb::membership_client::MembershipClient;
 use ps_common::wire::pb::operator_client::OperatorClient;
 use ps_common::wire::pb::parameters_client::ParametersClient;
 use ps_common::wire::status::{Failure, from_status};
-use ps_common::wire::{self, parameters, pb};
+use ps_common::wire::{self, frames, parameters, pb};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::connect::{Approach, Line, NoConnection, Route};
 use super::retry::Budget;
 use super::steps::Steps;
+use super::stream::open;
 use super::tensor::{Assembly, ChunkHead, broken, chunks};
 
 /// An unanswered call is given up after this long; one that waits by its nature has this much on
@@ -44,9 +47,6 @@ const MERGE_DEADLINE: Duration = Duration::from_secs(600);
 /// A status lists every worker, so it may exceed what other answers may: gRPC's own default.
 const STATUS_BYTES_MAX: usize = 4 << 20;
 
-/// Bytes of gRPC before each message.
-pub(super) const PREFIX_BYTES: u64 = 5;
-
 /// Bytes of all messages through one client, each with its five-byte prefix.
 #[derive(Debug, Default)]
 pub struct Traffic {
@@ -57,12 +57,12 @@ pub struct Traffic {
 impl Traffic {
     /// Counts a message of `message_bytes` that goes out.
     pub(super) fn count_sent(&self, message_bytes: usize) {
-        self.sent.fetch_add(message_bytes as u64 + PREFIX_BYTES, Ordering::Relaxed);
+        self.sent.fetch_add((message_bytes + PREFIX_BYTES) as u64, Ordering::Relaxed);
     }
 
     /// Counts a message of `message_bytes` that came in.
     pub(super) fn count_received(&self, message_bytes: usize) {
-        self.received.fetch_add(message_bytes as u64 + PREFIX_BYTES, Ordering::Relaxed);
+        self.received.fetch_add((message_bytes + PREFIX_BYTES) as u64, Ordering::Relaxed);
     }
 
     /// Bytes sent so far.
@@ -249,19 +249,22 @@ impl Client {
         theta: &mut [T],
     ) -> Result<PullHeader, Failure> {
         let wait = *request.wait_max.get_or_insert(WAIT_MAX);
-        let request = pb::PullRequest::from(request);
-        self.traffic.count_sent(request.encoded_len());
-        let mut stub = self.parameters.clone();
+        let request = frames::plain(&pb::PullRequest::from(request));
+        self.traffic.count_sent(request.len() - PREFIX_BYTES);
+        let (requests, queue) = mpsc::channel(1);
+        requests.try_send(request).expect("there is room for it");
+        drop(requests);
         let limit = wait + CALL_DEADLINE;
-        let mut answers = within(limit, stub.pull(request)).await?.into_inner();
+        let mut answers = open(self.line.clone(), "/ps.v1.Parameters/Pull", queue);
         let dim = theta.len() as u64;
         let mut assembly = Assembly::new(theta);
         let mut header = None;
         loop {
-            let Some(chunk) = within(limit, answers.message()).await? else {
+            let arrived = within(limit, answers.next::<pb::PullResponse>()).await?;
+            let Some(Arrived { fields: chunk, data, message_bytes }) = arrived else {
                 return Err(broken("theta ends before its last chunk"));
             };
-            self.traffic.count_received(chunk.encoded_len());
+            self.traffic.count_received(message_bytes);
             if chunk.dim != dim {
                 return Err(broken(format!("theta of {} elements, not {dim}", chunk.dim)));
             }
@@ -274,9 +277,9 @@ impl Client {
                 key: chunk.key,
                 last: chunk.last,
             };
-            if assembly.accept(head, &chunk.data)? {
+            if assembly.accept(head, data)? {
                 // Reading to the end lets the stream close in order.
-                while within(limit, answers.message()).await?.is_some() {}
+                while within(limit, answers.next::<pb::PullResponse>()).await?.is_some() {}
                 return header.ok_or_else(|| broken("theta without a header"));
             }
         }
@@ -296,8 +299,8 @@ impl Client {
         let messages: Vec<_> = messages(header, gradient).collect();
         messages.iter().for_each(|message| self.traffic.count_sent(message.encoded_len()));
         let mut stub = self.parameters.clone();
-        let answer = within(wait + CALL_DEADLINE, stub.push(tokio_stream::iter(messages)));
-        let answer = answer.await?.into_inner();
+        let answer = answered(stub.push(tokio_stream::iter(messages)));
+        let answer = within(wait + CALL_DEADLINE, answer).await?.into_inner();
         self.traffic.count_received(answer.encoded_len());
         let result = answer.result.ok_or_else(|| broken("a push answered without a result"))?;
         PushResult::try_from(result).map_err(broken)
@@ -315,7 +318,7 @@ impl Client {
         call: impl AsyncFnOnce(Q) -> Result<tonic::Response<A>, tonic::Status>,
     ) -> Result<A, Failure> {
         self.traffic.count_sent(request.encoded_len());
-        let answer = within(limit, call(request)).await?.into_inner();
+        let answer = within(limit, answered(call(request))).await?.into_inner();
         self.traffic.count_received(answer.encoded_len());
         Ok(answer)
     }
@@ -338,12 +341,16 @@ pub(super) fn messages<T: Element>(
 /// The call's answer, or a failed connection where none came in time.
 pub(super) async fn within<T>(
     limit: Duration,
-    call: impl Future<Output = Result<T, tonic::Status>>,
+    call: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     match tokio::time::timeout(limit, call).await {
-        Ok(answer) => answer.map_err(|status| from_status(&status)),
+        Ok(answer) => answer,
         Err(_) => Err(Failure::Transport(format!("no answer within {limit:?}"))),
     }
+}
+
+async fn answered<T>(call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, Failure> {
+    call.await.map_err(|status| from_status(&status))
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 pub mod client;
 pub mod connect;
 pub mod evaluate;
-mod framing;
 mod lesson;
 pub mod link;
 pub mod retry;

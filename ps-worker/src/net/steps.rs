@@ -6,25 +6,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use ps_common::calls::{Outcome, PushHeader, PushResult};
 use ps_common::job::JobState;
+use ps_common::wire::frames::{Arrived, PREFIX_BYTES, with_data};
 use ps_common::wire::pb;
 use ps_common::wire::status::Failure;
 use ps_common::{Element, dtype};
 use tokio::sync::mpsc;
 
-use super::client::{CALL_DEADLINE, Traffic, WAIT_MAX};
+use super::client::{CALL_DEADLINE, Traffic, WAIT_MAX, within};
 use super::connect::Line;
-use super::framing::{Head, PREFIX_BYTES, decode_head, encode};
 use super::stream::{Incoming, open};
 use super::tensor::{Assembly, ChunkHead, broken, chunks};
 
 /// Chunks between the copy out of the gradient and the connection: enough to keep it busy, few
 /// enough to stay in cache.
 const CHUNKS_QUEUED: usize = 4;
-/// The fields of an answer beside its data take far less.
-const HEAD_BYTES_MAX: usize = 4096;
 
 /// A stream of steps. After an error every further step fails: open another.
 #[derive(Debug)]
@@ -99,7 +97,7 @@ impl Steps {
                     last: chunk.last,
                     data: Bytes::new(),
                 };
-                let message = encode(&fields, dtype::as_le_bytes(chunk.values));
+                let message = with_data(&fields, dtype::as_le_bytes(chunk.values));
                 let n_bytes = message.len() - PREFIX_BYTES;
                 match tokio::time::timeout(CALL_DEADLINE, requests.send(message)).await {
                     Ok(Ok(())) => traffic.count_sent(n_bytes),
@@ -116,10 +114,10 @@ impl Steps {
         tokio::select! {
             biased;
             sent = send => sent?,
-            early = answers.more() => return Err(match early {
+            early = answers.next::<pb::PushPullResponse>() => return Err(match early {
                 Err(failure) => failure,
-                Ok(false) => ended(),
-                Ok(true) => broken("an answer before the push was whole"),
+                Ok(None) => ended(),
+                Ok(Some(_)) => broken("an answer before the push was whole"),
             }),
         }
         let (result, version) = receive(limit, answers, traffic, theta).await?;
@@ -133,32 +131,16 @@ fn ended() -> Failure {
     Failure::Transport("the server closed the stream of steps".to_owned())
 }
 
-/// Bytes that arrive within `limit`.
-async fn more(limit: Duration, answers: &mut Incoming) -> Result<(), Failure> {
-    match tokio::time::timeout(limit, answers.more()).await {
-        Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Err(ended()),
-        Ok(Err(failure)) => Err(failure),
-        Err(_) => Err(Failure::Transport(format!("no answer within {limit:?}"))),
-    }
-}
-
-/// The next message up to its data, which stay in `answers`.
-async fn next_head(limit: Duration, answers: &mut Incoming) -> Result<Head, Failure> {
-    loop {
-        if let Some(head) = decode_head(answers.bytes())? {
-            answers.consume(head.head_len);
-            return Ok(head);
-        }
-        if answers.bytes().len() > HEAD_BYTES_MAX {
-            return Err(broken("a chunk without data"));
-        }
-        more(limit, answers).await?;
-    }
+/// The next message, if it arrives within `limit`.
+async fn next(
+    limit: Duration,
+    answers: &mut Incoming,
+) -> Result<Arrived<pb::PushPullResponse>, Failure> {
+    within(limit, answers.next()).await?.ok_or_else(ended)
 }
 
 /// The answer to one push, and the version of the theta that came with it, if one came; `limit` runs
-/// anew whenever something arrives.
+/// anew with each chunk.
 async fn receive<T: Element>(
     limit: Duration,
     answers: &mut Incoming,
@@ -168,15 +150,15 @@ async fn receive<T: Element>(
     let mut assembly = Assembly::new(theta);
     let mut result = None;
     loop {
-        let Head { fields, head_len, data_len } = next_head(limit, answers).await?;
-        traffic.count_received(head_len - PREFIX_BYTES + data_len);
+        let Arrived { fields, data, message_bytes } = next(limit, answers).await?;
+        traffic.count_received(message_bytes);
         let result = match (result, fields.result) {
             (None, Some(first)) => *result.insert(PushResult::try_from(first).map_err(broken)?),
             (Some(result), None) => result,
             (None, None) => return Err(broken("an answer that begins without a result")),
             (Some(_), Some(_)) => return Err(broken("two results in one answer")),
         };
-        if result.outcome == Outcome::Waiting && fields.last && data_len == 0 {
+        if result.outcome == Outcome::Waiting && fields.last && !data.has_remaining() {
             return Ok((result, None));
         }
         let head = ChunkHead {
@@ -185,18 +167,7 @@ async fn receive<T: Element>(
             key: fields.key,
             last: fields.last,
         };
-        let mut place = assembly.place(head, data_len)?;
-        while !place.is_empty() {
-            if answers.bytes().is_empty() {
-                more(limit, answers).await?;
-            }
-            let n = place.len().min(answers.bytes().len());
-            let (filled, rest) = place.split_at_mut(n);
-            filled.copy_from_slice(&answers.bytes()[..n]);
-            answers.consume(n);
-            place = rest;
-        }
-        if head.last {
+        if assembly.accept(head, data)? {
             return Ok((result, Some(head.version)));
         }
     }

@@ -1,14 +1,17 @@
-//! One bidirectional gRPC call as bytes in and bytes out.
+//! One gRPC call as bytes out and messages in, without the copies of the generated codec.
 //!
-//! Owns headers, trailers and the status in them. Knows no messages: see `framing`.
+//! Owns headers, trailers and the status in them; how messages lie in bytes is the business of
+//! `wire::frames`. Knows no field of any message.
 
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body as _, Frame};
+use ps_common::wire::PARAMETERS_MESSAGE_BYTES_MAX;
+use ps_common::wire::frames::{Arrived, Carrier, Inbox};
 use ps_common::wire::status::{Failure, from_status};
 use tokio::sync::mpsc;
 use tonic::body::Body;
@@ -16,6 +19,7 @@ use tonic::codegen::{Service, http};
 use tonic::{Code, Status};
 
 use super::connect::Line;
+use super::tensor::broken;
 
 type Opening = Pin<Box<dyn Future<Output = Result<Body, Failure>> + Send>>;
 
@@ -28,8 +32,8 @@ pub(super) enum Incoming {
     Open {
         /// The rest of the answer.
         body: Body,
-        /// Arrived, not consumed.
-        bytes: Bytes,
+        /// What of it has arrived.
+        inbox: Inbox,
     },
     /// Nothing more comes.
     Ended,
@@ -46,59 +50,39 @@ impl fmt::Debug for Incoming {
 }
 
 impl Incoming {
-    /// Arrived, not consumed.
-    pub(super) fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Open { bytes, .. } => bytes,
-            Self::Opening(_) | Self::Ended => &[],
-        }
-    }
-
-    /// Drops the first `n` of [`Incoming::bytes`].
-    pub(super) fn consume(&mut self, n: usize) {
-        if let Self::Open { bytes, .. } = self {
-            bytes.advance(n);
-        }
-    }
-
-    /// Waits for more bytes, which follow those not consumed. `Ok(false)`: the call has ended
-    /// well. Nothing is lost when the future is dropped.
-    pub(super) async fn more(&mut self) -> Result<bool, Failure> {
+    /// The next message; `None`: the call has ended well. Nothing is lost when the future is dropped.
+    pub(super) async fn next<M: Carrier>(&mut self) -> Result<Option<Arrived<M>>, Failure> {
         if let Self::Opening(opening) = self {
             let body = opening.await?;
-            *self = Self::Open { body, bytes: Bytes::new() };
+            *self = Self::Open { body, inbox: Inbox::default() };
         }
-        let Self::Open { body, bytes } = self else { return Ok(false) };
+        let Self::Open { body, inbox } = self else { return Ok(None) };
         loop {
+            let arrived = inbox.next_chunk(PARAMETERS_MESSAGE_BYTES_MAX);
+            if let Some(arrived) = arrived.map_err(|status| broken(status.message()))? {
+                return Ok(Some(arrived));
+            }
             let frame = match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
                 None => return Err(Failure::Transport("the stream broke off".to_owned())),
                 Some(Err(status)) => return Err(from_status(&status)),
                 Some(Ok(frame)) => frame,
             };
             match frame.into_data() {
-                Ok(data) if data.is_empty() => {}
-                Ok(data) => {
-                    *bytes = if bytes.is_empty() { data } else { joined(bytes, &data) };
-                    return Ok(true);
-                }
+                Ok(data) => inbox.put(data),
                 Err(frame) => {
-                    let trailers = frame.into_trailers().unwrap_or_default();
-                    return check_status(&trailers).map(|()| false);
+                    check_status(&frame.into_trailers().unwrap_or_default())?;
+                    return match inbox.is_empty() {
+                        true => Ok(None),
+                        false => Err(broken("the call ended inside a message")),
+                    };
                 }
             }
         }
     }
 }
 
-fn joined(first: &[u8], second: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(first.len() + second.len());
-    bytes.extend_from_slice(first);
-    bytes.extend_from_slice(second);
-    bytes.freeze()
-}
-
 /// Calls `path`. The messages of `queue` go out with their prefixes, each as a frame; when its
-/// sender is dropped the request ends. Nothing happens before the first [`Incoming::more`].
+/// sender is dropped the request ends. Nothing happens before the first [`Incoming::next`].
 pub(super) fn open(mut line: Line, path: &'static str, queue: mpsc::Receiver<Bytes>) -> Incoming {
     Incoming::Opening(Box::pin(async move {
         let mut request = http::Request::new(Body::new(Outgoing(queue)));

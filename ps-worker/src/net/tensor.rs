@@ -2,6 +2,7 @@
 //!
 //! Knows keys, dtypes and lengths; nothing of streams or calls.
 
+use bytes::Buf;
 use ps_common::Element;
 use ps_common::wire::CHUNK_BYTES;
 use ps_common::wire::status::Failure;
@@ -61,13 +62,14 @@ impl<'a, T: Element> Assembly<'a, T> {
     }
 
     /// Copies a chunk to its place. `Ok(true)`: theta is complete.
-    pub(super) fn accept(&mut self, head: ChunkHead, data: &[u8]) -> Result<bool, Failure> {
-        self.place(head, data.len())?.copy_from_slice(data);
+    pub(super) fn accept(&mut self, head: ChunkHead, mut data: impl Buf) -> Result<bool, Failure> {
+        let place = self.place(head, data.remaining())?;
+        data.copy_to_slice(place);
         Ok(head.last)
     }
 
     /// The place of a chunk of `n_bytes`, which the caller fills; the last one completes theta.
-    pub(super) fn place(&mut self, head: ChunkHead, n_bytes: usize) -> Result<&mut [u8], Failure> {
+    fn place(&mut self, head: ChunkHead, n_bytes: usize) -> Result<&mut [u8], Failure> {
         let wanted = i32::from(ps_common::wire::pb::Dtype::from(T::DTYPE));
         if head.dtype != wanted {
             return Err(broken(format!(
@@ -157,8 +159,8 @@ mod tests {
         for (wrong, n_bytes, says) in cases {
             let mut theta = [0f64; 3];
             let mut assembly = Assembly::new(&mut theta);
-            assert_eq!(assembly.accept(head(0, false), &[0; 8]), Ok(false));
-            let failure = assembly.accept(wrong, &vec![0; n_bytes]).expect_err(says);
+            assert_eq!(assembly.accept(head(0, false), &[0; 8][..]), Ok(false));
+            let failure = assembly.accept(wrong, &vec![0; n_bytes][..]).expect_err(says);
             assert!(failure.to_string().contains(says), "{failure} does not say {says}");
         }
     }

@@ -69,6 +69,9 @@ pub struct Args {
     /// TCP congestion control of both sides' sockets
     #[arg(long, default_value = "reno")]
     pub congestion: Congestion,
+    /// Put gRPC, and it alone, inside TLS 1.3, with certificates from a folder that `psctl certs` made
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
     /// End with one line of JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -96,6 +99,17 @@ pub(super) struct Job {
     /// Element type.
     #[arg(long)]
     pub(super) dtype: Dtype,
+}
+
+/// What the bytes of a cell go over.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, clap::Args)]
+pub(super) struct Way {
+    /// Congestion control to set on every socket; absent: leave the system's.
+    #[arg(long)]
+    pub(super) congestion: Option<String>,
+    /// Folder with certificates; absent: plaintext.
+    #[arg(long)]
+    pub(super) tls: Option<PathBuf>,
 }
 
 impl Job {

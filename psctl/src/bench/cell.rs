@@ -7,7 +7,7 @@ use ps_common::exit::ExitError;
 use ps_common::job::Mode;
 
 use super::Side;
-use super::args::Job;
+use super::args::{Job, Way};
 use super::process::Fleet;
 use super::{measure, work};
 
@@ -44,10 +44,10 @@ pub(super) struct Sample {
 pub(super) fn measure(
     side: Side,
     job: &Job,
-    congestion: Option<&str>,
+    way: &Way,
     aim: Duration,
 ) -> Result<Sample, ExitError> {
-    let mut fleet = Fleet::start(side, job, congestion)?;
+    let mut fleet = Fleet::start(side, job, way)?;
     let (warmed_up, seconds_per_step) = warm_up(&mut fleet, job, aim)?;
     // One push is kept for the check.
     let steps = choose_steps(aim, seconds_per_step).min(pushes_max(job) - warmed_up - 1);

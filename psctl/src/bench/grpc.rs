@@ -15,8 +15,10 @@ use ps_common::job::{Fingerprint, JobState, Mode, PROTOCOL_VERSION, Role};
 use ps_common::tables::{Table, Tables};
 use ps_common::wire::status::Failure;
 use ps_server::args::ServerArgs as RealServerArgs;
-use ps_worker::net::{Approach, Client, Steps};
+use ps_worker::credentials::CredentialArgs;
+use ps_worker::net::{Approach, Client, Credentials, Steps};
 
+use super::args::Way;
 use super::role::{ServerArgs, WorkerArgs};
 use super::work::LEARNING_RATE;
 
@@ -68,7 +70,13 @@ fn real_args(args: &ServerArgs) -> Result<RealServerArgs, ExitError> {
     if job.mode == Mode::Sync {
         arguments.push("--aggregate=sum".into());
     }
-    arguments.extend(args.congestion.as_ref().map(|name| format!("--congestion={name}").into()));
+    let Way { congestion, tls } = &args.way;
+    arguments.extend(congestion.as_ref().map(|name| format!("--congestion={name}").into()));
+    if let Some(folder) = tls {
+        for (flag, file) in [("--tls-cert", "server.pem"), ("--tls-key", "server-key.pem")] {
+            arguments.extend([flag.into(), folder.join(file).into_os_string()]);
+        }
+    }
     RealServerArgs::command()
         .mut_args(|arg| arg.env(clap::builder::Resettable::Reset))
         .try_get_matches_from(arguments)
@@ -78,8 +86,13 @@ fn real_args(args: &ServerArgs) -> Result<RealServerArgs, ExitError> {
 
 /// Joins as rank `args.rank`.
 pub(super) async fn connect(args: &WorkerArgs) -> Result<Connection, ExitError> {
-    let url = args.address.to_string();
-    let approach = Approach { congestion: args.congestion.clone(), ..Approach::default() };
+    let Way { congestion, tls } = args.way.clone();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", args.address);
+    let tls_ca = tls.map(|folder| folder.join("ca.pem"));
+    let credentials =
+        Credentials::load(&CredentialArgs { tls_ca, ..CredentialArgs::default() }, &url)?;
+    let approach = Approach { congestion, credentials };
     let client = Client::connect_with(&url, CONNECT_PATIENCE, &approach).await?;
     let tables = Tables::new(vec![Table::zeros("theta", &[args.job.n as u64], false)])
         .map_err(|e| ExitError::config("--sizes makes no theta").because(e))?;
@@ -159,7 +172,7 @@ mod tests {
         let (told, address) = std::sync::mpsc::channel();
         // It serves until the test's process ends.
         std::thread::spawn(move || {
-            serve(&ServerArgs { job, congestion: None }, |address| {
+            serve(&ServerArgs { job, way: Way::default() }, |address| {
                 told.send(address).map_err(io::Error::other)
             })
         });
@@ -168,7 +181,7 @@ mod tests {
         runtime.expect("a runtime").block_on(async {
             let mut workers = Vec::new();
             for rank in 0..job.workers {
-                let args = WorkerArgs { job, congestion: None, address, rank };
+                let args = WorkerArgs { job, way: Way::default(), address, rank };
                 workers.push(connect(&args).await.expect("joins"));
             }
             let mut theta = vec![T::ZERO; job.n];

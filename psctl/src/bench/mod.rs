@@ -22,7 +22,7 @@ use std::io::{self, Write};
 
 use ps_common::exit::{Exit, ExitError};
 
-use args::Job;
+use args::{Job, Way};
 use cell::Sample;
 use measure::Machine;
 use table::{Results, Row};
@@ -75,6 +75,8 @@ pub fn run(args: &Args, out: &mut impl Write, progress: &mut impl Write) -> Resu
         ));
     }
 
+    let plain = Way { congestion: congestion.set, tls: None };
+    let way = Way { tls: args.tls.clone(), ..plain.clone() };
     let mut rows = Vec::new();
     for job in args.jobs() {
         let (mut grpc, mut raw) = (Vec::new(), Vec::new());
@@ -86,7 +88,8 @@ pub fn run(args: &Args, out: &mut impl Write, progress: &mut impl Write) -> Resu
                 if side == Side::Grpc && args.raw_only {
                     continue;
                 }
-                let sample = cell::measure(side, &job, congestion.set.as_deref(), args.seconds)?;
+                let way = if side == Side::Grpc { &way } else { &plain };
+                let sample = cell::measure(side, &job, way, args.seconds)?;
                 note(&progress_line(side, &job, repeat, args.repeats, &sample));
                 match side {
                     Side::Grpc => grpc.push(sample),
@@ -96,7 +99,7 @@ pub fn run(args: &Args, out: &mut impl Write, progress: &mut impl Write) -> Resu
         }
         rows.push(Row::new(&job, &grpc, &raw));
     }
-    let results = Results { machine, rows };
+    let results = Results { machine, tls: args.tls.is_some(), rows };
     write_results(&results, args.json, out)
         .map_err(|e| ExitError::new(Exit::Io, "cannot write the results").because(e))?;
     args.plot.as_ref().map_or(Ok(()), |path| plot::chart(&results).write(path))

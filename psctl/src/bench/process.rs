@@ -13,7 +13,7 @@ use ps_common::exit::{Exit, ExitError};
 use ps_common::flags;
 
 use super::Side;
-use super::args::Job;
+use super::args::{Job, Way};
 use super::protocol::{Order, Report, say};
 
 /// The server's place among the processes; the worker of rank r follows at r + 1.
@@ -44,17 +44,10 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Starts all processes and returns when every worker is connected.
-    pub(super) fn start(
-        side: Side,
-        job: &Job,
-        congestion: Option<&str>,
-    ) -> Result<Self, ExitError> {
+    pub(super) fn start(side: Side, job: &Job, way: &Way) -> Result<Self, ExitError> {
         let (speaker, heard) = mpsc::channel();
         let mut fleet = Self { processes: Vec::new(), heard, speaker };
-        let common: Vec<OsString> = flags::to_arguments(job)
-            .into_iter()
-            .chain(congestion.map(|name| format!("--congestion={name}").into()))
-            .collect();
+        let common = [flags::to_arguments(job), flags::to_arguments(way)].concat();
         fleet.spawn(&format!("{side}-server"), &common, "")?;
         let (_, report) = fleet.hear(PATIENCE)?;
         let Report::Listening { address } = report else {

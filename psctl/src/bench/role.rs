@@ -9,7 +9,7 @@ use clap::Subcommand;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::{Dtype, Element};
 
-use super::args::Job;
+use super::args::{Job, Way};
 use super::protocol::{Order, Report, say};
 use super::{grpc, raw, socket, work};
 
@@ -33,9 +33,8 @@ enum Role {
 pub(super) struct ServerArgs {
     #[command(flatten)]
     pub(super) job: Job,
-    /// To set on every socket; absent: leave the system's.
-    #[arg(long)]
-    pub(super) congestion: Option<String>,
+    #[command(flatten)]
+    pub(super) way: Way,
 }
 
 /// What a worker of either side is told.
@@ -43,9 +42,8 @@ pub(super) struct ServerArgs {
 pub(super) struct WorkerArgs {
     #[command(flatten)]
     pub(super) job: Job,
-    /// To set on every socket; absent: leave the system's.
-    #[arg(long)]
-    pub(super) congestion: Option<String>,
+    #[command(flatten)]
+    pub(super) way: Way,
     /// Of the server.
     #[arg(long)]
     pub(super) address: SocketAddr,
@@ -100,7 +98,7 @@ fn announce(address: SocketAddr) -> io::Result<()> {
 }
 
 fn raw_server<T: Element>(args: &ServerArgs) -> Result<(), ExitError> {
-    let served = socket::listen(args.congestion.as_deref()).and_then(|listener| {
+    let served = socket::listen(args.way.congestion.as_deref()).and_then(|listener| {
         announce(listener.local_addr()?)?;
         raw::server::serve::<T>(&listener, &args.job)
     });
@@ -114,7 +112,7 @@ fn raw_worker<T: Element>(
     orders: &mpsc::Receiver<Order>,
 ) -> Result<(), ExitError> {
     let failed = |e| ExitError::new(Exit::Io, "the bare-socket worker failed").because(e);
-    let stream = raw::worker::connect(args.address, args.rank, args.congestion.as_deref())
+    let stream = raw::worker::connect(args.address, args.rank, args.way.congestion.as_deref())
         .map_err(failed)?;
     obey::<T>(args, orders, |gradient, theta, steps| {
         raw::worker::steps(&stream, gradient, theta, steps).map_err(failed)

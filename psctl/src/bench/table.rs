@@ -17,6 +17,8 @@ use super::measure::{Machine, median};
 pub(super) struct Results {
     /// Where.
     pub(super) machine: Machine,
+    /// Whether gRPC went inside TLS.
+    pub(super) tls: bool,
     /// One per cell.
     pub(super) rows: Vec<Row>,
 }
@@ -166,12 +168,13 @@ pub(super) fn show(results: &Results) -> String {
     let machine = &results.machine;
     let mut text = format!(
         "{}, {} cores, {}, kernel {}, load average {:.2} before the run\n\
-         loopback TCP, congestion control {} (the system's is {})\n\n{SIDES}\n{COLUMNS}\n",
+         loopback TCP{}, congestion control {} (the system's is {})\n\n{SIDES}\n{COLUMNS}\n",
         machine.cpu,
         machine.cores,
         show_bytes(machine.memory_bytes),
         machine.kernel,
         machine.load_average,
+        if results.tls { ", gRPC inside TLS 1.3" } else { "" },
         machine.congestion_control,
         machine.congestion_control_system,
     );

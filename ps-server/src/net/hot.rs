@@ -1,0 +1,283 @@
+//! A call of the `Parameters` service as HTTP/2 carries it: messages straight out of the request's
+//! body, and an answer's body that hands on what it is given.
+//!
+//! It stands where tonic's generated service would, for the sake of `wire::frames`: that service
+//! copies each message on its way in and out. Statuses, limits and trailers are those of tonic, and
+//! no client can tell. Knows no field of any message.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame};
+use prost::Message;
+use ps_common::wire::PARAMETERS_MESSAGE_BYTES_MAX;
+use ps_common::wire::frames::{Arrived, Inbox};
+use ps_common::wire::pb::PushRequest;
+use tokio::sync::mpsc;
+use tonic::body::Body;
+use tonic::codegen::http::{HeaderMap, HeaderName, Request, Response, header};
+use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataValue};
+use tonic::{Code, Status};
+
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+
+/// A call's messages, in order.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    body: Body,
+    inbox: Inbox,
+}
+
+impl Incoming {
+    /// The messages of `request`.
+    ///
+    /// # Errors
+    /// UNIMPLEMENTED where they are compressed.
+    pub(super) fn of(request: Request<Body>) -> Result<Self, Status> {
+        if let Some(encoding) = request.headers().get(ENCODING)
+            && encoding != "identity"
+        {
+            let mut status = Status::unimplemented(format!(
+                "Content is compressed with `{}` which isn't supported",
+                String::from_utf8_lossy(encoding.as_bytes())
+            ));
+            let accepted = MetadataValue::from_static("identity");
+            status.metadata_mut().insert("grpc-accept-encoding", accepted);
+            return Err(status);
+        }
+        Ok(Self { body: request.into_body(), inbox: Inbox::default() })
+    }
+
+    /// The next message of a push; `None` where the caller has ended the stream. Nothing
+    /// is lost when the future is dropped.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Arrived<PushRequest>>, Status> {
+        loop {
+            if let Some(arrived) = self.inbox.next_chunk(PARAMETERS_MESSAGE_BYTES_MAX)? {
+                return Ok(Some(arrived));
+            }
+            if !self.more().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The only message of a call that has one.
+    pub(super) async fn only<M: Message + Default>(&mut self) -> Result<M, Status> {
+        let mut only = None;
+        loop {
+            // Read to the end, so that the stream closes in order.
+            while let Some(message) = self.inbox.next_message(PARAMETERS_MESSAGE_BYTES_MAX)? {
+                only.get_or_insert(message);
+            }
+            if !self.more().await? {
+                return only.ok_or_else(|| Status::internal("Missing request message."));
+            }
+        }
+    }
+
+    /// Waits for more to arrive; `false`: there is no more.
+    async fn more(&mut self) -> Result<bool, Status> {
+        match std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    self.inbox.put(data);
+                    return Ok(true);
+                }
+                Err(_trailers) => {}
+            },
+            // The caller has taken the call back.
+            Some(Err(status)) if status.code() == Code::Cancelled => return Ok(false),
+            Some(Err(status)) => return Err(status),
+            None => {}
+        }
+        match self.inbox.is_empty() {
+            true => Ok(false),
+            false => Err(Status::internal("Unexpected EOF decoding stream.")),
+        }
+    }
+}
+
+/// An answer's bytes in the order in which they are to go out; the status, OK or not, ends it.
+pub(super) type Outgoing = mpsc::Receiver<Result<Bytes, Status>>;
+
+/// The answer to a call whose messages come through `outgoing`.
+pub(super) fn streamed(outgoing: Outgoing) -> Response<Body> {
+    response(Body::new(Answer { outgoing, is_over: false }))
+}
+
+/// The answer of one message, prefix included.
+pub(super) fn single(message: Bytes) -> Response<Body> {
+    let (sender, outgoing) = mpsc::channel(2);
+    for part in [Ok(message), Err(Status::ok(""))] {
+        sender.try_send(part).expect("there is room for both");
+    }
+    streamed(outgoing)
+}
+
+fn response(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
+}
+
+struct Answer {
+    outgoing: Outgoing,
+    is_over: bool,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let status = match ready!(self.outgoing.poll_recv(cx)) {
+            Some(Ok(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Some(Err(status)) => status,
+            None => Status::internal("the server failed inside this call; its log says where"),
+        };
+        self.is_over = true;
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers)?;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ps_common::wire::frames::plain;
+    use ps_common::wire::pb::PullRequest;
+    use std::collections::VecDeque;
+
+    /// A body that has arrived already.
+    struct Fixed(VecDeque<Result<Frame<Bytes>, Status>>);
+
+    impl HttpBody for Fixed {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.0.pop_front())
+        }
+    }
+
+    fn incoming(frames: Vec<Result<Frame<Bytes>, Status>>) -> Incoming {
+        let request = Request::new(Body::new(Fixed(frames.into())));
+        Incoming::of(request).expect("not compressed")
+    }
+
+    fn data(bytes: &[u8]) -> Result<Frame<Bytes>, Status> {
+        Ok(Frame::data(Bytes::copy_from_slice(bytes)))
+    }
+
+    fn trailers() -> Result<Frame<Bytes>, Status> {
+        Ok(Frame::trailers(HeaderMap::new()))
+    }
+
+    fn push(key: u64) -> Bytes {
+        plain(&PushRequest { key, data: Bytes::from_static(b"gradient"), ..Default::default() })
+    }
+
+    #[tokio::test]
+    async fn messages_end_where_the_caller_ends_the_stream() {
+        let both = [&push(1)[..], &push(2)].concat();
+        let cancelled = || Err(Status::cancelled("taken back"));
+        for end in [vec![], vec![trailers()], vec![cancelled()], vec![data(&[]), trailers()]] {
+            let mut frames = vec![data(&both[..9]), data(&both[9..])];
+            frames.extend(end);
+            let mut incoming = incoming(frames);
+            for key in [1, 2] {
+                let arrived = incoming.chunk().await.expect("valid").expect("one more");
+                assert_eq!(arrived.fields.key, key);
+            }
+            assert!(incoming.chunk().await.expect("an end").is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_inside_a_message_is_an_error() {
+        for cut in [1, 5, 8] {
+            let mut incoming = incoming(vec![data(&push(1)[..cut]), trailers()]);
+            let status = incoming.chunk().await.expect_err("half a message");
+            assert_eq!(status.code(), Code::Internal, "{cut}");
+        }
+        let mut incoming = incoming(vec![Err(Status::unknown("broken"))]);
+        assert_eq!(incoming.chunk().await.expect_err("broken").code(), Code::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_call_of_one_message_takes_the_first_and_wants_one() {
+        let pull = |rank| plain(&PullRequest { rank, ..Default::default() });
+        let mut two = incoming(vec![data(&pull(7)), data(&pull(8))]);
+        assert_eq!(two.only::<PullRequest>().await.expect("there is one").rank, 7);
+        let none = incoming(vec![]).only::<PullRequest>().await.expect_err("there is none");
+        assert_eq!(none.code(), Code::Internal);
+    }
+
+    #[test]
+    fn compression_is_refused_by_name() {
+        for (encoding, is_refused) in [("identity", false), ("gzip", true), ("x", true)] {
+            let mut request = Request::new(Body::empty());
+            request.headers_mut().insert(ENCODING, encoding.parse().expect("a value"));
+            match Incoming::of(request) {
+                Ok(_) => assert!(!is_refused, "{encoding}"),
+                Err(status) => {
+                    assert!(is_refused && status.code() == Code::Unimplemented, "{status}");
+                    assert!(status.message().contains(encoding), "{status}");
+                    assert_eq!(
+                        status.metadata().get("grpc-accept-encoding").expect("set"),
+                        "identity"
+                    );
+                }
+            }
+        }
+    }
+
+    /// The answer's bytes and the status in its trailers.
+    async fn read(answer: Response<Body>) -> (Vec<u8>, Code) {
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/grpc");
+        let (mut body, mut bytes) = (answer.into_body(), Vec::new());
+        loop {
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            match frame.expect("trailers come last").expect("no error").into_data() {
+                Ok(data) => bytes.extend(data),
+                Err(frame) => {
+                    let trailers = frame.into_trailers().expect("the only other kind");
+                    let status = Status::from_header_map(&trailers).expect("there is a status");
+                    assert!(body.is_end_stream());
+                    return (bytes, status.code());
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_with_its_status() {
+        assert_eq!(read(single(push(3))).await, (push(3).to_vec(), Code::Ok));
+        let (sender, outgoing) = mpsc::channel(2);
+        sender.try_send(Err(Status::aborted("late"))).expect("room");
+        assert_eq!(read(streamed(outgoing)).await, (vec![], Code::Aborted));
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_word_on_its_end_is_not_taken_for_whole() {
+        let (sender, outgoing) = mpsc::channel(2);
+        sender.try_send(Ok(push(3))).expect("room");
+        drop(sender);
+        assert_eq!(read(streamed(outgoing)).await, (push(3).to_vec(), Code::Internal));
+    }
+}
