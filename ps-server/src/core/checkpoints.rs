@@ -19,9 +19,9 @@ pub(super) struct Captures {
     /// Somebody wants another one, besides what intervals say.
     wanted: bool,
     /// Calls that wait for the next one.
-    waiting: Vec<CallId>,
+    waiting: Vec<(CallId, Wish)>,
     /// Calls that wait for the one that is under way.
-    served: Vec<CallId>,
+    served: Vec<(CallId, Wish)>,
     /// theta's version in the newest one.
     version: u64,
     /// When it was taken.
@@ -32,6 +32,15 @@ pub(super) struct Captures {
     has_base: bool,
     window: Window,
     pub(super) facts: Facts,
+}
+
+/// What a call wants that waits for a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// The checkpoint.
+    Checkpoint,
+    /// To leave, once its last word is durable.
+    Leave,
 }
 
 /// How far the newest one is.
@@ -87,8 +96,9 @@ impl Captures {
 
     /// The caller is gone.
     pub(super) fn forget(&mut self, call: CallId) {
-        self.waiting.retain(|&waiting| waiting != call);
-        self.served.retain(|&served| served != call);
+        for calls in [&mut self.waiting, &mut self.served] {
+            calls.retain(|&(waiting, _)| waiting != call);
+        }
     }
 
     /// theta has moved.
@@ -127,12 +137,23 @@ impl Core {
         } else if self.job.is_none() {
             not_initialized()
         } else {
-            self.captures.waiting.extend(call);
+            self.captures.waiting.extend(call.map(|call| (call, Wish::Checkpoint)));
             self.captures.want();
             return self.proceed(now, out);
         };
         if let Some(call) = call {
             self.refuse(now, call, None, refusal, out);
+        }
+    }
+
+    /// Answers the goodbye `call`. Of a finishing job it is answered once the last word is durable: who
+    /// has left does not come back, so that a server that went back further would wait in vain.
+    pub(super) fn farewell(&mut self, call: CallId, out: &mut Vec<Effect>) {
+        if self.state == JobState::Finishing && self.config.checkpoints.is_some() {
+            self.captures.waiting.push((call, Wish::Leave));
+            self.captures.want();
+        } else {
+            out.push(Effect::Reply { call, answer: self.state_answer() });
         }
     }
 
@@ -238,8 +259,11 @@ impl Core {
                 let window = &mut self.captures.window;
                 window.durable = window.durable.max(version);
                 window.oldest = window.later.take();
-                for call in served {
-                    let answer = Answer::Checkpointed { version, path: path.clone() };
+                for (call, wish) in served {
+                    let answer = match wish {
+                        Wish::Checkpoint => Answer::Checkpointed { version, path: path.clone() },
+                        Wish::Leave => self.state_answer(),
+                    };
                     out.push(Effect::Reply { call, answer });
                 }
             }
@@ -251,7 +275,12 @@ impl Core {
                     let seconds = self.seconds(now);
                     self.record.event(seconds, "checkpoint failed", None, what.clone());
                 }
-                for call in served {
+                for (call, wish) in served {
+                    if wish == Wish::Leave {
+                        // It has said what it had to say; the end of the job tells of the disk.
+                        out.push(Effect::Reply { call, answer: self.state_answer() });
+                        continue;
+                    }
                     let error = Error::new(
                         ErrorCode::NotDurable,
                         format!(

@@ -268,7 +268,7 @@ impl Core {
                 self.lost(now, rank, "left before the end", out);
             }
         }
-        out.push(Effect::Reply { call, answer: self.state_answer() });
+        self.farewell(call, out);
         self.proceed(now, out);
         self.conclude_if_complete(out);
     }
@@ -316,10 +316,11 @@ impl Core {
             self.vacancy_ended(now, out);
         }
         self.end_in_time(now, out);
+        self.linger_end = self.linger_end.filter(|&end| end > now);
         self.capture_if_due(now, out);
         let lease = self.members.next_lease_end(|rank| self.waits.holds(rank));
         let waits = self.waits.next_deadline();
-        let rest = [waits, lease, self.next_vacancy_end(), self.time_limit()];
+        let rest = [waits, lease, self.next_vacancy_end(), self.time_limit(), self.linger_end];
         if let Some(next) = rest.into_iter().flatten().min() {
             self.wake_at(next);
         }

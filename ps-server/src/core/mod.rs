@@ -112,6 +112,8 @@ pub struct Core {
     draining: bool,
     /// The last update could not be written to the journal.
     unwritten: bool,
+    /// Of a job that was taken up again after its end: until then somebody may ask how it ended.
+    linger_end: Option<Time>,
     /// Nothing expires before.
     alarm: Time,
 }
@@ -151,6 +153,7 @@ impl Core {
             concluding: false,
             draining: false,
             unwritten: false,
+            linger_end: None,
             alarm: Time::MAX,
         }
     }
@@ -248,6 +251,11 @@ impl Core {
         &self.reason
     }
 
+    /// K.
+    pub fn n_workers(&self) -> u32 {
+        self.config.n_workers
+    }
+
     /// Updates committed.
     pub fn version(&self) -> u64 {
         self.version
@@ -258,6 +266,7 @@ impl Core {
         matches!(self.state, JobState::Done | JobState::Failed)
             && !self.concluding
             && self.captures.is_settled()
+            && self.linger_end.is_none()
             && self.members.all_gone()
     }
 

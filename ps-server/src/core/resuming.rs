@@ -108,6 +108,9 @@ impl Core {
                 holder.lease_end = now + self.config.lease;
             }
         }
+        if self.state == JobState::Finishing {
+            self.linger_end = Some(now + self.config.lease);
+        }
         self.captures.resumed(now, self.version);
         self.wake_at(now + self.config.lease);
         self.wake_at(now + self.config.replacement_timeout);

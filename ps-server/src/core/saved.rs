@@ -250,6 +250,20 @@ impl Core {
         Ok(core)
     }
 
+    /// A restored job, before its life begins, with another number of workers: all ranks begin anew
+    /// at the clock that the version means (version / K).
+    #[must_use]
+    pub fn dealt_anew(mut self, config: Config) -> Self {
+        let old = self.members.ranks.iter().map(Seat::of).collect();
+        self.members.ranks = vec![Rank::vacant(); config.n_workers as usize];
+        self.statistics.clear();
+        self.config = config;
+        self.begin_with_other_ranks(old);
+        self.reopen_round();
+        self.floor = self.reached();
+        self
+    }
+
     /// The job has another number of workers than before: none of the old ranks means anything any
     /// more, but what they did has counted.
     fn begin_with_other_ranks(&mut self, old: Vec<Seat>) {

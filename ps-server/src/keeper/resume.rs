@@ -66,6 +66,9 @@ pub(super) fn resume(
             what: format!("the journal's record of version {made}: {what}"),
         })
     })?;
+    if core.n_workers() != config.n_workers {
+        core = core.dealt_anew(config.clone());
+    }
     let resumption = Resumption { path, version, refused, recovered };
     let statistics = job.statistics();
     Ok(Some((job.id, Resumed { core, statistics, resumption })))
@@ -84,7 +87,9 @@ fn load(reader: &mut FileReader, life: Life<'_>) -> Result<Value, Error> {
         );
         return Err(reader.mismatch(what));
     }
-    let core = Core::restore(life.config.clone(), life.dtype, job.saved.clone())
+    // The journal's records are of the ranks that there were; others come after them.
+    let config = Config { n_workers: job.saved.n_workers(), ..life.config.clone() };
+    let core = Core::restore(config, life.dtype, job.saved.clone())
         .map_err(|e| reader.mismatch(e.message))?;
     let mut restoring = life.applier.restoring(job.saved.tables(), life.dtype, reader.version());
     loop {

@@ -157,7 +157,11 @@ impl Ledger {
                 (*call, Some(caller.rank), patience(None), Kind::Other)
             }
             Input::Leave { call, leave } => {
-                (*call, Some(leave.caller.rank), Time::ZERO, Kind::Other)
+                // A last word waits until it is durable.
+                let is_last =
+                    self.state == JobState::Finishing && self.config.checkpoints.is_some();
+                let wait = if is_last { Time::MAX - now } else { Time::ZERO };
+                (*call, Some(leave.caller.rank), wait, Kind::Other)
             }
             Input::Evaluate { call, evaluation } => {
                 (*call, Some(evaluation.caller.rank), Time::ZERO, Kind::Other)
