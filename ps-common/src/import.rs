@@ -47,14 +47,22 @@ enum Values {
 /// [`Exit::BadData`] where it is not what its ending says, or holds a number that is not finite: the
 /// message names the file, the place and what was expected.
 pub fn read_theta(path: &Path) -> Result<Imported, ExitError> {
-    let format = Format::of(path)?;
+    Format::of(path)?;
     let bytes = std::fs::read(path).map_err(|e| {
         ExitError::new(Exit::Io, format!("cannot read {}", path.display())).because(e)
     })?;
-    let parsed = match format {
-        Format::Npy => parse_npy(&bytes),
-        Format::Csv => parse_csv(&bytes),
-        Format::Safetensors => parse_safetensors(&bytes),
+    parse_theta(path, &bytes)
+}
+
+/// As [`read_theta`], of a file that holds `bytes`.
+///
+/// # Errors
+/// As there, but [`Exit::Io`].
+pub fn parse_theta(path: &Path, bytes: &[u8]) -> Result<Imported, ExitError> {
+    let parsed = match Format::of(path)? {
+        Format::Npy => parse_npy(bytes),
+        Format::Csv => parse_csv(bytes),
+        Format::Safetensors => parse_safetensors(bytes),
     };
     let bad = |what| ExitError::new(Exit::BadData, format!("{}: {what}", path.display()));
     let (values, parts, metadata) = parsed.map_err(bad)?;
@@ -332,7 +340,7 @@ fn parse_safetensors(bytes: &[u8]) -> Result<Parsed, String> {
         Some(other) => return Err(format!("holds elements of {other}, expected F32 or F64")),
         None => return Err("holds no tensors".to_owned()),
     };
-    let (mut at, mut parts) = (0, Vec::new());
+    let (mut at, mut parts) = (0usize, Vec::new());
     for (name, tensor) in &tensors {
         if tensor.dtype != tensors[0].1.dtype {
             return Err(format!("tensor `{name}` is {}, the first is {dtype}", tensor.dtype));
@@ -340,7 +348,8 @@ fn parse_safetensors(bytes: &[u8]) -> Result<Parsed, String> {
         let n = n_elements(&tensor.shape)
             .ok_or_else(|| format!("tensor `{name}` is empty or too large: {:?}", tensor.shape))?;
         let [from, to] = tensor.data_offsets;
-        if from != at || to.checked_sub(from) != n.checked_mul(dtype.size_bytes()) {
+        let end = n.checked_mul(dtype.size_bytes()).and_then(|bytes| at.checked_add(bytes));
+        if from != at || end != Some(to) {
             return Err(format!(
                 "tensor `{name}` has the bytes {from} to {to}, expected {n} elements of {dtype} \
                  from byte {at} on"
@@ -365,6 +374,17 @@ mod tests {
     fn tables() -> Tables {
         Tables::new(vec![Table::zeros("W", &[2, 3], true), Table::zeros("b,\"", &[2], false)])
             .expect("valid")
+    }
+
+    #[test]
+    fn a_tensor_that_ends_before_it_begins_is_refused() {
+        // 2^61 elements of 8 bytes are as little a length as -8 is.
+        let header = r#"{"a":{"dtype":"F64","shape":[2],"data_offsets":[0,16]},
+            "b":{"dtype":"F64","shape":[2305843009213693952],"data_offsets":[16,8]}}"#;
+        let length = (header.len() as u64).to_le_bytes();
+        let file = [&length[..], header.as_bytes(), &[0; 8]].concat();
+        let error = parse_theta(Path::new("theta.safetensors"), &file).expect_err("refused");
+        assert!(error.message.contains("tensor `b`"), "{error}");
     }
 
     fn round_trip<T: Element>(theta: &[T]) {

@@ -71,6 +71,7 @@ pub struct HistoryEntry {
     /// Of theta.
     pub version: u64,
     /// Objective over the training set, L2 term included.
+    #[serde(deserialize_with = "infinite_if_null")]
     pub loss: f64,
     /// Since the first join.
     pub seconds: f64,
@@ -196,4 +197,22 @@ pub struct Event {
     pub rank: Option<u32>,
     /// For a person.
     pub detail: String,
+}
+
+/// JSON has no infinity: a loss beyond the range of f64 is written as null.
+fn infinite_if_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
+}
+
+#[cfg(test)]
+mod infinite {
+    use super::*;
+
+    #[test]
+    fn a_loss_beyond_the_range_reads_back() {
+        let entry = HistoryEntry { round: 1.0, version: 1, loss: f64::INFINITY, seconds: 0.5 };
+        let text = serde_json::to_string(&entry).expect("JSON");
+        let again: HistoryEntry = serde_json::from_str(&text).expect("its own JSON");
+        assert_eq!(again, entry);
+    }
 }

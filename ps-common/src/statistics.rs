@@ -103,7 +103,7 @@ impl Statistics {
                     return;
                 }
                 let (a, b) = (*n_samples as f64, *n_other as f64);
-                *n_samples += n_other;
+                *n_samples = n_samples.saturating_add(*n_other);
                 for (((m, d), &mo), &dev) in
                     mean.iter_mut().zip(deviations).zip(mean_other).zip(dev_other)
                 {
@@ -116,7 +116,7 @@ impl Statistics {
                 Self::Range { n_samples, min, max },
                 Self::Range { n_samples: n_other, min: min_other, max: max_other },
             ) => {
-                *n_samples += n_other;
+                *n_samples = n_samples.saturating_add(*n_other);
                 for (lo, &x) in min.iter_mut().zip(min_other) {
                     *lo = lo.min(x);
                 }
@@ -138,6 +138,21 @@ mod tests {
             statistics.add(row);
         }
         statistics
+    }
+
+    #[test]
+    fn counts_beyond_the_largest_number_stay_there() {
+        for empty in [Statistics::moments(1), Statistics::range(1)] {
+            let mut many = empty.clone();
+            match &mut many {
+                Statistics::Moments { n_samples, .. } | Statistics::Range { n_samples, .. } => {
+                    *n_samples = u64::MAX;
+                }
+            }
+            let mut merged = many.clone();
+            merged.merge(&many);
+            assert_eq!(merged.n_samples(), u64::MAX);
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::core::{
 use crate::keeper::{Keeper, Late, Resumed, Resumption};
 use crate::numeric::Optimizer;
 use crate::storage;
-use crate::table::{Gradient, Snapshot};
+use crate::table::{Gradient, Snapshot, check_room};
 
 /// An answer with all that goes with it.
 #[derive(Debug, Clone)]
@@ -142,8 +142,14 @@ impl Driver {
     /// core makes theta by.
     ///
     /// # Errors
-    /// CONFIG_MISMATCH, if it is to start from a file of other tables.
+    /// CONFIG_MISMATCH, if it is to start from a file of other tables; OVERLOADED, if there is no
+    /// memory for it, the version after it and a gradient.
     pub fn check_start(&self, tables: &Tables) -> Result<(), Error> {
+        if self.shape().is_none() {
+            let element_bytes = self.core.lock().dtype().size_bytes();
+            let theta_bytes = tables.dim() as u64 * element_bytes as u64;
+            check_room("theta and its updates", theta_bytes.saturating_mul(3))?;
+        }
         let Some(start) = self.applier.start() else { return Ok(()) };
         start.check_tables(tables).map_err(|differs| {
             Error::new(ErrorCode::ConfigMismatch, format!("the server's --theta-in {differs}"))
@@ -217,7 +223,13 @@ impl Driver {
             for effect in effects {
                 match effect {
                     Effect::Reply { call, answer } => {
+                        // If its record was lost, only a checkpoint makes durable what it says,
+                        // and there may be no other push to ask for one.
+                        let is_again = is_duplicate(&answer);
                         self.reply(call, answer, theta.as_ref(), deliver);
+                        if is_again && self.wants_checkpoint() {
+                            inputs.push_back(Input::Checkpoint { call: None });
+                        }
                     }
                     Effect::Create { .. } => {}
                     Effect::Update(order) => orders.push_back(order),
@@ -233,10 +245,14 @@ impl Driver {
             let Some(order) = orders.pop_front() else { return aftermath };
             let result = self.update(&order).map(|made| fresh = Some(made));
             inputs.push_back(Input::Updated { name: order.name(), result });
-            if self.keeper.as_ref().is_some_and(|keeper| keeper.wants_checkpoint()) {
+            if self.wants_checkpoint() {
                 inputs.push_back(Input::Checkpoint { call: None });
             }
         }
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        self.keeper.as_ref().is_some_and(Keeper::wants_checkpoint)
     }
 
     /// Carries out an update, recorded where updates are.
@@ -297,14 +313,7 @@ impl Driver {
         deliver: &mut dyn FnMut(CallId, Delivery),
     ) -> Aftermath {
         self.applier.hold(call, gradient);
-        let aftermath = self.feed(clock, input, deliver);
-        // Where all wait for a journal that has failed, pushes are only sent again: no update comes
-        // that would ask for the checkpoint which takes its place.
-        let stuck = self.keeper.as_ref().is_some_and(Keeper::has_failed);
-        if stuck && self.feed(clock, Input::Checkpoint { call: None }, deliver) != Aftermath::None {
-            return Aftermath::Conclude;
-        }
-        aftermath
+        self.feed(clock, input, deliver)
     }
 
     /// Keeps a rank's feature statistics until all are in.
@@ -427,6 +436,10 @@ impl Driver {
         }
         merged
     }
+}
+
+fn is_duplicate(answer: &Answer) -> bool {
+    matches!(answer, Answer::Pushed(PushResult { outcome: Outcome::Duplicate, .. }))
 }
 
 fn expect_theta(theta: Option<&View>) -> Arc<Snapshot> {

@@ -219,11 +219,6 @@ impl Keeper {
         journal.has_failed() || journal.bytes_since_rotation() >= self.settings.journal_bytes_max
     }
 
-    /// Whether nothing becomes durable until there is another checkpoint.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.files.journal.get().is_some_and(Journal::has_failed)
-    }
-
     /// Calls `then` once all that is recorded is durable, or it is known that it will not be: at
     /// once where there is no journal.
     pub(crate) fn when_durable(&self, then: impl FnOnce(Result<(), Error>) + Send + 'static) {
@@ -288,7 +283,12 @@ impl Files {
             }
             Ok(())
         });
-        let result = saved.map_err(in_full).map(|saved| {
+        let saved = saved.map_err(|error| {
+            let what = in_full(error);
+            tracing::error!(version, "a checkpoint could not be written: {what}");
+            what
+        });
+        let result = saved.map(|saved| {
             for what in &saved.not_deleted {
                 tracing::warn!("an old checkpoint could not be deleted: {what}");
             }

@@ -15,7 +15,7 @@ use ps_common::import::{Imported, read_theta};
 use ps_common::job::JobState;
 use ps_common::wire::CHUNK_BYTES;
 use ps_common::{Dtype, ErrorCode};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -117,7 +117,7 @@ pub async fn run_and_tell(
         spec.config.boot = keeper.boot();
         say(&durability.loss_window(args.crew.mode));
     }
-    let listener = bind(&args).await?;
+    let listener = bind(&args)?;
     let address = listener
         .local_addr()
         .map_err(|e| ExitError::new(Exit::Io, "the listener has no address").because(e))?;
@@ -333,9 +333,20 @@ fn linger(shell: &Shell) -> Duration {
     }
 }
 
-async fn bind(args: &ServerArgs) -> Result<TcpListener, ExitError> {
+/// As many connections as may come at once, and wait to be accepted: all workers of a large job.
+const BACKLOG: u32 = 4096;
+
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that is started again need not wait for the end of old connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind(args: &ServerArgs) -> Result<TcpListener, ExitError> {
     let listen = args.serve.listen;
-    let listener = TcpListener::bind(listen).await.map_err(|e| {
+    let listener = listen_on(listen).map_err(|e| {
         let hint = match e.kind() {
             std::io::ErrorKind::AddrInUse => "another program has this port; choose another one",
             std::io::ErrorKind::AddrNotAvailable => "this machine has no such address",

@@ -1,12 +1,15 @@
 //! A caller of the wire that sends what a test wants, well-formed or not.
 
 use bytes::{Buf, BufMut, Bytes};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use ps_common::wire::pb;
 use ps_common::wire::pb::membership_client::MembershipClient;
 use ps_common::wire::pb::operator_client::OperatorClient;
 use ps_common::wire::pb::parameters_client::ParametersClient;
+use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
+use tonic::codegen::{Service, http};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
@@ -26,6 +29,8 @@ pub struct Caller {
     pub rank: u32,
     /// The same.
     pub incarnation: u64,
+    /// The clock that it owes, as the server said last.
+    pub clock: u64,
 }
 
 /// What became of a push: its result, or the status.
@@ -65,7 +70,11 @@ impl Caller {
     /// Connects to `address` (`host:port`).
     pub async fn connect(address: &str) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-        let channel = endpoint.tcp_nodelay(true).connect().await.expect("the server serves");
+        Self::over(endpoint.tcp_nodelay(true).connect().await.expect("the server serves"))
+    }
+
+    /// A caller that has not joined, over a connection that stands.
+    pub fn over(channel: Channel) -> Self {
         Self {
             membership: MembershipClient::new(channel.clone()),
             parameters: ParametersClient::new(channel.clone()),
@@ -73,6 +82,7 @@ impl Caller {
             channel,
             rank: u32::MAX,
             incarnation: 0,
+            clock: 0,
         }
     }
 
@@ -99,19 +109,45 @@ impl Caller {
     pub async fn join(&mut self, request: pb::JoinRequest) -> Result<pb::JoinResponse, Status> {
         let answer = self.membership.join(request).await?.into_inner();
         (self.rank, self.incarnation) = (answer.rank, answer.incarnation);
+        self.clock = answer.clock;
         Ok(answer)
     }
 
     /// Pushes these messages as they are.
     pub async fn push_messages(&mut self, messages: Vec<pb::PushRequest>) -> Sent {
         let answer = self.parameters.push(tokio_stream::iter(messages)).await?;
-        Ok(answer.into_inner().result.expect("an answer has a result"))
+        let result = answer.into_inner().result.expect("an answer has a result");
+        self.clock = result.clock;
+        Ok(result)
     }
 
     /// Pushes a gradient of f32 in one message.
     pub async fn push(&mut self, clock: u64, version: u64, gradient: &[f32]) -> Sent {
         let message = self.message(clock, version, gradient);
         self.push_messages(vec![message]).await
+    }
+
+    /// Pulls, and pushes a gradient for the clock that it owes.
+    pub async fn step(&mut self, gradient: &[f32]) -> Sent {
+        let (version, _) = self.pull().await?;
+        self.push(self.clock, version, gradient).await
+    }
+
+    /// A push as [`Caller::push`], to be answered within `wait_ms_max`.
+    pub async fn push_within(
+        &mut self,
+        wait_ms_max: u32,
+        (clock, version): (u64, u64),
+        gradient: &[f32],
+    ) -> Sent {
+        let mut message = self.message(clock, version, gradient);
+        message.header.as_mut().expect("the first message has one").wait_ms_max = wait_ms_max;
+        self.push_messages(vec![message]).await
+    }
+
+    /// How the job stands.
+    pub async fn status(&mut self) -> Result<pb::StatusResponse, Status> {
+        Ok(self.operator.status(pb::StatusRequest {}).await?.into_inner())
     }
 
     /// A whole push of f32 in one message.
@@ -123,6 +159,21 @@ impl Caller {
             last: true,
             data: Bytes::copy_from_slice(ps_common::dtype::as_le_bytes(gradient)),
         }
+    }
+
+    /// A whole push of f32 in chunks as a worker sends them.
+    pub fn chunks(&self, clock: u64, version: u64, gradient: &[f32]) -> Vec<pb::PushRequest> {
+        let len = ps_common::wire::CHUNK_BYTES / size_of::<f32>();
+        let n_chunks = gradient.len().div_ceil(len);
+        let chunks = gradient.chunks(len).enumerate();
+        chunks
+            .map(|(i, values)| pb::PushRequest {
+                header: (i == 0).then(|| header(self, clock, version)),
+                key: (i * len) as u64,
+                last: i + 1 == n_chunks,
+                ..self.message(clock, version, values)
+            })
+            .collect()
     }
 
     /// theta's version and bytes.
@@ -149,14 +200,41 @@ impl Caller {
 
     /// Sends one gRPC message of these very bytes to `path` and gives the status of the answer.
     pub async fn raw(&mut self, path: &'static str, message: Vec<u8>) -> Status {
+        self.raw_request(path, Request::new(message)).await
+    }
+
+    /// The same with metadata, a token for one; UNAVAILABLE where the connection is gone.
+    pub async fn raw_request(&mut self, path: &'static str, request: Request<Vec<u8>>) -> Status {
         let mut grpc = tonic::client::Grpc::new(self.channel.clone());
-        grpc.ready().await.expect("the connection stands");
-        let path = PathAndQuery::from_static(path);
-        match grpc.unary(Request::new(message), path, RawCodec).await {
+        if let Err(error) = grpc.ready().await {
+            return Status::unavailable(error.to_string());
+        }
+        match grpc.unary(request, PathAndQuery::from_static(path), RawCodec).await {
             Ok(_) => Status::ok("answered"),
             Err(status) => status,
         }
     }
+}
+
+/// A client that does not time its calls itself, as tonic's channel does: what ends them is the
+/// server.
+pub async fn patient_client(
+    address: &str,
+) -> ParametersClient<
+    impl Service<
+        http::Request<Body>,
+        Response = http::Response<hyper::body::Incoming>,
+        Error = hyper::Error,
+        Future: Send,
+    >,
+> {
+    let tcp = tokio::net::TcpStream::connect(address).await.expect("the server listens");
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp));
+    let (sender, connection) = handshake.await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let service = tower::service_fn(move |request| sender.clone().send_request(request));
+    let origin = format!("http://{address}").parse().expect("an address");
+    ParametersClient::with_origin(service, origin)
 }
 
 /// Bytes as they are.

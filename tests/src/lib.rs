@@ -7,11 +7,17 @@
 
 mod caller;
 mod cluster;
+pub mod frames;
 mod processes;
+mod proxy;
+pub mod rows;
+mod shim;
 
-pub use caller::{Caller, Sent, header, reason_of, tables};
+pub use caller::{Caller, Sent, header, patient_client, reason_of, tables};
 pub use cluster::{assert_close, data, golden, local, losses, numbers};
 pub use processes::{Process, binary, data_dir, free_port, project_root, wait_until};
+pub use proxy::{Proxy, Way};
+pub use shim::{Killed, Shim};
 
 use std::time::Duration;
 

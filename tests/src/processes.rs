@@ -102,12 +102,15 @@ impl Process {
 
     /// A server on a free port, once it serves; gives its address too.
     pub fn server(arguments: &[&str]) -> (Self, String) {
+        Self::server_by(Command::new(binary("ps-server")), arguments)
+    }
+
+    /// As [`Process::server`], by a command that ends in the server's arguments.
+    pub fn server_by(mut command: Command, arguments: &[&str]) -> (Self, String) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let port_file = folder.path().join("port");
-        let port_file_text = port_file.to_string_lossy().into_owned();
-        let mut all = vec!["--listen", "127.0.0.1:0", "--port-file", &port_file_text];
-        all.extend_from_slice(arguments);
-        let mut server = Self::start("ps-server", &all);
+        command.args(["--listen", "127.0.0.1:0", "--port-file"]).arg(&port_file).args(arguments);
+        let mut server = Self::spawn("ps-server", command);
         let port = wait_until("the server's port file", || {
             assert!(server.child.try_wait().expect("waitable").is_none(), "{server:?}");
             std::fs::read_to_string(&port_file).ok()
@@ -135,6 +138,16 @@ impl Process {
         let status =
             Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status();
         assert!(status.expect("kill runs").success(), "kill -{name} {self:?}");
+    }
+
+    /// Processor time used so far, in user and system mode together.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(") ").expect("the name ends");
+        let ticks = |n: usize| fields.split(' ').nth(n).expect("a field").parse::<u64>();
+        let n_ticks = ticks(11).expect("a number") + ticks(12).expect("a number");
+        // Linux counts them in hundredths of a second here, whatever its timer.
+        Duration::from_millis(n_ticks * 10)
     }
 
     /// Waits for the end; gives the exit code (`None`: a signal) and all output.

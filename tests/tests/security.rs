@@ -6,10 +6,9 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use ps_common::wire::pb;
-use ps_common::wire::pb::parameters_client::ParametersClient;
-use ps_tests::{Caller, PATIENCE, Process, local, reason_of, wait_until};
+use ps_tests::rows::{Seen, refusal, refusal_of, stands};
+use ps_tests::{Caller, PATIENCE, Process, local, patient_client, reason_of, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -197,7 +196,17 @@ async fn rows_26_and_27_without_the_right_token_nothing_is_read() {
     let request = with_token(pb::StatusRequest {}, Some(&operator));
     let status = caller.operator.status(request).await.expect("an operator's token").into_inner();
     assert_eq!(status.version, 0, "no push has counted");
+    let pull =
+        with_token(pb::PullRequest { rank, incarnation, ..Default::default() }, Some(&worker));
+    let theta = parameters.pull(pull).await.expect("a worker's token").into_inner().message().await;
+    let theta = theta.expect("theta").expect("a chunk").data;
     parameters.push(with_token(push(), Some(&worker))).await.expect("a worker's token");
+    let theta_unchanged = Some(theta[..] == [0; 4 * DIM as usize]);
+    let seen = Seen { theta_unchanged, good_undisturbed: Some(true) };
+    let answer = refusal_of(unauthenticated.0, &unauthenticated.1);
+    stands(26, "no token, or one that the server does not know", &answer, seen);
+    let answer = refusal_of(denied.0, &denied.1);
+    stands(27, "a good token of the role that may not make the call", &answer, seen);
 
     // Probes have no token.
     let mut health = tonic_health::pb::health_client::HealthClient::new(caller.channel.clone());
@@ -271,6 +280,9 @@ fn row_28_no_handshake_without_a_good_certificate() {
         let found = counts.clone().any(|line| !more(&line) && line.contains("address=127.0.0.1:"));
         found.then_some(())
     });
+    let seen = Seen { theta_unchanged: None, good_undisturbed: Some(server.is_running()) };
+    let fault = "TLS without a certificate, with an expired one, with one of another CA";
+    stands(28, fault, "the handshake fails, counted in the log; the peer exits 78", seen);
 }
 
 #[test]
@@ -404,6 +416,9 @@ async fn row_30_silence_and_half_a_preface_end_in_time() {
             .then_some(())
     });
     assert!(plain.is_running() && tls.is_running());
+    let seen = Seen { theta_unchanged: None, good_undisturbed: Some(true) };
+    let fault = "a connection that says nothing, half a preface, half a TLS hello";
+    stands(30, fault, "closed at the handshake timeout", seen);
 }
 
 #[tokio::test]
@@ -433,8 +448,11 @@ async fn row_30_a_request_that_stands_still_is_refused() {
     let status = answers.into_inner().message().await.expect_err("row 30");
     assert_eq!(reason_of(&status), deadline);
     drop(sender);
-    good.push(0, 0, &[1.0; DIM as usize]).await.expect("undisturbed");
-    assert_eq!(good.theta().await, [-0.01; DIM as usize], "nothing of the halves");
+    let before = good.pull().await.expect("theta");
+    assert_eq!(before, (0, vec![0; 4 * DIM as usize]), "nothing of the halves");
+    let seen = Seen::by(&mut good, &before).await;
+    let answer = refusal_of(deadline.0, &deadline.1);
+    stands(30, "a push that stops half-way", &format!("{answer} at the stall timeout"), seen);
 }
 
 #[tokio::test]
@@ -457,8 +475,12 @@ async fn row_30_a_reader_that_never_reads_loses_its_connection() {
         }
     };
     assert!(ended.is_some(), "half a theta must not look like a whole one");
-    let (_, theta) = good.pull().await.expect("undisturbed");
-    assert_eq!(theta.len(), 4 * dim as usize);
+    let (version, theta) = good.pull().await.expect("undisturbed");
+    assert_eq!((version, theta.len()), (0, 4 * dim as usize));
+    let theta_unchanged = Some(theta.iter().all(|&byte| byte == 0));
+    let seen = Seen { theta_unchanged, good_undisturbed: Some(true) };
+    let fault = "a peer that reads nothing of the theta it asked for";
+    stands(30, fault, "its connection is cut at the stall timeout", seen);
 }
 
 #[tokio::test]
@@ -476,6 +498,9 @@ async fn row_29_too_many_calls_are_refused_and_may_come_again() {
     }
     let status = caller.operator.status(pb::StatusRequest {}).await.expect_err("row 29");
     assert_eq!(reason_of(&status), (Code::ResourceExhausted, "OVERLOADED".to_owned()));
+    let retry = tonic_types::StatusExt::get_details_retry_info(&status);
+    assert!(retry.is_some(), "it says when to try again");
+    let answer = format!("{}, RetryInfo", refusal(&status));
     let second = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
     let second = async {
         let channel = second.expect("an address").connect().await?;
@@ -491,6 +516,10 @@ async fn row_29_too_many_calls_are_refused_and_may_come_again() {
         again = caller.operator.status(pb::StatusRequest {}).await;
     }
     again.expect("a place is free");
+    let seen = Seen { theta_unchanged: None, good_undisturbed: Some(true) };
+    stands(29, "more calls at once than the server takes", &answer, seen);
+    let fault = "more connections than the server takes";
+    stands(29, fault, "closed as they come", seen);
 }
 
 #[tokio::test]
@@ -515,32 +544,12 @@ async fn a_callers_deadline_is_kept_under_its_name() {
     assert_eq!(reason_of(&status), (Code::InvalidArgument, "BAD_FIELD".to_owned()));
 }
 
-/// A client that does not time its calls itself, as tonic's channel does: what ends them is the
-/// server.
-async fn patient_client(
-    address: &str,
-) -> ParametersClient<
-    impl Service<
-        http::Request<Body>,
-        Response = http::Response<hyper::body::Incoming>,
-        Error = hyper::Error,
-        Future: Send,
-    >,
-> {
-    let tcp = tokio::net::TcpStream::connect(address).await.expect("the server listens");
-    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp));
-    let (sender, connection) = handshake.await.expect("HTTP/2");
-    tokio::spawn(connection);
-    let service = tower::service_fn(move |request| sender.clone().send_request(request));
-    let origin = format!("http://{address}").parse().expect("an address");
-    ParametersClient::with_origin(service, origin)
-}
-
 #[tokio::test]
 async fn row_24_a_compressed_message_is_refused_unread() {
     let (_server, address) = Process::server(&["--mode=async", "--workers=1", "--rounds=0"]);
     let mut good = Caller::joined(&address, 0, DIM).await;
     let before = good.pull().await.expect("theta");
+    let mut told = String::new();
     for encoding in ["gzip", "zstd", "deflate"] {
         // A flag that says compressed, a length, and what would be a bomb.
         let mut message = String::from("\u{1}\0\0\u{40}\0");
@@ -557,8 +566,10 @@ async fn row_24_a_compressed_message_is_refused_unread() {
         let answer = channel.call(request).await.expect("an answer");
         let status = Status::from_header_map(answer.headers()).expect("refused at once");
         assert_eq!(status.code(), Code::Unimplemented, "{encoding}: {status:?}");
+        told = format!("{}, unread: no compression on this wire", refusal(&status));
     }
-    assert_eq!(good.pull().await.expect("theta"), before);
+    let seen = Seen::by(&mut good, &before).await;
+    stands(24, "a compressed message that would be a bomb", &told, seen);
 }
 
 /// The commands that `psctl certs` prints, as somebody would paste them: only the port is another.

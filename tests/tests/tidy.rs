@@ -18,7 +18,7 @@ fn sources() -> Vec<(String, String)> {
     }
     let root = project_root();
     let mut found = Vec::new();
-    for part in ["ps-common", "ps-server", "ps-worker", "ps-sim", "psctl", "tests"] {
+    for part in ["ps-common", "ps-server", "ps-worker", "ps-sim", "psctl", "tests", "fuzz"] {
         walk(&root.join(part), &mut found);
     }
     assert!(found.len() > 50, "only {} files found", found.len());

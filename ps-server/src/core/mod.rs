@@ -233,6 +233,11 @@ impl Core {
         (self.alarm != Time::MAX).then_some(self.alarm)
     }
 
+    /// Element type of theta, once there is one.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
     /// Where the job stands.
     pub fn state(&self) -> JobState {
         self.state

@@ -11,15 +11,67 @@ use tonic::{Status, Streaming};
 
 use super::shell::Shell;
 use crate::core::Input;
+use crate::driver::Driver;
 use crate::table::Gradient;
 
 /// A push as the core and the table take it.
 #[derive(Debug)]
-pub(super) struct Push {
-    pub(super) header: PushHeader,
-    pub(super) gradient: Gradient,
+pub struct Push {
+    /// Its name and facts.
+    pub header: PushHeader,
+    /// As long as theta, every element finite.
+    pub gradient: Gradient,
     /// CRC-32 of the gradient's bytes.
-    pub(super) digest: u32,
+    pub digest: u32,
+}
+
+/// A push on its way in: which messages make one, without the stream that they come by.
+#[derive(Debug)]
+pub struct Assembly<'a> {
+    driver: &'a Driver,
+    header: PushHeader,
+    gradient: Gradient,
+    digest: crc32fast::Hasher,
+    dim: usize,
+    dtype: Dtype,
+}
+
+/// What a message made of a push.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// More has to come.
+    More(Assembly<'a>),
+    /// It is whole and valid.
+    Whole(Push),
+}
+
+impl<'a> Assembly<'a> {
+    /// Begins with the header of a push's first message, which then goes to [`Assembly::take`].
+    ///
+    /// # Errors
+    /// The refusal of the header, or as [`Driver::admit`].
+    pub fn begin(driver: &'a Driver, header: PushHeader) -> Result<Self, Error> {
+        let (dim, dtype) = driver.admit(header.caller)?;
+        let (gradient, digest) = (driver.empty_gradient(dtype), crc32fast::Hasher::new());
+        Ok(Self { driver, header, gradient, digest, dim, dtype })
+    }
+
+    /// The next message, its header taken out if it is the first.
+    ///
+    /// # Errors
+    /// The refusal of the push, of which nothing is left.
+    pub fn take(mut self, chunk: &pb::PushRequest) -> Result<Progress<'a>, Error> {
+        if let Err(error) = append(chunk, &mut self.gradient, self.dim, self.dtype) {
+            self.driver.recycle(self.gradient);
+            return Err(error);
+        }
+        self.digest.update(&chunk.data);
+        if !chunk.last {
+            return Ok(Progress::More(self));
+        }
+        let (header, gradient) = (self.header, self.gradient);
+        Ok(Progress::Whole(Push { header, gradient, digest: self.digest.finalize() }))
+    }
 }
 
 /// Why no push came out.
@@ -84,19 +136,12 @@ async fn assemble(
     };
     let header = PushHeader::try_from(header)?;
     *caller = Some(header.caller);
-    let (dim, dtype) = shell.driver().admit(header.caller)?;
-    let mut push = Push { header, gradient: shell.driver().empty_gradient(dtype), digest: 0 };
-    let mut digest = crc32fast::Hasher::new();
+    let mut assembly = Assembly::begin(shell.driver(), header)?;
     loop {
-        if let Err(error) = take(&chunk, &mut push.gradient, dim, dtype) {
-            shell.driver().recycle(push.gradient);
-            return Err(error.into());
-        }
-        digest.update(&chunk.data);
-        if chunk.last {
-            push.digest = digest.finalize();
-            return Ok(push);
-        }
+        assembly = match assembly.take(&chunk)? {
+            Progress::Whole(push) => return Ok(push),
+            Progress::More(assembly) => assembly,
+        };
         chunk = rest.next().await?;
         *ended = chunk.last;
     }
@@ -105,13 +150,7 @@ async fn assemble(
 impl Chunks<'_> {
     async fn next(&mut self) -> Result<pb::PushRequest, Failure> {
         match tokio::time::timeout(self.stall, self.stream.message()).await {
-            Ok(Ok(Some(chunk))) if chunk.header.is_none() => Ok(chunk),
-            Ok(Ok(Some(_))) => Err(Error::new(
-                ErrorCode::BadField,
-                "a header stands inside a push; the chunk before it should have been marked last",
-            )
-            .with("field", "header")
-            .into()),
+            Ok(Ok(Some(chunk))) => Ok(chunk),
             Ok(Ok(None)) => Err(Error::new(
                 ErrorCode::BadField,
                 "the stream ended inside a push; its final chunk must be marked last",
@@ -127,12 +166,19 @@ impl Chunks<'_> {
     }
 }
 
-fn take(
+fn append(
     chunk: &pb::PushRequest,
     gradient: &mut Gradient,
     dim: usize,
     dtype: Dtype,
 ) -> Result<(), Error> {
+    if chunk.header.is_some() {
+        return Err(Error::new(
+            ErrorCode::BadField,
+            "a header stands inside a push; the chunk before it should have been marked last",
+        )
+        .with("field", "header"));
+    }
     if chunk.data.is_empty() {
         return Err(Error::new(ErrorCode::Empty, "a chunk carries no elements"));
     }

@@ -18,6 +18,7 @@ mod testing;
 mod tls;
 mod turnaways;
 
+pub use assemble::{Assembly, Progress, Push};
 pub use connections::{Connections, Listener};
 pub use protection::Protection;
 pub use router::{Health, serve};

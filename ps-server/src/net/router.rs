@@ -185,6 +185,7 @@ mod tests {
     use ps_common::wire::pb;
     use ps_common::wire::pb::operator_client::OperatorClient;
     use ps_common::wire::pb::operator_server::Operator;
+    use ps_tests::rows::{Seen, stands};
     use tonic::{Request, Response, Status};
 
     /// An operator service that has a bug.
@@ -237,6 +238,8 @@ mod tests {
             assert_eq!(status.code(), tonic::Code::Internal);
             client.checkpoint(pb::CheckpointRequest {}).await.expect("the connection lives");
         }
+        let seen = Seen { theta_unchanged: None, good_undisturbed: Some(true) };
+        stands(48, "a call of the server panics", "INTERNAL; connection and process live", seen);
         server.abort();
     }
 }

@@ -3,6 +3,7 @@
 use ps_common::dtype::as_le_bytes;
 use ps_common::{Dtype, Element, Error, ErrorCode};
 
+use super::room::{check_room, no_room};
 use crate::numeric::first_non_finite;
 
 /// A gradient, whole or growing.
@@ -68,7 +69,8 @@ impl Gradient {
     /// Appends a chunk of a gradient of `dim` elements. On an error nothing is appended.
     ///
     /// # Errors
-    /// NON_FINITE with the first index, DIM_MISMATCH beyond `dim`, BAD_LENGTH for a broken element.
+    /// NON_FINITE with the first index, DIM_MISMATCH beyond `dim`, BAD_LENGTH for a broken element,
+    /// OVERLOADED without memory for it and for the theta that it would make.
     pub fn append(&mut self, bytes: &[u8], dim: usize) -> Result<(), GradientError> {
         match self {
             Self::F32(values) => append(values, bytes, dim),
@@ -99,7 +101,11 @@ fn append<T: Element>(values: &mut Vec<T>, bytes: &[u8], dim: usize) -> Result<(
     if values.capacity() < end {
         // All at once, but never for more than the sender has begun to deliver.
         let wanted = if start == 0 { end } else { dim };
-        values.reserve_exact(wanted - start);
+        let n_bytes = |n: usize| (n * size) as u64;
+        values
+            .try_reserve_exact(wanted - start)
+            .map_err(|_| no_room("a gradient", n_bytes(wanted)))?;
+        check_room("the update by a gradient", n_bytes(wanted))?;
     }
     values.extend(bytes.chunks_exact(size).map(bytemuck::pod_read_unaligned::<T>));
     if let Some(index) = first_non_finite(&values[start..]) {

@@ -9,6 +9,7 @@ mod capture;
 mod chunk;
 mod gradient;
 mod hogwild;
+mod room;
 mod state;
 mod store;
 mod theta;
@@ -16,6 +17,7 @@ mod theta;
 pub use capture::{Captured, Restoring};
 pub use gradient::{Gradient, GradientError};
 pub use hogwild::SharedStore;
+pub(crate) use room::check_room;
 pub use store::{Compensation, Prepared, Snapshot, Store, Update};
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use ps_common::exit::ExitError;
 
-use super::input::{Input, bad_file};
+use super::input::{DENSE_FEATURES_MAX, Input, bad_file};
 
 /// Type of one number in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub(super) struct Layout {
 
 impl Layout {
     /// A layout from the dimensions in a header, rows first; `None` if they overflow, or leave a
-    /// row without numbers.
+    /// row without numbers or with more than [`DENSE_FEATURES_MAX`].
     pub(super) fn new(
         scalar: Scalar,
         order: ByteOrder,
@@ -67,7 +67,8 @@ impl Layout {
     ) -> Option<Self> {
         let (&n_rows, rest) = dimensions.split_first()?;
         let columns = rest.iter().try_fold(1u64, |product, &d| product.checked_mul(d))?;
-        let n_columns = usize::try_from(columns).ok().filter(|&n| n > 0)?;
+        let n_columns =
+            usize::try_from(columns).ok().filter(|n| (1..=DENSE_FEATURES_MAX).contains(n))?;
         let row_bytes = columns.checked_mul(scalar.size_bytes() as u64)?;
         row_bytes.checked_mul(n_rows)?.checked_add(header_bytes)?;
         Some(Self { scalar, order, n_rows, n_columns, header_bytes })

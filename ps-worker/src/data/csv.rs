@@ -17,6 +17,8 @@ use super::spec::Target;
 
 /// A quoted field may run over several lines, but not over more bytes than this.
 const RECORD_BYTES_MAX: usize = 1 << 20;
+/// Nor over more lines: with each the record is split again from its beginning.
+const RECORD_LINES_MAX: u64 = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Delimiter {
@@ -174,7 +176,9 @@ impl CsvReader {
             }
             while let Err(column) = split(&self.record, self.delimiter, &mut self.fields) {
                 let length = self.record.len();
-                if length > RECORD_BYTES_MAX || !self.append_line(length)? {
+                let is_long =
+                    length > RECORD_BYTES_MAX || self.lines_read - self.line >= RECORD_LINES_MAX;
+                if is_long || !self.append_line(length)? {
                     return Err(bad_text(
                         self.input.name(),
                         self.line,

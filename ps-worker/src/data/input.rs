@@ -14,6 +14,10 @@ use super::spec::Format;
 /// Bytes looked at to tell a format and a delimiter.
 const HEAD_BYTES: u64 = 64 << 10;
 const BUFFER_BYTES: usize = 128 << 10;
+/// Longest line of a text file: a few kilobytes of gzip may stand for gigabytes without a line's end.
+const LINE_BYTES_MAX: usize = 64 << 20;
+/// Features of a row that is held whole: a file of a few bytes may speak of any number of them.
+pub(super) const DENSE_FEATURES_MAX: usize = 1 << 22;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -111,7 +115,15 @@ impl Input {
     /// Reads a line with its end into `line`, which is cleared first; `false` at the file's end.
     pub(super) fn read_line(&mut self, offset: u64, line: &mut Vec<u8>) -> Result<bool, ExitError> {
         line.clear();
-        match self.reader.read_until(b'\n', line) {
+        match (&mut self.reader).take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', line) {
+            Ok(n) if n > LINE_BYTES_MAX => Err(bad_file(
+                &self.name,
+                format!(
+                    "the line at byte {offset} of its uncompressed content has more than {} MiB, \
+                     the longest that is read",
+                    LINE_BYTES_MAX >> 20
+                ),
+            )),
             Ok(n) => Ok(n > 0),
             Err(e) => Err(damaged(&self.name, offset + line.len() as u64, e)),
         }

@@ -8,6 +8,7 @@ use ps_common::Element;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::statistics::Statistics;
 
+use super::input::DENSE_FEATURES_MAX;
 use super::spec::{DataSpec, Files, IndexBase, Scale};
 use super::stream::{Known, Row, Stream};
 
@@ -104,6 +105,9 @@ pub fn survey(spec: &DataSpec) -> Result<Survey, ExitError> {
             return Err(no_such_feature(&stream.place()));
         }
         if let Some(statistics) = &mut statistics {
+            if width.n_raw > DENSE_FEATURES_MAX {
+                return Err(too_wide(&stream.place(), width.n_raw, spec.scale));
+            }
             widen(statistics, width.n_raw);
             statistics.add(row.to_dense(width.n_raw, &mut dense));
         }
@@ -124,6 +128,9 @@ pub fn survey(spec: &DataSpec) -> Result<Survey, ExitError> {
         return Err(ExitError::new(Exit::BadData, format!("{}: no features", show(&spec.files))));
     }
     if let Some(statistics) = &mut statistics {
+        if n_features > DENSE_FEATURES_MAX {
+            return Err(too_wide(&show(&spec.files), n_features, spec.scale));
+        }
         widen(statistics, n_features + index_base as usize);
         drop_first(statistics, index_base as usize);
     }
@@ -144,6 +151,16 @@ fn no_rows(files: &Files) -> ExitError {
 
 fn no_such_feature(place: &str) -> ExitError {
     ExitError::new(Exit::BadData, format!("{place}: index {} is too large", u32::MAX))
+}
+
+fn too_wide(place: &str, n_features: usize, scale: Scale) -> ExitError {
+    ExitError::new(
+        Exit::BadData,
+        format!(
+            "{place}: {n_features} features, which --scale {scale} would have to hold for every row, \
+             expected at most {DENSE_FEATURES_MAX}: use --scale none or divide"
+        ),
+    )
 }
 
 /// How wide rows are, and what that says about indices.

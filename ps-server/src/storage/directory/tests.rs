@@ -4,6 +4,7 @@ use super::*;
 use crate::storage::disk::{Entry, RealDisk};
 use crate::storage::faulty::{Fault, FaultyDisk, Loss};
 use ps_common::exit::Exit;
+use ps_tests::rows::{Seen, stands};
 
 pub(super) const PLACE: &str = "/ckpt";
 const JOB: &[u8] = b"job";
@@ -330,6 +331,10 @@ fn row_42_after_a_crash_at_any_operation_the_last_durable_one_or_a_newer_is_load
         }
     }
     println!("{n_crashes} crashes");
+    // `load` has compared the bytes with those of its version.
+    let seen = Seen { theta_unchanged: Some(n_crashes > 0), good_undisturbed: None };
+    let fault = "the power fails at any operation of a save; files and names not synced are lost";
+    stands(42, fault, "the last durable checkpoint is loaded, or a newer one", seen);
 }
 
 /// A disk that says it has synced names, and has not: the bug of row 42.

@@ -128,3 +128,37 @@ fn pairs_that_do_not_match() {
     let message = case.bad_data("--data @x,@other");
     assert!(message.starts_with("other:1: 2 features, expected 1"), "{message}");
 }
+
+#[test]
+fn a_quoted_field_over_many_lines_is_given_up_soon() {
+    // Splitting all of it again at each line took minutes for a megabyte.
+    let begin = std::time::Instant::now();
+    refuse(format!("1,2\n\"{}", "\n".repeat(900_000)), "", "a:2:1: ", "does not end");
+    assert!(begin.elapsed() < std::time::Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_line_without_end_is_not_kept() {
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let megabyte = vec![b'1'; 1 << 20];
+    for _ in 0..65 {
+        bomb.write_all(&megabyte).expect("memory");
+    }
+    let bomb = bomb.finish().expect("memory");
+    assert!(bomb.len() < 1 << 20);
+    for format in ["csv", "libsvm"] {
+        refuse(&bomb, &format!("--format {format}"), "a: ", "has more than 64 MiB");
+    }
+}
+
+#[test]
+fn rows_that_would_fill_the_memory_are_refused() {
+    // Indices and dimensions cost nothing in a file; rows of as many numbers do.
+    for scale in ["standard", "minmax"] {
+        let flags = format!("--scale {scale}");
+        refuse("1 1:1\n0 4000000000:1\n", &flags, "a:2: ", "expected at most 4194304");
+    }
+    let flags = "--data-is-shard --labels @y --scale standard";
+    refuse(idx(8, &[0, u32::MAX], &[]), flags, "a: ", "too large");
+    refuse(npy("<f8", "(0, 1000000000000)", &[]), flags, "a: ", "too large");
+}

@@ -1,36 +1,26 @@
-//! Bad input and faults, each by its row of the fault list: the answer's status and reason, theta
-//! unchanged to the bit, and the good worker undisturbed.
+//! Messages that are wrong, and calls from those who may not make them.
 
 use ps_common::wire::pb;
+use ps_tests::rows::{Seen, outcome, refusal, refusal_of, stands};
 use ps_tests::{Caller, Process, header, reason_of, wait_until};
 use tonic::Code;
 
-const DIM: u64 = 10;
-
-/// A server with one good worker that has pushed once.
-async fn setting(arguments: &[&str]) -> (Process, String, Caller) {
-    let mut all = vec!["--mode", "async", "--workers", "2", "--lr", "0.5", "--rounds", "0"];
-    all.extend_from_slice(arguments);
-    let (server, address) = Process::server(&all);
-    let mut good = Caller::joined(&address, 0, DIM).await;
-    good.push(0, 0, &[1.0; DIM as usize]).await.expect("a good push");
-    (server, address, good)
-}
-
-/// Sends a push that must be refused, and looks at everything that must not have changed.
-async fn refused(
-    good: &mut Caller,
-    bad: &mut Caller,
-    messages: Vec<pb::PushRequest>,
-) -> (Code, String) {
-    let before = good.pull().await.expect("theta");
-    let status = bad.push_messages(messages).await.expect_err("a bad push is refused");
-    assert_eq!(good.pull().await.expect("theta"), before, "a refused push left a trace");
-    reason_of(&status)
-}
+use super::{DIM, ONES, ZEROS, refused, setting};
 
 fn invalid(reason: &str) -> (Code, String) {
     (Code::InvalidArgument, reason.to_owned())
+}
+
+/// Messages that must be refused as invalid for `reason`, which is what stands in the table.
+async fn check(
+    (good, bad): (&mut Caller, &mut Caller),
+    (row, fault): (u32, &str),
+    messages: Vec<pb::PushRequest>,
+    reason: &str,
+) {
+    let (code, got, seen) = refused(good, bad, messages).await;
+    assert_eq!((code, got), invalid(reason), "row {row}: {fault}");
+    stands(row, fault, &refusal_of(code, reason), seen);
 }
 
 #[tokio::test]
@@ -38,7 +28,7 @@ async fn rows_1_to_5_malformed_gradients_leave_no_trace() {
     let (_server, address, mut good) = setting(&[]).await;
     let mut bad = Caller::joined(&address, 1, DIM).await;
     let gradient = |at: usize, value: f32| {
-        let mut gradient = [1.0f32; DIM as usize];
+        let mut gradient = ONES;
         gradient[at] = value;
         gradient
     };
@@ -47,40 +37,81 @@ async fn rows_1_to_5_malformed_gradients_leave_no_trace() {
         let messages = vec![bad.message(0, 1, &gradient(7, value))];
         let status = bad.push_messages(messages.clone()).await.expect_err("row 1");
         assert!(status.message().contains("element 7"), "{status:?}");
-        assert_eq!(refused(&mut good, &mut bad, messages).await, invalid("NON_FINITE"), "row 1");
+        let fault = "NaN, +Inf or -Inf in a gradient";
+        check((&mut good, &mut bad), (1, fault), messages, "NON_FINITE").await;
     }
     // theta is -0.5; one step of f32::MAX at rate 0.5 fits, two do not.
     let huge = [f32::MAX; DIM as usize];
-    good.push(1, 1, &huge).await.expect("fits");
-    good.push(2, 2, &huge).await.expect("still fits");
+    good.step(&huge).await.expect("fits");
+    good.step(&huge).await.expect("still fits");
     let overflow = vec![bad.message(0, 1, &huge)];
-    assert_eq!(refused(&mut good, &mut bad, overflow).await, invalid("UPDATE_OVERFLOW"), "row 2");
+    let fault = "a finite gradient whose update overflows theta";
+    check((&mut good, &mut bad), (2, fault), overflow, "UPDATE_OVERFLOW").await;
 
     for wrong in [&[1.0f32; 9][..], &[1.0; 11]] {
         let messages = vec![bad.message(0, 1, wrong)];
-        assert_eq!(refused(&mut good, &mut bad, messages).await, invalid("DIM_MISMATCH"), "row 3");
+        let fault = "a gradient with an element too few or too many";
+        check((&mut good, &mut bad), (3, fault), messages, "DIM_MISMATCH").await;
     }
-    let mut odd = bad.message(0, 1, &[1.0; DIM as usize]);
+    let mut odd = bad.message(0, 1, &ONES);
     odd.data.truncate(39);
-    assert_eq!(refused(&mut good, &mut bad, vec![odd]).await, invalid("BAD_LENGTH"), "row 4");
+    let fault = "bytes that are no whole number of elements";
+    check((&mut good, &mut bad), (4, fault), vec![odd], "BAD_LENGTH").await;
     for dtype in [0, 2, 77] {
-        let mut message = bad.message(0, 1, &[1.0; DIM as usize]);
+        let mut message = bad.message(0, 1, &ONES);
         message.dtype = dtype;
-        assert_eq!(
-            refused(&mut good, &mut bad, vec![message]).await,
-            invalid("BAD_DTYPE"),
-            "row 4"
-        );
+        let fault = "an element type that is unknown or not the job's";
+        check((&mut good, &mut bad), (4, fault), vec![message], "BAD_DTYPE").await;
     }
     let empty = bad.message(0, 1, &[]);
-    assert_eq!(refused(&mut good, &mut bad, vec![empty]).await, invalid("EMPTY"), "row 5");
+    let fault = "a gradient without elements, a push without messages";
+    check((&mut good, &mut bad), (5, fault), vec![empty], "EMPTY").await;
+    check((&mut good, &mut bad), (5, fault), vec![], "EMPTY").await;
     let nothing = pb::PushRequest::default();
-    assert_eq!(refused(&mut good, &mut bad, vec![nothing]).await, invalid("BAD_FIELD"), "row 5");
-    assert_eq!(refused(&mut good, &mut bad, vec![]).await, invalid("EMPTY"), "row 5");
+    let fault = "a message without any field";
+    check((&mut good, &mut bad), (5, fault), vec![nothing], "BAD_FIELD").await;
 
     // The same clock is still owed, and counts.
-    let result = bad.push(0, 1, &[0.0; DIM as usize]).await.expect("a good push at last");
-    assert_eq!((result.outcome(), result.version), (pb::Outcome::Applied, 4));
+    let result = bad.push(0, 1, &ZEROS).await.expect("a good push at last");
+    assert_eq!(result.outcome(), pb::Outcome::Applied);
+}
+
+/// Rows of keys travel in fields that this wire has reserved: nobody reads them.
+#[tokio::test]
+async fn rows_6_and_7_there_are_no_sparse_pushes_on_this_wire() {
+    use prost::Message;
+
+    let (_server, address, mut good) = setting(&[]).await;
+    let mut bad = Caller::joined(&address, 1, DIM).await;
+    // A header, two elements, and in field 5 packed keys: 3 and one that theta has not.
+    let message = bad.message(0, 1, &[1.0; 2]).encode_to_vec();
+    for keys in [&[3, 0x80, 0x08][..], &[3], &[3, 3]] {
+        let before = good.pull().await.expect("theta");
+        let mut sparse = message.clone();
+        sparse.extend([5 << 3 | 2, u8::try_from(keys.len()).expect("few")]);
+        sparse.extend_from_slice(keys);
+        let status = bad.raw("/ps.v1.Parameters/Push", sparse).await;
+        assert_eq!(reason_of(&status), invalid("DIM_MISMATCH"), "{keys:?}");
+        let seen = Seen::by(&mut good, &before).await;
+        let answer = format!("{}: no sparse pushes on this wire", refusal(&status));
+        let (row, fault) = match keys.len() {
+            3 => (6, "rows of keys beyond theta, in a field that the wire reserves for them"),
+            _ => (7, "as many keys as rows or fewer, or one twice, in such a field"),
+        };
+        stands(row, fault, &answer, seen);
+    }
+    let chunk = |key: u64, last: bool| pb::PushRequest {
+        header: (key != 3).then(|| header(&bad, 0, 1)),
+        key,
+        last,
+        ..bad.message(0, 1, &[1.0; 5])
+    };
+    let beyond = vec![chunk(DIM, true)];
+    let twice = vec![chunk(0, false), chunk(3, true)];
+    let fault = "a chunk that begins beyond theta";
+    check((&mut good, &mut bad.clone()), (6, fault), beyond, "BAD_KEY").await;
+    let fault = "two chunks that share keys";
+    check((&mut good, &mut bad.clone()), (7, fault), twice, "BAD_KEY").await;
 }
 
 #[tokio::test]
@@ -107,7 +138,8 @@ async fn a_push_whose_last_chunk_is_bad_counts_not_in_part() {
     ];
     for (tail, reason) in cases {
         let messages = vec![head.clone(), tail];
-        assert_eq!(refused(&mut good, &mut bad, messages).await, invalid(reason));
+        let (code, got, _) = refused(&mut good, &mut bad, messages).await;
+        assert_eq!((code, got), invalid(reason));
     }
     let whole = vec![head, chunk(5, true, &[1.0; 5])];
     bad.push_messages(whole).await.expect("the whole push counts");
@@ -118,11 +150,14 @@ async fn a_push_whose_last_chunk_is_bad_counts_not_in_part() {
 async fn row_11_a_push_sent_again_counts_once() {
     let (_server, _, mut good) = setting(&[]).await;
     let before = good.pull().await.expect("theta");
+    let mut answer = String::new();
     for _ in 0..3 {
-        let again = good.push(0, 0, &[1.0; DIM as usize]).await.expect("no error");
+        let again = good.push(0, 0, &ONES).await.expect("no error");
         assert_eq!((again.outcome(), again.version), (pb::Outcome::Duplicate, 1));
+        answer = outcome(&again);
     }
-    assert_eq!(good.pull().await.expect("theta"), before);
+    let seen = Seen::by(&mut good, &before).await;
+    stands(11, "a push sent again after its answer was lost", &answer, seen);
 }
 
 #[tokio::test]
@@ -131,9 +166,11 @@ async fn row_14_a_stranger_is_not_found() {
     let mut stranger = Caller::connect(&address).await;
     for (rank, incarnation) in [(1, 1), (99, 1), (0, 77), (1 << 31, 1)] {
         (stranger.rank, stranger.incarnation) = (rank, incarnation);
-        let messages = vec![stranger.message(0, 1, &[1.0; DIM as usize])];
-        let answer = refused(&mut good, &mut stranger, messages).await;
-        assert_eq!(answer, (Code::NotFound, "UNKNOWN_WORKER".to_owned()));
+        let messages = vec![stranger.message(0, 1, &ONES)];
+        let (code, reason, seen) = refused(&mut good, &mut stranger, messages).await;
+        assert_eq!((code, reason.as_str()), (Code::NotFound, "UNKNOWN_WORKER"));
+        let fault = "a push or pull by a rank or incarnation that nobody was given";
+        stands(14, fault, &refusal_of(code, &reason), seen);
         let status = stranger.pull().await.expect_err("no theta for strangers");
         assert_eq!(reason_of(&status), (Code::NotFound, "UNKNOWN_WORKER".to_owned()));
     }
@@ -143,9 +180,11 @@ async fn row_14_a_stranger_is_not_found() {
 async fn row_17_a_live_rank_is_not_given_away() {
     let (_server, address, mut good) = setting(&[]).await;
     let mut second = Caller::connect(&address).await;
+    let before = good.pull().await.expect("theta");
     let status = second.join(Caller::join_request(Some(0), DIM)).await.expect_err("taken");
     assert_eq!(reason_of(&status), (Code::AlreadyExists, "RANK_TAKEN".to_owned()));
-    good.push(1, 1, &[1.0; DIM as usize]).await.expect("the first holder goes on");
+    let seen = Seen::by(&mut good, &before).await;
+    stands(17, "a second worker for a rank whose holder lives", &refusal(&status), seen);
 }
 
 #[tokio::test]
@@ -167,9 +206,11 @@ async fn row_20_there_is_no_theta_before_the_first_join() {
         assert_eq!(reason_of(&status), (Code::FailedPrecondition, "NOT_INITIALIZED".to_owned()));
         let details = tonic_types::StatusExt::get_details_retry_info(&status);
         assert!(details.is_some(), "it says when to try again");
+        let answer = format!("{}, RetryInfo; health NOT_SERVING", refusal(&status));
+        stands(20, "a pull or push before there is theta", &answer, Seen::NOBODY);
     }
     caller.join(Caller::join_request(Some(0), DIM)).await.expect("the first join makes theta");
-    assert_eq!(caller.theta().await, [0.0; DIM as usize]);
+    assert_eq!(caller.theta().await, ZEROS);
     let mut tries = 0;
     while serving("ps.v1.Parameters").await != "SERVING" {
         tries += 1;
@@ -187,18 +228,31 @@ async fn rows_21_and_22_a_worker_of_another_job_or_wire_is_refused_with_both_val
 
     let status = other.join(Caller::join_request(None, DIM + 1)).await.expect_err("tables");
     assert_eq!(reason_of(&status), precondition("CONFIG_MISMATCH"));
+    let mismatch = format!("{} with both values", refusal(&status));
     assert!(status.message().contains("[10]") && status.message().contains("[11]"), "{status:?}");
     let mut request = Caller::join_request(None, DIM);
     request.dtype = pb::Dtype::F64.into();
     let status = other.join(request).await.expect_err("dtype");
     assert_eq!(reason_of(&status), precondition("CONFIG_MISMATCH"));
     assert!(status.message().contains("f32") && status.message().contains("f64"), "{status:?}");
+    let fingerprint = |value: &str| {
+        let mut request = Caller::join_request(Some(1), DIM);
+        request.fingerprint.insert("seed".to_owned(), value.to_owned());
+        request
+    };
+    let mut first = Caller::connect(&address).await;
+    first.join(fingerprint("1")).await.expect("the first to say it decides");
+    let status = other.join(fingerprint("2")).await.expect_err("fingerprint");
+    assert_eq!(reason_of(&status), precondition("CONFIG_MISMATCH"));
+    assert!(status.message().contains("`1`") && status.message().contains("`2`"), "{status:?}");
 
     let mut request = Caller::join_request(None, DIM);
     request.protocol_version = 2;
     let status = other.join(request).await.expect_err("wire");
     assert_eq!(reason_of(&status), precondition("PROTO_VERSION"));
-    assert_eq!(good.pull().await.expect("theta"), before);
+    let seen = Seen::by(&mut good, &before).await;
+    stands(21, "a join with other tables, another element type or fingerprint", &mismatch, seen);
+    stands(22, "a join in another version of the wire", &refusal(&status), seen);
 }
 
 #[tokio::test]
@@ -214,7 +268,8 @@ async fn row_23_a_message_over_the_limit_is_refused() {
     request.program = "x".repeat(65 << 10);
     let status = bad.join(request).await.expect_err("too large");
     assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status:?}");
-    assert_eq!(good.pull().await.expect("theta"), before);
+    let seen = Seen::by(&mut good, &before).await;
+    stands(23, "a message above the limit of its call", &refusal(&status), seen);
 }
 
 #[tokio::test]
@@ -236,8 +291,9 @@ async fn row_25_malformed_protobuf_is_internal_and_hurts_nobody() {
             assert_eq!(status.code(), expected, "{path} {message:?}: {status:?}");
         }
     }
-    assert_eq!(good.pull().await.expect("theta"), before);
-    good.push(1, 1, &[1.0; DIM as usize]).await.expect("undisturbed");
+    let seen = Seen::by(&mut good, &before).await;
+    let fault = "bytes that are no protobuf: cut off, endless, of unknown types, not UTF-8";
+    stands(25, fault, &refusal_of(Code::Internal, ""), seen);
 }
 
 #[tokio::test]
@@ -262,6 +318,7 @@ fn row_45_what_cannot_be_opened_is_said_at_the_start() {
     let address = taken.local_addr().expect("bound").to_string();
     let output = Process::start("ps-server", &["--listen", &address]).expect_exit(69);
     assert!(output.contains(&address), "{output}");
+    stands(45, "the port is taken", "exit 69, the address on stderr", Seen::NOBODY);
 
     for flag in ["--report", "--port-file"] {
         let path = folder.path().join("missing/file.json");
@@ -275,6 +332,8 @@ fn row_45_what_cannot_be_opened_is_said_at_the_start() {
     let output = Process::start("ps-server", &["--listen", "127.0.0.1:0", "--theta-out", &path])
         .expect_exit(73);
     assert!(output.contains(&*path), "{output}");
+    let fault = "the folder of an output is missing";
+    stands(45, fault, "exit 73 at the start, the path on stderr", Seen::NOBODY);
 }
 
 #[tokio::test]
@@ -293,9 +352,12 @@ async fn row_48_a_closed_stderr_hurts_nobody() {
     let port = wait_until("the port", || std::fs::read_to_string(&port_file).ok());
     let mut caller = Caller::joined(&format!("127.0.0.1:{}", port.trim()), 0, DIM).await;
     for clock in 0..3 {
-        caller.push(clock, clock, &[1.0; DIM as usize]).await.expect("it logs into nothing");
+        caller.push(clock, clock, &ONES).await.expect("it logs into nothing");
     }
     assert!(server.try_wait().expect("waitable").is_none(), "the server lives");
+    let before = caller.pull().await.expect("theta");
+    let seen = Seen::by(&mut caller, &before).await;
+    stands(48, "nobody reads the server's stderr any more (EPIPE)", "nothing: it goes on", seen);
     server.kill().expect("killable");
     server.wait().expect("waitable");
 }
@@ -322,7 +384,7 @@ async fn row_48_a_thousand_workers_come_back_at_once() {
                     }
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 }
-                let result = caller.push(life, 0, &[1.0; DIM as usize]).await.expect("it counts");
+                let result = caller.push(life, 0, &ONES).await.expect("it counts");
                 assert_eq!(result.outcome(), pb::Outcome::Applied);
             })
         });
@@ -338,4 +400,7 @@ async fn row_48_a_thousand_workers_come_back_at_once() {
     };
     observer.join(request).await.expect("observers are welcome");
     assert_eq!(observer.pull().await.expect("theta").0, 2 * u64::from(K));
+    let seen = Seen { theta_unchanged: None, good_undisturbed: Some(true) };
+    let fault = "1,000 workers come back at once";
+    stands(48, fault, "OK: each joins, each push counts once", seen);
 }

@@ -1,0 +1,215 @@
+//! The assembler of pushes: streams of messages against a naive twin that says which are a gradient.
+
+use std::time::Duration;
+
+use arbitrary::Unstructured;
+use ps_common::calls::{Caller, PushHeader};
+use ps_common::job::{Aggregate, OnWorkerLoss};
+use ps_common::wire::{CHUNK_BYTES, pb};
+use ps_common::{Dtype, ErrorCode};
+use ps_server::core::{CallId, Config, ConnId, Consistency, DelayScaling, Input, StopRules, Time};
+use ps_server::driver::{Delivery, Driver};
+use ps_server::net::{Assembly, Progress, Push};
+use ps_server::numeric::Optimizer;
+use ps_server::table::Gradient;
+
+/// Elements of theta.
+pub(crate) const DIM: usize = 6;
+
+/// A server with one worker in it, which has this name.
+pub(crate) fn server(config: Config) -> Driver {
+    let sgd = Optimizer::sgd(0.5);
+    Driver::new(config, Dtype::F32, sgd, CHUNK_BYTES, "fuzz")
+}
+
+/// One worker, asynchronous, for ever.
+pub(crate) fn config() -> Config {
+    Config {
+        consistency: Consistency::Async {
+            delay_scaling: DelayScaling::None,
+            max_gradient_delay: None,
+        },
+        n_workers: 1,
+        aggregate: Aggregate::Mean,
+        rounds: None,
+        lease: Duration::from_secs(10),
+        on_worker_loss: OnWorkerLoss::Wait,
+        replacement_timeout: Duration::from_secs(600),
+        observers: 0,
+        wait_max: Config::WAIT_MAX,
+        stop: StopRules::default(),
+    }
+}
+
+/// A wish to join with a theta of [`DIM`] elements.
+pub(crate) fn join_request(rank: Option<u32>) -> pb::JoinRequest {
+    let kind = pb::initializer::Kind::Zeros.into();
+    let initializer = Some(pb::Initializer { kind, ..pb::Initializer::default() });
+    let (name, shape) = ("w".to_owned(), vec![DIM as u64]);
+    pb::JoinRequest {
+        protocol_version: 1,
+        role: pb::Role::Worker.into(),
+        rank,
+        tables: vec![pb::Table { name, shape, initializer, penalized: true }],
+        dtype: pb::Dtype::F32.into(),
+        ..pb::JoinRequest::default()
+    }
+}
+
+fn joined(driver: &Driver) -> Caller {
+    let request = join_request(Some(0)).try_into().expect("a good request");
+    let input = Input::Join { call: CallId(0), conn: ConnId(0), address: String::new(), request };
+    let mut caller = None;
+    driver.feed(&|| Time::ZERO, input, &mut |_, delivery| match delivery {
+        Delivery::Joined(answer) => caller = Some(answer.caller),
+        other => panic!("{other:?}"),
+    });
+    caller.expect("answered at once")
+}
+
+/// Assembles the messages that the bytes stand for; whether a push came out.
+pub(crate) fn assemble(input: &[u8]) -> bool {
+    let driver = server(config());
+    let caller = joined(&driver);
+    let mut source = Unstructured::new(input);
+    let mut messages = Vec::new();
+    let mut key = 0u64;
+    while !source.is_empty() {
+        let Ok(message) = message(&mut source, key, messages.is_empty(), caller) else { break };
+        key += message.data.len() as u64 / 4;
+        messages.push(message);
+    }
+    let got = push_of(&driver, messages.clone());
+    let want = twin(&messages, caller);
+    match (&got, &want) {
+        (Some(Ok(push)), Some(Ok(values))) => {
+            assert_eq!(push.gradient, Gradient::F32(values.clone()));
+            let bytes: Vec<u8> = messages.iter().flat_map(|m| m.data.to_vec()).collect();
+            let bytes = &bytes[..DIM * 4];
+            assert_eq!(push.digest, crc32fast::hash(bytes));
+        }
+        (Some(Err(got)), Some(Err(want))) => assert_eq!(got, want),
+        (None, None) => {}
+        _ => panic!("got {got:?}, the twin {want:?}, of {messages:?}"),
+    }
+    matches!(got, Some(Ok(_)))
+}
+
+/// A message: a byte of flags, a number of elements, the elements. 0 is all as it should be but that
+/// more follows.
+fn message(
+    source: &mut Unstructured<'_>,
+    key: u64,
+    is_first: bool,
+    caller: Caller,
+) -> arbitrary::Result<pb::PushRequest> {
+    let flags: u8 = source.arbitrary()?;
+    let Caller { rank, incarnation } = caller;
+    let due = pb::PushHeader { rank, incarnation, n_samples: 1, ..pb::PushHeader::default() };
+    let header = match flags & 3 {
+        0 => is_first.then_some(due),
+        1 => None,
+        2 => {
+            let (rank, incarnation) = (source.arbitrary::<u8>()?.into(), source.arbitrary()?);
+            Some(pb::PushHeader { rank, incarnation, ..due })
+        }
+        _ => Some(pb::PushHeader { loss: Some(f64::NAN), ..due }),
+    };
+    let dtype = if flags & 8 == 0 { 1 } else { source.arbitrary::<i8>()?.into() };
+    let skipped = if flags & 16 == 0 { 0 } else { source.arbitrary::<i8>()? };
+    let n_odd = if flags & 32 == 0 { 0 } else { source.arbitrary::<u8>()? % 4 };
+    let mut data = Vec::new();
+    for _ in 0..source.arbitrary::<u8>()? % 10 {
+        let element = match flags & 64 {
+            0 => f32::from(source.arbitrary::<i8>()?),
+            _ => source.arbitrary()?,
+        };
+        data.extend(element.to_le_bytes());
+    }
+    data.extend(vec![0; usize::from(n_odd)]);
+    let key = key.wrapping_add_signed(skipped.into());
+    Ok(pb::PushRequest { header, dtype, key, last: flags & LAST != 0, data: data.into() })
+}
+
+const LAST: u8 = 4;
+
+/// What the server makes of the messages: `None` while more has to come.
+fn push_of(driver: &Driver, messages: Vec<pb::PushRequest>) -> Option<Result<Push, ErrorCode>> {
+    let mut messages = messages.into_iter();
+    let mut first = messages.next()?;
+    let Some(header) = first.header.take() else { return Some(Err(ErrorCode::BadField)) };
+    let begun = PushHeader::try_from(header).and_then(|header| Assembly::begin(driver, header));
+    let mut assembly = match begun {
+        Ok(assembly) => assembly,
+        Err(error) => return Some(Err(error.code)),
+    };
+    for message in std::iter::once(first).chain(messages) {
+        assembly = match assembly.take(&message) {
+            Ok(Progress::More(assembly)) => assembly,
+            Ok(Progress::Whole(push)) => return Some(Ok(push)),
+            Err(error) => return Some(Err(error.code)),
+        };
+    }
+    None
+}
+
+/// The same, said once more and simply.
+fn twin(messages: &[pb::PushRequest], caller: Caller) -> Option<Result<Vec<f32>, ErrorCode>> {
+    let header = match messages.first()?.header {
+        Some(header) => header,
+        None => return Some(Err(ErrorCode::BadField)),
+    };
+    if header.loss.is_some_and(|loss| !loss.is_finite()) {
+        return Some(Err(ErrorCode::BadField));
+    }
+    if header.rank != caller.rank {
+        return Some(Err(ErrorCode::UnknownWorker));
+    }
+    if header.incarnation != caller.incarnation {
+        return Some(Err(if header.incarnation > caller.incarnation {
+            ErrorCode::UnknownWorker
+        } else {
+            ErrorCode::Fenced
+        }));
+    }
+    let mut values: Vec<f32> = Vec::new();
+    for (index, message) in messages.iter().enumerate() {
+        let new = message
+            .data
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
+        let refused = [
+            (index > 0 && message.header.is_some(), ErrorCode::BadField),
+            (message.data.is_empty(), ErrorCode::Empty),
+            (message.dtype != 1, ErrorCode::BadDtype),
+            (message.key != values.len() as u64, ErrorCode::BadKey),
+            (message.data.len() % 4 != 0, ErrorCode::BadLength),
+            (values.len() + message.data.len() / 4 > DIM, ErrorCode::DimMismatch),
+            (new.clone().any(|x| !x.is_finite()), ErrorCode::NonFinite),
+        ];
+        if let Some((_, code)) = refused.iter().find(|(is_so, _)| *is_so) {
+            return Some(Err(*code));
+        }
+        values.extend(new);
+        if message.last {
+            return Some(if values.len() == DIM {
+                Ok(values)
+            } else {
+                Err(ErrorCode::DimMismatch)
+            });
+        }
+    }
+    None
+}
+
+/// A push in one message, in two, in six, and with any floats.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    let six = (0..6).flat_map(|i| [if i == 5 { LAST } else { 0 }, 1, i]).collect();
+    let floats = [1e-30f32, 1.5, -0.0, f32::MAX, 1e30, 2.0].map(f32::to_le_bytes).concat();
+    vec![
+        vec![LAST, 6, 1, 2, 3, 4, 5, 255],
+        vec![0, 2, 1, 2, LAST, 4, 3, 4, 5, 6],
+        six,
+        [&[LAST | 64, 6], &floats[..]].concat(),
+    ]
+}
