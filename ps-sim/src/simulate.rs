@@ -35,14 +35,14 @@ pub(crate) fn simulate(plan: &Plan, answers: &Answers) -> anyhow::Result<Outcome
     let mut simulated = Duration::ZERO;
     if plan.problem == Problem::Reference {
         let undisturbed = plan.undisturbed();
-        let run = Run::new(&undisturbed, answers, &data).to_its_end(None);
+        let run = Run::new(&undisturbed, answers, &data).play_out(None);
         simulated += run.sim.elapsed();
         if let Some(what) = &run.violation {
             return Ok(run.outcome(Some(format!("undisturbed: {what}")), simulated, begun));
         }
         reference = run.stage.end.borrow().clone();
     }
-    let run = Run::new(plan, answers, &data).to_its_end(reference.as_ref());
+    let run = Run::new(plan, answers, &data).play_out(reference.as_ref());
     simulated += run.sim.elapsed();
     Ok(run.outcome(run.violation.clone(), simulated, begun))
 }
@@ -120,7 +120,7 @@ impl<'a> Run<'a> {
     }
 
     /// Runs until all have ended or something does not hold; theta must end as in `reference`.
-    fn to_its_end(mut self, reference: Option<&End>) -> Self {
+    fn play_out(mut self, reference: Option<&End>) -> Self {
         let result = self.play().and_then(|()| self.check_end(reference));
         self.violation = result.err();
         self
