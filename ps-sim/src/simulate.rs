@@ -157,9 +157,9 @@ impl<'a> Run<'a> {
 
     fn stuck(&self, last: Duration) -> String {
         let state = self.stage.shell.borrow().as_ref().map(|shell| {
-            let status = shell.driver().status(shell.now());
+            let status = shell.driver().status(Duration::ZERO);
             let clocks: Vec<_> =
-                status.workers.iter().map(|w| (w.rank, w.state, w.clock, w.silent)).collect();
+                status.workers.iter().map(|w| (w.rank, w.state, w.clock)).collect();
             format!("{:?} at version {}, {clocks:?}", status.state, status.version)
         });
         format!(
@@ -332,6 +332,10 @@ impl<'a> Run<'a> {
             }
             _ => Default::default(),
         };
+        let (lost, undone) = match self.may_be_undone() {
+            true => (0, balance.lost),
+            false => (balance.lost, 0),
+        };
         Outcome {
             seed: self.plan.seed,
             mode: self.plan.mode,
@@ -339,7 +343,8 @@ impl<'a> Run<'a> {
             faults: self.faults.clone(),
             acknowledged: self.ledger.n_counted(),
             dropped: self.ledger.n_dropped(),
-            lost: balance.lost,
+            lost,
+            undone,
             twice: balance.twice,
             checks: self.checks,
             simulated_seconds: simulated.as_secs_f64(),
