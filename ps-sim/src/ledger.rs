@@ -149,7 +149,7 @@ mod tests {
         {
             ledger.enter(&answer(rank, clock, outcome), false).expect("new");
         }
-        let balance = |theta| {
+        let balance = |theta: [f64; 4]| {
             let Balance { lost, twice } = ledger.balance(&theta, 2);
             (lost, twice)
         };

@@ -147,6 +147,7 @@ fn sums(outcomes: &[Outcome], begun: Instant) -> String {
     rows.extend([
         ("pushes acknowledged".to_owned(), total(|o| o.acknowledged).to_string()),
         ("- of these lost".to_owned(), total(|o| o.lost).to_string()),
+        ("- undone within the promise, and not redone".to_owned(), total(|o| o.undone).to_string()),
         ("- applied twice".to_owned(), total(|o| o.twice).to_string()),
         ("pushes answered as dropped".to_owned(), total(|o| o.dropped).to_string()),
         ("checks of all invariants".to_owned(), total(|o| o.checks).to_string()),

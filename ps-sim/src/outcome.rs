@@ -20,8 +20,10 @@ pub(crate) struct Outcome {
     pub(crate) acknowledged: u64,
     /// Pushes whose workers were told that they did not count.
     pub(crate) dropped: u64,
-    /// Acknowledged, and not in theta.
+    /// Acknowledged, and not in theta, although it had to be.
     pub(crate) lost: u64,
+    /// The same where a crash may undo it, and it was not done again.
+    pub(crate) undone: u64,
     /// In theta more than once.
     pub(crate) twice: u64,
     /// Times that everything was checked.
@@ -46,6 +48,7 @@ impl Outcome {
             acknowledged: 0,
             dropped: 0,
             lost: 0,
+            undone: 0,
             twice: 0,
             checks: 0,
             simulated_seconds: 0.0,

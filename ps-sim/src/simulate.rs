@@ -35,14 +35,14 @@ pub(crate) fn simulate(plan: &Plan, answers: &Answers) -> anyhow::Result<Outcome
     let mut simulated = Duration::ZERO;
     if plan.problem == Problem::Reference {
         let undisturbed = plan.undisturbed();
-        let run = Run::new(&undisturbed, answers, &data).to_its_end(None);
+        let run = Run::new(&undisturbed, answers, &data).play_out(None);
         simulated += run.sim.elapsed();
         if let Some(what) = &run.violation {
             return Ok(run.outcome(Some(format!("undisturbed: {what}")), simulated, begun));
         }
         reference = run.stage.end.borrow().clone();
     }
-    let run = Run::new(plan, answers, &data).to_its_end(reference.as_ref());
+    let run = Run::new(plan, answers, &data).play_out(reference.as_ref());
     simulated += run.sim.elapsed();
     Ok(run.outcome(run.violation.clone(), simulated, begun))
 }
@@ -120,7 +120,7 @@ impl<'a> Run<'a> {
     }
 
     /// Runs until all have ended or something does not hold; theta must end as in `reference`.
-    fn to_its_end(mut self, reference: Option<&End>) -> Self {
+    fn play_out(mut self, reference: Option<&End>) -> Self {
         let result = self.play().and_then(|()| self.check_end(reference));
         self.violation = result.err();
         self
@@ -157,9 +157,9 @@ impl<'a> Run<'a> {
 
     fn stuck(&self, last: Duration) -> String {
         let state = self.stage.shell.borrow().as_ref().map(|shell| {
-            let status = shell.driver().status(shell.now());
+            let status = shell.driver().status(Duration::ZERO);
             let clocks: Vec<_> =
-                status.workers.iter().map(|w| (w.rank, w.state, w.clock, w.silent)).collect();
+                status.workers.iter().map(|w| (w.rank, w.state, w.clock)).collect();
             format!("{:?} at version {}, {clocks:?}", status.state, status.version)
         });
         format!(
@@ -332,6 +332,10 @@ impl<'a> Run<'a> {
             }
             _ => Default::default(),
         };
+        let (lost, undone) = match self.may_be_undone() {
+            true => (0, balance.lost),
+            false => (balance.lost, 0),
+        };
         Outcome {
             seed: self.plan.seed,
             mode: self.plan.mode,
@@ -339,7 +343,8 @@ impl<'a> Run<'a> {
             faults: self.faults.clone(),
             acknowledged: self.ledger.n_counted(),
             dropped: self.ledger.n_dropped(),
-            lost: balance.lost,
+            lost,
+            undone,
             twice: balance.twice,
             checks: self.checks,
             simulated_seconds: simulated.as_secs_f64(),
