@@ -38,6 +38,8 @@ pub(crate) fn config() -> Config {
         observers: 0,
         wait_max: Config::WAIT_MAX,
         stop: StopRules::default(),
+        checkpoints: None,
+        boot: 0,
     }
 }
 

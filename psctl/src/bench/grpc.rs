@@ -92,7 +92,7 @@ pub(super) async fn connect(args: &WorkerArgs) -> Result<Connection, ExitError> 
     let tls_ca = tls.map(|folder| folder.join("ca.pem"));
     let credentials =
         Credentials::load(&CredentialArgs { tls_ca, ..CredentialArgs::default() }, &url)?;
-    let approach = Approach { congestion, credentials };
+    let approach = Approach { congestion, credentials, ..Approach::default() };
     let client = Client::connect_with(&url, CONNECT_PATIENCE, &approach).await?;
     let tables = Tables::new(vec![Table::zeros("theta", &[args.job.n as u64], false)])
         .map_err(|e| ExitError::config("--sizes makes no theta").because(e))?;
