@@ -33,6 +33,9 @@ pub struct Applier {
     kept: Mutex<HashMap<u32, Arc<Snapshot>>>,
 }
 
+/// Takes down the gradients of an update with their weights, or says why it cannot.
+pub type Recorder<'a> = dyn FnMut(&[(Gradient, f64)]) -> Result<(), String> + 'a;
+
 /// theta in one of its two forms; without it before the first join.
 #[derive(Debug)]
 enum Theta {
@@ -251,7 +254,7 @@ impl Applier {
     pub fn update_recorded(
         &self,
         order: &Order,
-        record: &mut dyn FnMut(&[(Gradient, f64)]) -> Result<(), String>,
+        record: &mut Recorder<'_>,
     ) -> Result<Fresh, Unapplied> {
         let mut parts = self.take(order);
         let result = match &self.theta {
@@ -285,7 +288,7 @@ impl Applier {
         store: &Mutex<Option<Box<Store>>>,
         order: &Order,
         parts: &[(Gradient, f64)],
-        record: &mut dyn FnMut(&[(Gradient, f64)]) -> Result<(), String>,
+        record: &mut Recorder<'_>,
     ) -> Result<Fresh, Unapplied> {
         let pulled = order.compensation.and_then(|wanted| self.kept(wanted));
         let mut store = store.lock();

@@ -8,26 +8,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
+use ps_common::Dtype;
 use ps_common::calls::JoinAnswer;
 use ps_common::congestion;
 use ps_common::exit::{Exit, ExitError, conclude};
 use ps_common::import::{Imported, read_theta};
 use ps_common::job::JobState;
 use ps_common::wire::CHUNK_BYTES;
-use ps_common::{Dtype, ErrorCode};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::args::{DurabilitySpec, JobSpec, Resume, ServerArgs, UpdateArgs};
+use crate::args::{JobSpec, ServerArgs, UpdateArgs};
 use crate::core::Input;
 use crate::driver::Driver;
-use crate::keeper::{Keeper, Resumption, Settings};
+use crate::keeper::Keeper;
 use crate::net::{Connections, Health, Protection, Shell, serve};
 use crate::numeric::LR;
 use crate::outputs;
-use crate::storage::{self, RealDisk};
+use crate::storage;
+
+mod durable;
 
 /// The whole program: parses `arguments` (the first is the program's name), runs, and says on
 /// stderr what went wrong.
@@ -62,13 +64,6 @@ pub fn runtime() -> Result<Runtime, ExitError> {
         .enable_all()
         .build()
         .map_err(|e| ExitError::new(Exit::Io, "cannot start the runtime").because(e))
-}
-
-/// A line for whoever looks on.
-fn say(text: &str) {
-    use std::io::Write;
-    // Nobody may look on.
-    let _ = writeln!(std::io::stderr(), "ps-server: {text}");
 }
 
 fn print(text: &str) {
@@ -111,32 +106,16 @@ pub async fn run_and_tell(
     if let Some(warning) = spec.config.consistency.warning(args.crew.workers) {
         tracing::warn!("{warning}");
     }
-    let keeper = durability.as_ref().map(open).transpose()?;
+    let keeper = durability.as_ref().map(|spec| durable::open(spec, args.crew.mode)).transpose()?;
     if let (Some(durability), Some(keeper)) = (&durability, &keeper) {
         spec.config.checkpoints = Some(durability.checkpoints);
         spec.config.boot = keeper.boot();
-        say(&durability.loss_window(args.crew.mode));
     }
     let listener = bind(&args)?;
     let address = listener
         .local_addr()
         .map_err(|e| ExitError::new(Exit::Io, "the listener has no address").because(e))?;
-    let start = args.serve.theta_in.as_deref().map(|path| read_start(path, spec.dtype));
-    let start = start.transpose()?;
-    let JobSpec { config, optimizer, dtype } = spec;
-    let mut driver = Driver::new(config.clone(), dtype, optimizer, CHUNK_BYTES, &program());
-    if let Some(start) = start {
-        driver = driver.starting_from(start);
-    }
-    if let Some(keeper) = keeper {
-        let (kept, resumption) =
-            driver.kept_by(keeper, &config, dtype).map_err(storage::Error::into_exit)?;
-        driver = kept;
-        if let Some(resumption) = &resumption {
-            tell_of(resumption, &args);
-        }
-    }
-    let shell = Shell::new(driver);
+    let shell = Shell::new(driver(&args, spec, keeper)?);
     let connections = Connections::new(listener, Arc::clone(&shell), protection.limits());
     let mut signals = Signals::new()?;
 
@@ -183,73 +162,21 @@ pub async fn run_and_tell(
     }
 }
 
-/// Locks the directory, if what lies there is as `--resume` wants it.
-fn open(durability: &DurabilitySpec) -> Result<Keeper, ExitError> {
-    let DurabilitySpec { directory, checkpoints, keep, resume, journal_bytes_max } = durability;
-    let settings = Settings {
-        durability: checkpoints.durability,
-        keep: *keep,
-        journal_bytes_max: *journal_bytes_max,
-        threads: true,
-    };
-    let keeper = Keeper::open(Arc::new(RealDisk), directory, settings);
-    let keeper = keeper.map_err(storage::Error::into_exit)?;
-    let versions = keeper.versions().map_err(storage::Error::into_exit)?;
-    match (resume, versions.first()) {
-        (Resume::Never, Some(version)) => Err(ExitError::config(format!(
-            "--resume never: {} has a job's checkpoints, the newest of version {version}; give a new \
-             job another directory, or delete them",
-            directory.display()
-        ))),
-        (Resume::Require, None) => Err(ExitError::new(
-            Exit::BadData,
-            format!("--resume require: {} has no checkpoint", directory.display()),
-        )),
-        _ => Ok(keeper),
+/// The server without its network, with the job that `keeper` has, if it has one.
+fn driver(args: &ServerArgs, spec: JobSpec, keeper: Option<Keeper>) -> Result<Driver, ExitError> {
+    let JobSpec { config, optimizer, dtype } = spec;
+    let start = args.serve.theta_in.as_deref().map(|path| read_start(path, dtype));
+    let mut driver = Driver::new(config.clone(), dtype, optimizer, CHUNK_BYTES, &program());
+    if let Some(start) = start.transpose()? {
+        driver = driver.starting_from(start);
     }
-}
-
-/// What a person wants to know of a job that was taken up again.
-fn tell_of(resumption: &Resumption, args: &ServerArgs) {
-    let Resumption { path, version, refused, recovered } = resumption;
-    for refused in refused {
-        tracing::warn!("a damaged checkpoint was put aside: {}", refused.reason);
+    let Some(keeper) = keeper else { return Ok(driver) };
+    let (driver, resumption) =
+        driver.kept_by(keeper, &config, dtype).map_err(storage::Error::into_exit)?;
+    if let Some(resumption) = &resumption {
+        durable::tell_of(resumption, args.serve.theta_in.is_some());
     }
-    say(&format!("goes on from {}, version {version} of theta", path.display()));
-    if recovered.n_records > 0 {
-        say(&format!(
-            "the journal had {} updates more: theta is at version {}",
-            recovered.n_records, recovered.version
-        ));
-    }
-    if let Some(cut) = &recovered.cut {
-        tracing::warn!(
-            "{}: cut its torn end of {} bytes, which nobody was told is durable: {}",
-            cut.path.display(),
-            cut.cut_bytes,
-            cut.what
-        );
-    }
-    if args.serve.theta_in.is_some() {
-        tracing::warn!("--theta-in is of no use here: the job has a theta already");
-    }
-}
-
-/// The last checkpoint of this life, where any are kept.
-async fn last_checkpoint(args: &ServerArgs, shell: &Shell) -> Result<(), ExitError> {
-    if args.serve.durability.checkpoint_dir.is_none() {
-        return Ok(());
-    }
-    match shell.checkpoint().await {
-        Ok((version, path)) => tracing::info!(version, path, "the last checkpoint is durable"),
-        // Nobody has joined: there is nothing to keep.
-        Err(error) if error.code == ErrorCode::NotInitialized => {}
-        Err(error) => {
-            let what = format!("the last checkpoint could not be written: {}", error.message);
-            return Err(ExitError::new(Exit::Io, what));
-        }
-    }
-    Ok(())
+    Ok(driver)
 }
 
 /// Reads `--theta-in` for a job of this element type.
@@ -279,7 +206,7 @@ async fn serve_job(
                 health.initialized().await;
             }
             () = shell.conclusion() => {
-                let last = last_checkpoint(args, shell).await;
+                let last = durable::last_checkpoint(args, shell).await;
                 written = last.and(write_results(args, shell));
                 shell.tell(Input::Concluded);
             }
@@ -292,7 +219,12 @@ async fn serve_job(
                 if !ended(shell) {
                     tracing::info!("stopping: SIGTERM");
                     shell.tell(Input::Drain);
-                    let last = last_checkpoint(args, shell).await;
+                    let last = tokio::select! {
+                        last = durable::last_checkpoint(args, shell) => last,
+                        exit = signals.next() => {
+                            return Err(ExitError::new(exit, "stopped at once"));
+                        }
+                    };
                     written = last.and(write_results(args, shell));
                 }
                 return Ok(written);

@@ -4,6 +4,9 @@
 //!
 //! `PS_GARBAGE_SECONDS=N` makes it longer, `PS_GARBAGE_SEED=N` another; the seed is printed.
 
+// What was sent and answered is said on stdout.
+#![allow(clippy::print_stdout)]
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -118,20 +121,7 @@ fn garbage_does_not_reach_the_good_workers() {
     let workers: Vec<Process> = (0..2)
         .map(|_| Process::start("ps-worker", &[&flags[..], &["--compute-delay-ms=45"]].concat()))
         .collect();
-    let status = || -> Option<Value> {
-        let flags = ["status", "--server", &url, "--token-file", &operator_file, "--json"];
-        let text = Process::start("psctl", &flags).expect_exit(0);
-        serde_json::from_str(text.lines().last()?).ok()
-    };
-    let status = wait_until("the second round", || {
-        status().filter(|status| status["version"].as_u64() >= Some(2))
-    });
-    let name = |worker: &Value| {
-        let rank = worker["rank"].as_u64().expect("a rank") as u32;
-        (rank, worker["incarnation"].as_u64().expect("an incarnation"))
-    };
-    let good: Vec<_> = status["workers"].as_array().expect("workers").iter().map(name).collect();
-    assert_eq!(good.len(), 2, "{status}");
+    let good = names_of_workers(&url, &operator_file);
 
     let hostile = Arc::new(Hostile {
         address,
@@ -148,24 +138,8 @@ fn garbage_does_not_reach_the_good_workers() {
             scope.spawn(move || messages(hostile, seed.wrapping_add(peer)));
             scope.spawn(move || connections(hostile, seed.wrapping_add(1000 + peer)));
         }
-        // Until the good workers are done; memory is looked at meanwhile.
-        for worker in workers {
-            let end = std::time::Instant::now() + Duration::from_secs(60 + 10 * seconds);
-            let mut worker = worker;
-            while worker.is_running() {
-                if let Some(kib) = resident_kib(server.id()) {
-                    peak_kib.fetch_max(kib, Ordering::Relaxed);
-                }
-                if std::time::Instant::now() > end {
-                    hostile.stop.store(true, Ordering::Relaxed);
-                    panic!("not done in time: {worker:?} {server:?}");
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            let (code, output) = worker.wait();
-            hostile.stop.store(code != Some(0), Ordering::Relaxed);
-            assert_eq!(code, Some(0), "{output}\n{server:?}");
-        }
+        let patience = Duration::from_secs(60 + 10 * seconds);
+        watch(workers, &server, &hostile, (patience, &peak_kib));
         hostile.stop.store(true, Ordering::Relaxed);
     });
     hostile.counts.print();
@@ -183,6 +157,50 @@ fn garbage_does_not_reach_the_good_workers() {
     assert_eq!(&report["final"]["theta_sha256"], want, "garbage changed theta");
     let sent: u64 = hostile.counts.sent.lock().expect("counts").values().sum();
     assert!(sent > 100, "only {sent} executions");
+}
+
+/// Rank and incarnation of the two workers, once they are past the first rounds.
+fn names_of_workers(url: &str, operator_file: &str) -> Vec<(u32, u64)> {
+    let status = || -> Option<Value> {
+        let flags = ["status", "--server", url, "--token-file", operator_file, "--json"];
+        let text = Process::start("psctl", &flags).expect_exit(0);
+        serde_json::from_str(text.lines().last()?).ok()
+    };
+    let status = wait_until("the second round", || {
+        status().filter(|status| status["version"].as_u64() >= Some(2))
+    });
+    let name = |worker: &Value| {
+        let rank = worker["rank"].as_u64().expect("a rank") as u32;
+        (rank, worker["incarnation"].as_u64().expect("an incarnation"))
+    };
+    let good: Vec<_> = status["workers"].as_array().expect("workers").iter().map(name).collect();
+    assert_eq!(good.len(), 2, "{status}");
+    good
+}
+
+/// Waits until the good workers are done; looks at the server's memory meanwhile.
+fn watch(
+    workers: Vec<Process>,
+    server: &Process,
+    hostile: &Hostile,
+    (patience, peak_kib): (Duration, &AtomicU64),
+) {
+    for mut worker in workers {
+        let end = std::time::Instant::now() + patience;
+        while worker.is_running() {
+            if let Some(kib) = resident_kib(server.id()) {
+                peak_kib.fetch_max(kib, Ordering::Relaxed);
+            }
+            if std::time::Instant::now() > end {
+                hostile.stop.store(true, Ordering::Relaxed);
+                panic!("not done in time: {worker:?} {server:?}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (code, output) = worker.wait();
+        hostile.stop.store(code != Some(0), Ordering::Relaxed);
+        assert_eq!(code, Some(0), "{output}\n{server:?}");
+    }
 }
 
 /// The most that was ever resident of a process.
@@ -371,27 +389,8 @@ impl Hostile {
                 let late = frame(DATA, 0, 1, &frames::message(3, b"abc"));
                 ("DATA on a half-closed stream", greet([open(1, END_STREAM), late].concat()))
             }
-            12 => {
-                let mut bomb = block.clone();
-                // Kept in the table once, then named again and again.
-                bomb.push(0x40);
-                let mut kept = Vec::new();
-                frames::field(&mut kept, "x", &"y".repeat(4000));
-                bomb.extend(&kept[1..]);
-                bomb.extend([0xbe].repeat(10_000));
-                ("header bomb", greet(frame(HEADERS, END_HEADERS, 1, &bomb)))
-            }
-            13 => {
-                let mut large = block.clone();
-                (0..rng.random_range(1..4)).for_each(|_| {
-                    frames::field(&mut large, "x", &"y".repeat(15_000));
-                });
-                let chunks: Vec<&[u8]> = large.chunks(16_000).collect();
-                let mut frames = frame(HEADERS, 0, 1, chunks[0]);
-                chunks[1..].iter().for_each(|c| frames.extend(frame(CONTINUATION, 0, 1, c)));
-                frames.extend(frame(CONTINUATION, END_HEADERS, 1, &[]));
-                ("large headers", greet(frames))
-            }
+            12 => ("header bomb", greet(frame(HEADERS, END_HEADERS, 1, &header_bomb(block)))),
+            13 => ("large headers", greet(large_headers(block, rng))),
             14 => {
                 ("streams left open", greet(streams(n as u32).flat_map(|i| open(i, 0)).collect()))
             }
@@ -403,17 +402,40 @@ impl Hostile {
             16 => ("PRIORITY flood", repeated(frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 9]))),
             17 => ("GOAWAY, then more", greet([frame(GOAWAY, 0, 0, &[0; 8]), open(1, 0)].concat())),
             18 => ("HPACK noise", greet(frame(HEADERS, END_HEADERS, 1, &noise(rng)))),
-            _ => {
-                let mut frames = Vec::new();
-                for _ in 0..rng.random_range(1..50) {
-                    let (kind, flags) = (rng.random_range(0..12), rng.random());
-                    let stream = rng.random_range(0..6);
-                    frames.extend(frame(kind, flags, stream, &noise(rng)));
-                }
-                ("frames of noise", greet(frames))
-            }
+            _ => ("frames of noise", greet(frames_of_noise(rng))),
         }
     }
+}
+
+/// A field that is kept in the table once, then named again and again.
+fn header_bomb(mut block: Vec<u8>) -> Vec<u8> {
+    block.push(0x40);
+    let mut kept = Vec::new();
+    frames::field(&mut kept, "x", &"y".repeat(4000));
+    block.extend(&kept[1..]);
+    block.extend([0xbe].repeat(10_000));
+    block
+}
+
+fn large_headers(mut block: Vec<u8>, rng: &mut ChaCha8Rng) -> Vec<u8> {
+    (0..rng.random_range(1..4)).for_each(|_| {
+        frames::field(&mut block, "x", &"y".repeat(15_000));
+    });
+    let chunks: Vec<&[u8]> = block.chunks(16_000).collect();
+    let mut frames = frame(HEADERS, 0, 1, chunks[0]);
+    chunks[1..].iter().for_each(|c| frames.extend(frame(CONTINUATION, 0, 1, c)));
+    frames.extend(frame(CONTINUATION, END_HEADERS, 1, &[]));
+    frames
+}
+
+fn frames_of_noise(rng: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for _ in 0..rng.random_range(1..50) {
+        let (kind, flags) = (rng.random_range(0..12), rng.random());
+        let stream = rng.random_range(0..6);
+        frames.extend(frame(kind, flags, stream, &noise(rng)));
+    }
+    frames
 }
 
 fn noise(rng: &mut ChaCha8Rng) -> Vec<u8> {

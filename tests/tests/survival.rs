@@ -3,6 +3,9 @@
 //!
 //! `PS_KILLS=100 cargo test -p ps-tests --test survival` kills that often in each run.
 
+// Seeds and figures are said on stdout.
+#![allow(clippy::print_stdout)]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -77,7 +77,10 @@ impl Mutator {
             1 if rest > 0 => bytes[place] = rng.random(),
             2 => bytes.truncate(place),
             3 => drop(bytes.drain(place..place + length)),
-            4 => insert(bytes, place, &bytes[place..place + length].to_vec()),
+            4 => {
+                let again = bytes[place..place + length].to_vec();
+                insert(bytes, place, &again);
+            }
             5 => {
                 let number = NUMBERS[rng.random_range(0..NUMBERS.len())];
                 let number = match rng.random_range(0..2) {

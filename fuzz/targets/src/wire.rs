@@ -71,9 +71,46 @@ fn statistics(bytes: &[u8]) -> bool {
     true
 }
 
+const CALLER: Caller = Caller { rank: 1, incarnation: 7 };
+
+fn welcome(tables: Vec<pb::Table>) -> pb::JoinResponse {
+    pb::JoinResponse {
+        rank: CALLER.rank,
+        incarnation: CALLER.incarnation,
+        n_shards: 2,
+        dim: crate::pushes::DIM as u64,
+        dtype: pb::Dtype::F32.into(),
+        mode: pb::Mode::Sync.into(),
+        aggregate: pb::Aggregate::TrimmedMean.into(),
+        trimmed: 1,
+        state: pb::JobState::Running.into(),
+        tables,
+        ..pb::JoinResponse::default()
+    }
+}
+
+fn status(stats: pb::WorkerStats) -> pb::StatusResponse {
+    let worker = pb::WorkerStatus {
+        rank: CALLER.rank,
+        incarnation: CALLER.incarnation,
+        state: pb::worker_status::State::Live.into(),
+        stats: Some(stats),
+        ..pb::WorkerStatus::default()
+    };
+    pb::StatusResponse {
+        state: pb::JobState::Running.into(),
+        mode: pb::Mode::Sync.into(),
+        aggregate: pb::Aggregate::Mean.into(),
+        dtype: pb::Dtype::F32.into(),
+        last: Some(pb::HistoryEntry { round: 1.0, version: 1, loss: 0.5, seconds: 0.25 }),
+        workers: vec![worker; 2],
+        ..pb::StatusResponse::default()
+    }
+}
+
 /// One message of each kind, with all fields that there are.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let (rank, incarnation) = (1, 7);
+    let Caller { rank, incarnation } = CALLER;
     let stats = pb::WorkerStats {
         pushes: 3,
         samples: 30,
@@ -95,37 +132,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         acknowledged_clock: Some(3),
         ..join_request(Some(1))
     };
-    let tables = join.tables.clone();
-    let number = pb::Dtype::F32.into();
-    let answer = pb::JoinResponse {
-        rank,
-        incarnation,
-        n_shards: 2,
-        dim: crate::pushes::DIM as u64,
-        dtype: number,
-        mode: pb::Mode::Sync.into(),
-        aggregate: pb::Aggregate::TrimmedMean.into(),
-        trimmed: 1,
-        state: pb::JobState::Running.into(),
-        tables,
-        ..pb::JoinResponse::default()
-    };
-    let worker = pb::WorkerStatus {
-        rank,
-        incarnation,
-        state: pb::worker_status::State::Live.into(),
-        stats: Some(stats),
-        ..pb::WorkerStatus::default()
-    };
-    let status = pb::StatusResponse {
-        state: answer.state,
-        mode: answer.mode,
-        aggregate: pb::Aggregate::Mean.into(),
-        dtype: number,
-        last: Some(pb::HistoryEntry { round: 1.0, version: 1, loss: 0.5, seconds: 0.25 }),
-        workers: vec![worker; 2],
-        ..pb::StatusResponse::default()
-    };
+    let answer = welcome(join.tables.clone());
+    let status = status(stats);
     let outcome = pb::Outcome::Applied.into();
     let result = pb::PushResult { outcome, state: answer.state, ..pb::PushResult::default() };
     let evaluate = pb::EvaluateRequest {
@@ -140,7 +148,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let pulled = pb::PullResponse { state: answer.state, ..pb::PullResponse::default() };
     let push = pb::PushRequest {
         header: Some(header),
-        dtype: number,
+        dtype: pb::Dtype::F32.into(),
         last: true,
         data: vec![1; 24].into(),
         ..pb::PushRequest::default()
@@ -160,7 +168,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         pulled.encode_to_vec(),
         push.encode_to_vec(),
         pb::StopRequest { reason: "enough".to_owned() }.encode_to_vec(),
-        merge_request(Caller { rank, incarnation }, &moments).encode_to_vec(),
+        merge_request(CALLER, &moments).encode_to_vec(),
     ];
     (0u8..).zip(messages).map(|(kind, bytes)| [&[kind], &bytes[..]].concat()).collect()
 }

@@ -92,8 +92,7 @@ fn load(reader: &mut FileReader, life: Life<'_>) -> Result<Value, Error> {
     let core = Core::restore(config, life.dtype, job.saved.clone())
         .map_err(|e| reader.mismatch(e.message))?;
     let mut restoring = life.applier.restoring(job.saved.tables(), life.dtype, reader.version());
-    loop {
-        let Some(mut section) = reader.next_section()? else { break };
+    while let Some(mut section) = reader.next_section()? {
         let name = section.name().to_owned();
         // Of a later program, perhaps.
         if name != "theta" && !name.starts_with("optimizer/") {
