@@ -105,8 +105,9 @@ fn problem() -> Vec<String> {
         return vec!["--data=clusters".to_owned(), "--model=softmax".to_owned(), delay];
     };
     let file = |name: &str| folder.join(name).display().to_string();
+    let images = (0..5).map(|part| file(&format!("train-images-part{part}-idx3-ubyte.gz")));
     vec![
-        format!("--data={}", file("train-images-idx3-ubyte.gz")),
+        format!("--data={}", images.collect::<Vec<_>>().join(",")),
         format!("--labels={}", file("train-labels-idx1-ubyte.gz")),
         "--model=softmax,classes=10".to_owned(),
         "--scale=divide=255".to_owned(),

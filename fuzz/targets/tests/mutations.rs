@@ -1,6 +1,9 @@
 //! Every target over its valid inputs and over changes of them, the same on every machine: what is
 //! left of fuzzing where there is no nightly toolchain.
 
+// What ran is said on stdout.
+#![allow(clippy::print_stdout)]
+
 use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
