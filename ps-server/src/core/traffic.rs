@@ -55,13 +55,19 @@ impl Core {
             self.answer_in_turn(now, call, &header, (theta, outcome), out);
             return Ok(());
         }
+        self.check_not_ahead(&header, owed)?;
         if self.state != JobState::Running {
             self.count_dropped(rank, header.clock, Reason::Ended);
             out.push(Effect::Forget { gradient: call });
             self.answer_in_turn(now, call, &header, (theta, Outcome::DroppedLate), out);
             return Ok(());
         }
-        self.check_clock(&header, owed)?;
+        if self.config.rounds.is_some_and(|rounds| header.clock >= rounds) {
+            return Err(Error::new(
+                ErrorCode::JobEnded,
+                format!("clock {} is beyond the job's --rounds", header.clock),
+            ));
+        }
         if self.admission(&header)? == Admission::Late {
             self.too_late(&header);
             out.push(Effect::Forget { gradient: call });
@@ -95,7 +101,8 @@ impl Core {
         Ok(())
     }
 
-    fn check_clock(&self, header: &PushHeader, owed: u64) -> Result<(), Error> {
+    /// What the server has not reached, also after the end: it went back, or the name is made up.
+    fn check_not_ahead(&self, header: &PushHeader, owed: u64) -> Result<(), Error> {
         if header.clock > owed || header.version_pulled > self.version {
             return Err(Error::new(
                 ErrorCode::EpochChanged,
@@ -107,12 +114,6 @@ impl Core {
             )
             .with("clock", owed)
             .with("version", self.version));
-        }
-        if self.config.rounds.is_some_and(|rounds| header.clock >= rounds) {
-            return Err(Error::new(
-                ErrorCode::JobEnded,
-                format!("clock {} is beyond the job's --rounds", header.clock),
-            ));
         }
         Ok(())
     }

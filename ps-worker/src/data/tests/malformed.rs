@@ -64,7 +64,8 @@ fn idx_files() {
     refuse(idx(8, &[2, 0], &[]), "--labels @y", "a: byte 4: ", "dimensions [2, 0]");
     refuse(idx(8, &[u32::MAX; 9], &[]), "--labels @y", "a: byte 4: ", "too large");
     // A header may claim what it likes: memory follows the bytes that are there.
-    refuse(idx(8, &[9, u32::MAX, 64], &[1]), "--labels @y", "a: ", "ends at byte 17 within row 0");
+    refuse(idx(8, &[9, u32::MAX, 64], &[1]), "--labels @y", "a: byte 4: ", "too large");
+    refuse(idx(8, &[9, 1 << 16, 64], &[1]), "--labels @y", "a: ", "ends at byte 17 within row 0");
     let nan = [1f32, f32::NAN].iter().flat_map(|x| x.to_be_bytes()).collect::<Vec<_>>();
     refuse(idx(13, &[1, 2], &nan), "--labels @y", "a: row 0, column 1", "byte 16) is NaN");
 }
