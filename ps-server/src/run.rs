@@ -106,12 +106,13 @@ pub async fn run_and_tell(
     if let Some(warning) = spec.config.consistency.warning(args.crew.workers) {
         tracing::warn!("{warning}");
     }
-    let keeper = durability.as_ref().map(|spec| durable::open(spec, args.crew.mode)).transpose()?;
-    if let (Some(durability), Some(keeper)) = (&durability, &keeper) {
+    let mut keeper = None;
+    if let Some(durability) = &durability {
+        let keeper = keeper.insert(durable::open(durability, args.crew.mode).await?);
         spec.config.checkpoints = Some(durability.checkpoints);
         spec.config.boot = keeper.boot();
     }
-    let listener = bind(&args)?;
+    let listener = bind(&args).await?;
     let address = listener
         .local_addr()
         .map_err(|e| ExitError::new(Exit::Io, "the listener has no address").because(e))?;
@@ -276,9 +277,10 @@ fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn bind(args: &ServerArgs) -> Result<TcpListener, ExitError> {
+async fn bind(args: &ServerArgs) -> Result<TcpListener, ExitError> {
     let listen = args.serve.listen;
-    let listener = listen_on(listen).map_err(|e| {
+    let is_held = |e: &std::io::Error| e.kind() == std::io::ErrorKind::AddrInUse;
+    let listener = durable::patiently(|| listen_on(listen), is_held).await.map_err(|e| {
         let hint = match e.kind() {
             std::io::ErrorKind::AddrInUse => "another program has this port; choose another one",
             std::io::ErrorKind::AddrNotAvailable => "this machine has no such address",

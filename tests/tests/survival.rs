@@ -119,7 +119,7 @@ fn problem() -> Vec<String> {
 fn kills_leave_the_same_theta(optimizer: &str) {
     let learn = problem();
     let kills = n_kills();
-    let rounds = format!("--rounds={}", 60 + 20 * kills);
+    let rounds = format!("--rounds={}", 60 + 10 * kills);
     let job = ["--workers=3", "--lr=0.01", "--checkpoint-every=7r", &rounds, optimizer];
     let mut chance = Chance::new(optimizer);
     let undisturbed = train(&job, &learn, 0, &mut chance);

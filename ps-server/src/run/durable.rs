@@ -2,18 +2,40 @@
 //! that it takes up again, its last checkpoint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ps_common::ErrorCode;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::Mode;
+use tokio::time::Instant;
 
 use crate::args::{DurabilitySpec, Resume, ServerArgs};
 use crate::keeper::{Keeper, Resumption, Settings};
 use crate::net::Shell;
 use crate::storage::{self, RealDisk};
 
+/// How long what the server before holds may take to come free.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Tries again while `is_held` says that another one holds what is wanted: who starts a server right
+/// after he killed one need not know how long the system takes to end it.
+pub(super) async fn patiently<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    is_held: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err(error) if is_held(&error) && Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Says what a crash may undo, and locks the directory, if what lies there is as `--resume` wants it.
-pub(super) fn open(durability: &DurabilitySpec, mode: Mode) -> Result<Keeper, ExitError> {
+pub(super) async fn open(durability: &DurabilitySpec, mode: Mode) -> Result<Keeper, ExitError> {
     say(&durability.loss_window(mode));
     let DurabilitySpec { directory, checkpoints, keep, resume, journal_bytes_max } = durability;
     let settings = Settings {
@@ -22,8 +44,11 @@ pub(super) fn open(durability: &DurabilitySpec, mode: Mode) -> Result<Keeper, Ex
         journal_bytes_max: *journal_bytes_max,
         threads: true,
     };
-    let keeper = Keeper::open(Arc::new(RealDisk), directory, settings);
-    let keeper = keeper.map_err(storage::Error::into_exit)?;
+    let keeper = patiently(
+        || Keeper::open(Arc::new(RealDisk), directory, settings),
+        |error| matches!(error, storage::Error::Locked { .. }),
+    );
+    let keeper = keeper.await.map_err(storage::Error::into_exit)?;
     let versions = keeper.versions().map_err(storage::Error::into_exit)?;
     match (resume, versions.first()) {
         (Resume::Never, Some(version)) => Err(ExitError::config(format!(
