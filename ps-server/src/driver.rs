@@ -103,7 +103,7 @@ impl Driver {
     /// `config` and `dtype` are those that the driver was made with.
     ///
     /// # Errors
-    /// As [`Keeper::resume`].
+    /// [`storage::Error::NoneUsable`], [`storage::Error::Mismatch`] and what reading fails with.
     pub fn kept_by(
         mut self,
         keeper: Keeper,
