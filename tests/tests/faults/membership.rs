@@ -181,7 +181,7 @@ async fn until_lost(good: &mut Caller) {
 
 #[tokio::test]
 async fn rows_15_and_16_a_lease_ends_and_a_zombie_is_fenced() {
-    let (_server, address, mut good) = setting(&["--lease-ms", "300"]).await;
+    let (_server, address, mut good) = setting(&["--lease-ms", "1500"]).await;
     let mut bad = Caller::joined(&address, 1, DIM).await;
     until_lost(&mut good).await;
     let messages = vec![bad.message(0, 1, &NINES)];
@@ -205,7 +205,9 @@ async fn row_18_a_worker_that_dies_inside_a_round_ends_or_frees_it() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let theta_out = folder.path().join("theta.npy").to_string_lossy().into_owned();
     let job = async |policy| {
-        let flags = ["--on-worker-loss", policy, "--lease-ms", "400", "--theta-out", &theta_out];
+        // Who waits for a replacement has to outlive it, on a busy machine, too.
+        let lease = if policy == "wait" { "20000" } else { "400" };
+        let flags = ["--on-worker-loss", policy, "--lease-ms", lease, "--theta-out", &theta_out];
         let (server, address, [mut good, mut bad]) = job(&flags).await;
         assert!(round(&mut good, &mut bad).await.iter().all(applied));
         drop(bad);
