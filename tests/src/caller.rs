@@ -14,6 +14,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
+use crate::PATIENCE;
+
 /// A joined worker, or one that has yet to join.
 #[derive(Clone)]
 pub struct Caller {
@@ -102,6 +104,22 @@ impl Caller {
     pub async fn joined(address: &str, rank: u32, dim: u64) -> Self {
         let mut caller = Self::connect(address).await;
         caller.join(Self::join_request(Some(rank), dim)).await.expect("a rank is free");
+        caller
+    }
+
+    /// As [`Caller::joined`], for a rank whose holder is gone: the server hears of a connection's
+    /// end a little later.
+    ///
+    /// # Panics
+    /// If the rank is not free within [`PATIENCE`], or is refused for another reason.
+    pub async fn replacing(address: &str, rank: u32, dim: u64) -> Self {
+        let mut caller = Self::connect(address).await;
+        let end = std::time::Instant::now() + PATIENCE;
+        while let Err(status) = caller.join(Self::join_request(Some(rank), dim)).await {
+            let (_, reason) = reason_of(&status);
+            assert!(reason == "RANK_TAKEN" && std::time::Instant::now() < end, "{status:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
         caller
     }
 

@@ -42,6 +42,7 @@ struct State {
 
 #[derive(Debug)]
 struct Flow {
+    came: u64,
     passed: u64,
     /// Bytes that may pass in all.
     limit: u64,
@@ -49,7 +50,7 @@ struct Flow {
 
 impl Default for Flow {
     fn default() -> Self {
-        Self { passed: 0, limit: u64::MAX }
+        Self { came: 0, passed: 0, limit: u64::MAX }
     }
 }
 
@@ -85,15 +86,16 @@ impl Proxy {
 
     /// Holds everything back that goes `way`.
     pub fn hold(&self, way: Way) {
-        self.hold_after(way, 0);
+        let _ = self.hold_after(way, 0);
     }
 
-    /// Lets `n_bytes` more pass, and holds back the rest.
-    pub fn hold_after(&self, way: Way, n_bytes: u64) {
+    /// Lets `n_bytes` more pass, and holds back the rest; gives what has passed once they have.
+    pub fn hold_after(&self, way: Way, n_bytes: u64) -> u64 {
         let mut state = self.shared.lock();
         let flow = &mut state.flows[way as usize];
         flow.limit = flow.passed + n_bytes;
         self.shared.changed.notify_all();
+        flow.limit
     }
 
     /// Lets everything pass, first of all what was held back.
@@ -117,6 +119,12 @@ impl Proxy {
     /// Bytes that have gone `way`.
     pub fn passed(&self, way: Way) -> u64 {
         self.shared.lock().flows[way as usize].passed
+    }
+
+    /// Bytes that have come and not gone on, `way`.
+    pub fn held(&self, way: Way) -> u64 {
+        let flow = &self.shared.lock().flows[way as usize];
+        flow.came - flow.passed
     }
 
     /// Connections that the server has ended.
@@ -179,6 +187,7 @@ impl Shared {
     fn take(&self, way: Way, era: u64, mut from: TcpStream, pieces: &mpsc::Sender<Vec<u8>>) {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(n @ 1..) = from.read(&mut buffer) {
+            self.lock().flows[way as usize].came += n as u64;
             if pieces.send(buffer[..n].to_vec()).is_err() {
                 return;
             }
