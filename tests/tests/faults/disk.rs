@@ -121,13 +121,15 @@ async fn row_34_what_was_acknowledged_survives_a_killed_server() {
             answers.push(status.code());
             acknowledged = n;
         } else {
+            // From then on it dies at any moment.
+            caller.step(&ONES).await.expect("undisturbed so far");
             let id = server.id().to_string();
             let delay = Duration::from_micros(700 * (life as u64) * (life as u64));
             let killer = std::thread::spawn(move || {
                 std::thread::sleep(delay);
                 Command::new("kill").args(["-9", &id]).status().expect("kill runs")
             });
-            acknowledged = push_until_gone(&mut caller).await;
+            acknowledged = 1 + push_until_gone(&mut caller).await;
             assert!(killer.join().expect("no panic").success());
         }
         assert_eq!(server.wait().0, None, "by the signal");
@@ -136,7 +138,7 @@ async fn row_34_what_was_acknowledged_survives_a_killed_server() {
     let (_server, address) = kept.server(&always);
     let mut good = Caller::joined(&address, 0, DIM).await;
     let version = counted(&mut good).await;
-    assert!(version >= before + acknowledged && version > 14, "{version}");
+    assert!(version >= before + acknowledged && version >= 14, "{version}");
     assert!(
         answers
             .iter()
@@ -300,8 +302,10 @@ async fn row_41_a_damaged_checkpoint_is_put_aside_and_none_is_no_start() {
         let (server, address) = kept.server(&often);
         let mut caller = Caller::joined(&address, 0, DIM).await;
         same &= caller.pull().await.expect("theta") == thetas[1];
-        let output = server.output();
-        assert!(output.contains("put aside") && output.contains("version 2"), "{what}: {output}");
+        wait_until(&format!("{what}: what is said of it"), || {
+            let output = server.output();
+            (output.contains("put aside") && output.contains("version 2")).then_some(())
+        });
         drop(caller);
         server.signal("KILL");
         server.wait();

@@ -11,6 +11,8 @@ use tonic::{Code, Request};
 use super::{DIM, ONES, ZEROS, refused, setting};
 
 const NINES: [f32; DIM as usize] = [9.0; DIM as usize];
+/// A lease whose end a test waits for, and that a worker which lives never outstays.
+const LEASE_MS: &str = "4000";
 
 /// A server of a job without end at rate 0.5, and its workers.
 async fn job<const K: usize>(arguments: &[&str]) -> (Process, String, [Caller; K]) {
@@ -181,7 +183,7 @@ async fn until_lost(good: &mut Caller) {
 
 #[tokio::test]
 async fn rows_15_and_16_a_lease_ends_and_a_zombie_is_fenced() {
-    let (_server, address, mut good) = setting(&["--lease-ms", "1500"]).await;
+    let (_server, address, mut good) = setting(&["--lease-ms", LEASE_MS]).await;
     let mut bad = Caller::joined(&address, 1, DIM).await;
     until_lost(&mut good).await;
     let messages = vec![bad.message(0, 1, &NINES)];
@@ -205,8 +207,8 @@ async fn row_18_a_worker_that_dies_inside_a_round_ends_or_frees_it() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let theta_out = folder.path().join("theta.npy").to_string_lossy().into_owned();
     let job = async |policy| {
-        // Who waits for a replacement has to outlive it, on a busy machine, too.
-        let lease = if policy == "wait" { "20000" } else { "400" };
+        // Nobody waits for the end of this one: another takes the rank.
+        let lease = if policy == "wait" { "20000" } else { LEASE_MS };
         let flags = ["--on-worker-loss", policy, "--lease-ms", lease, "--theta-out", &theta_out];
         let (server, address, [mut good, mut bad]) = job(&flags).await;
         assert!(round(&mut good, &mut bad).await.iter().all(applied));
@@ -243,7 +245,7 @@ async fn row_18_a_worker_that_dies_inside_a_round_ends_or_frees_it() {
     assert_eq!(waiting.outcome(), pb::Outcome::Waiting);
     let before = good.pull().await.expect("theta");
     let theta_unchanged = Some((before.0, good.theta().await) == (1, vec![-0.5; DIM as usize]));
-    let mut second = Caller::joined(&address, 1, DIM).await;
+    let mut second = Caller::replacing(&address, 1, DIM).await;
     let (again, closing) = tokio::join!(good.push(1, 1, &ONES), second.push(1, 1, &ONES));
     // The server has the good one's gradient: whoever comes last, it counts once.
     let counted = |sent: &pb::PushResult| applied(sent) || sent.outcome() == pb::Outcome::Duplicate;

@@ -44,7 +44,7 @@ fn sha256(report: &Value) -> &str {
 
 #[tokio::test]
 async fn row_31_a_black_hole_ends_at_both_ends_within_their_keepalive() {
-    let job = ["--mode=async", "--workers=2", "--rounds=0", "--lease-ms=1000"];
+    let job = ["--mode=async", "--workers=2", "--rounds=0", "--lease-ms=5000"];
     let (_server, address) = Process::server(&job);
     let proxy = Proxy::to(&address);
     let lost = worker(&proxy, &["--rank=1", "--compute-delay-ms=5"]);
@@ -97,8 +97,7 @@ async fn row_32_a_worker_killed_in_its_upload_leaves_nothing() {
     // A quarter of a gradient; whatever the worker thinks it has sent, no more comes.
     let tables = victim_tables(&mut good).await;
     let dim: u64 = tables.iter().map(|table| table.shape.iter().product::<u64>()).sum();
-    proxy.hold_after(Way::Up, dim);
-    let held = proxy.passed(Way::Up) + dim;
+    let held = proxy.hold_after(Way::Up, dim);
     wait_until("the quarter", || (proxy.passed(Way::Up) >= held).then_some(()));
     let (clock, version) = progress(&mut good, 1).await;
     let request = pb::JoinRequest { tables, ..Caller::join_request(Some(0), DIM) };
@@ -130,30 +129,29 @@ async fn victim_tables(onlooker: &mut Caller) -> Vec<pb::Table> {
 
 #[tokio::test]
 async fn row_33_a_worker_killed_before_it_reads_the_answer_counts_once() {
-    let undisturbed = local(&["--dtype=f64", "--workers=2", "--rounds=30"]);
+    const ROUNDS: u64 = 200;
+    let rounds = format!("--rounds={ROUNDS}");
+    let undisturbed = local(&["--dtype=f64", "--workers=2", &rounds]);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let report = folder.path().join("report.json").to_string_lossy().into_owned();
-    let job = ["--dtype=f64", "--workers=2", "--rounds=30", "--report", &report];
+    // The first heartbeat comes after a third of it: what the server says is the answer to a push.
+    let lease = "--lease-ms=20000";
+    let job = ["--dtype=f64", "--workers=2", &rounds, lease, "--report", &report];
     let (server, address) = Process::server(&job);
     let proxy = Proxy::to(&address);
-    let victim = worker(&proxy, &["--rank=1", "--compute-delay-ms=5"]);
+    let victim = worker(&proxy, &["--rank=1", "--compute-delay-ms=20"]);
     let direct = format!("http://{address}");
     let good = Process::start("ps-worker", &["--server", &direct, "--rank=0"]);
     let mut onlooker = Caller::connect(&address).await;
     until(&mut onlooker, "a start", |s| s.workers.len() == 2 && s.workers[1].clock > 5).await;
     proxy.hold(Way::Down);
-    // Once it stands still, its latest push has been applied, and it does not know.
-    let (mut clock, mut since) = (0, Instant::now());
-    while since.elapsed() < Duration::from_millis(300) {
-        let now = progress(&mut onlooker, 1).await.0;
-        if now != clock {
-            (clock, since) = (now, Instant::now());
-        }
-    }
+    // Once an answer is held back, its latest push has been applied, and it does not know.
+    wait_until("an answer", || (proxy.held(Way::Down) > 0).then_some(()));
+    let clock = progress(&mut onlooker, 1).await.0;
     victim.signal("KILL");
     assert_eq!(victim.wait().0, None, "by the signal");
     proxy.cut();
-    assert!(clock < 30, "the job was over before: {clock}");
+    assert!(clock < ROUNDS, "the job was over before: {clock}");
     let second = Process::start("ps-worker", &["--server", &direct, "--rank=1"]);
     let output = second.expect_exit(0);
     assert!(output.contains(&format!("clock={clock}")), "goes on at {clock}: {output}");
@@ -162,7 +160,7 @@ async fn row_33_a_worker_killed_before_it_reads_the_answer_counts_once() {
     server.expect_exit(0);
     let text = std::fs::read_to_string(&report).expect("a report");
     let report: Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(report["version"], 30);
+    assert_eq!(report["version"], ROUNDS);
     let seen = Seen {
         theta_unchanged: Some(sha256(&report) == sha256(&undisturbed)),
         good_undisturbed: Some(true),
@@ -173,16 +171,16 @@ async fn row_33_a_worker_killed_before_it_reads_the_answer_counts_once() {
 
 #[tokio::test]
 async fn row_38_a_partition_of_any_kind_ends_in_the_same_bits() {
-    const LEASE: Duration = Duration::from_millis(400);
     let learn = ["--dtype=f64", "--workers=2", "--rounds=400"];
     let undisturbed = local(&learn);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let report = folder.path().join("report.json").to_string_lossy().into_owned();
-    let job = [&learn[..], &["--lease-ms=400", "--report", &report]].concat();
+    let lease = format!("--lease-ms={}", LEASE.as_millis());
+    let job = [&learn[..], &[&lease, "--report", &report]].concat();
     let (server, address) = Process::server(&job);
     let proxies = [Proxy::to(&address), Proxy::to(&address)];
     let workers = [("--rank=0", &proxies[0]), ("--rank=1", &proxies[1])]
-        .map(|(rank, proxy)| worker(proxy, &[rank, "--compute-delay-ms=5"]));
+        .map(|(rank, proxy)| worker(proxy, &[rank, "--compute-delay-ms=20"]));
     let mut onlooker = Caller::connect(&address).await;
     until(&mut onlooker, "a start", |status| status.version > 5).await;
 
@@ -192,28 +190,34 @@ async fn row_38_a_partition_of_any_kind_ends_in_the_same_bits() {
         ("towards the server", &[Way::Up]),
         ("towards the worker", &[Way::Down]),
     ] {
-        ways.iter().for_each(|&way| one.hold(way));
-        tokio::time::sleep(LEASE * 2).await;
-        heal(&mut onlooker, &proxies, what).await;
+        progress_resumes(&mut onlooker, &proxies, what, async || {
+            ways.iter().for_each(|&way| one.hold(way));
+            tokio::time::sleep(LEASE * 2).await;
+        })
+        .await;
     }
-    for _ in 0..10 {
-        one.part();
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        one.heal();
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    heal(&mut onlooker, &proxies, "flapping").await;
+    progress_resumes(&mut onlooker, &proxies, "flapping", async || {
+        for _ in 0..10 {
+            one.part();
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            one.heal();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
     // Clogged one by one, let go in another order.
     for (hold, free) in [([0, 1], [1, 0]), ([1, 0], [1, 0])] {
-        for i in hold {
-            proxies[i].part();
-            tokio::time::sleep(LEASE / 2).await;
-        }
-        for i in free {
-            proxies[i].heal();
-            tokio::time::sleep(LEASE / 2).await;
-        }
-        heal(&mut onlooker, &proxies, "swizzle-clog").await;
+        progress_resumes(&mut onlooker, &proxies, "swizzle-clog", async || {
+            for i in hold {
+                proxies[i].part();
+                tokio::time::sleep(LEASE / 2).await;
+            }
+            for i in free {
+                proxies[i].heal();
+                tokio::time::sleep(LEASE / 2).await;
+            }
+        })
+        .await;
     }
 
     for worker in workers {
@@ -231,14 +235,31 @@ async fn row_38_a_partition_of_any_kind_ends_in_the_same_bits() {
     stands(38, fault, "once healed, progress within the lease and the longest pause", seen);
 }
 
-/// Lets everything pass and waits for progress; it must come in time.
-async fn heal(onlooker: &mut Caller, proxies: &[Proxy; 2], what: &str) {
-    let before = progress(onlooker, 1).await.1;
-    assert!(before < 380, "{what}: the job is too far to see progress");
-    proxies.iter().for_each(Proxy::heal);
-    let healed = Instant::now();
-    until(onlooker, what, |status| status.version > before + 1).await;
-    // The lease, the longest pause between attempts, and a second for a busy machine.
-    let limit = Duration::from_millis(400 + 2000 + 1000);
-    assert!(healed.elapsed() < limit, "{what}: progress only after {:?}", healed.elapsed());
+const LEASE: Duration = Duration::from_secs(1);
+
+/// Parts, lets everything pass again and waits for progress, which must come in time.
+///
+/// The time is the program's promise: the lease, and the longest pause between attempts. A machine
+/// that is busy elsewhere adds to it, so the soonest of three partitions of a kind is held to it. Each
+/// of them is held to ten seconds, which is less than a keepalive takes: nobody waited for that.
+async fn progress_resumes(
+    onlooker: &mut Caller,
+    proxies: &[Proxy; 2],
+    what: &str,
+    mut part: impl AsyncFnMut(),
+) {
+    const PROMISE: Duration = Duration::from_millis(1000 + 2000 + 1000);
+    let mut times = Vec::new();
+    while times.iter().all(|&took| took >= PROMISE) {
+        assert!(times.len() < 3, "{what}: progress only after {times:?}");
+        part().await;
+        let before = progress(onlooker, 1).await.1;
+        assert!(before < 380, "{what}: the job is too far to see progress");
+        proxies.iter().for_each(Proxy::heal);
+        let healed = Instant::now();
+        until(onlooker, what, |status| status.version > before + 1).await;
+        let took = healed.elapsed();
+        assert!(took < Duration::from_secs(10), "{what}: progress only after {took:?}");
+        times.push(took);
+    }
 }

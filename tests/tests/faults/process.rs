@@ -122,8 +122,8 @@ async fn row_35_sigterm_drains_and_ends_well() {
     assert!(goaway.join().expect("no panic"), "no GOAWAY");
     server.expect_exit(0);
     let took = begun.elapsed();
-    // The watch stands to the end: the drain's limit ends it.
-    assert!(took < Duration::from_secs(2 + 5), "{took:?}");
+    // The watch stands to the end: the drain's limit ends it, and not that of 10 s where none is said.
+    assert!(took < Duration::from_secs(2 + 7), "{took:?}");
     let written = std::fs::read(&theta_out).expect("theta was written");
     let theta_unchanged = Some(written.ends_with(&before.1));
     let seen = Seen { theta_unchanged, good_undisturbed: None };
@@ -155,16 +155,17 @@ fn until(address: &str, what: &str, condition: impl Fn(&pb::StatusResponse) -> b
 
 #[test]
 fn row_37_a_worker_that_was_stopped_finds_its_lease_ended_or_its_rank_taken() {
-    let learn = ["--dtype=f64", "--workers=2", "--rounds=60"];
+    // Far from done by the time that the worker is stopped.
+    let learn = ["--dtype=f64", "--workers=2", "--rounds=200"];
     let undisturbed = local(&learn);
     for replaced in [false, true] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let report = folder.path().join("report.json").to_string_lossy().into_owned();
-        let job = [&learn[..], &["--lease-ms=400", "--report", &report]].concat();
+        let job = [&learn[..], &["--lease-ms=2000", "--report", &report]].concat();
         let (server, address) = Process::server(&job);
         let url = format!("http://{address}");
         let worker =
-            |rank| Process::start("ps-worker", &["--server", &url, rank, "--compute-delay-ms=5"]);
+            |rank| Process::start("ps-worker", &["--server", &url, rank, "--compute-delay-ms=20"]);
         let (good, stopped) = (worker("--rank=0"), worker("--rank=1"));
         until(&address, "a start", |s| s.workers.len() == 2 && s.version > 5);
         stopped.signal("STOP");
@@ -196,7 +197,8 @@ fn row_37_a_worker_that_was_stopped_finds_its_lease_ended_or_its_rank_taken() {
 
 #[test]
 fn row_46_leases_do_not_look_at_the_wall_clock() {
-    let learn = ["--dtype=f64", "--workers=2", "--rounds=200"];
+    // Far from done when the last shift comes.
+    let learn = ["--dtype=f64", "--workers=2", "--rounds=500"];
     let undisturbed = local(&learn);
     let shim = Shim::new();
     let under = |program: &str| {
@@ -206,11 +208,12 @@ fn row_46_leases_do_not_look_at_the_wall_clock() {
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let report = folder.path().join("report.json").to_string_lossy().into_owned();
-    let job = [&learn[..], &["--lease-ms=1000", "--report", &report]].concat();
+    // Less than the shifts by far, more than a busy machine keeps a worker waiting.
+    let job = [&learn[..], &["--lease-ms=20000", "--report", &report]].concat();
     let (server, address) = Process::server_by(under("ps-server"), &job);
     let workers = ["--rank=0", "--rank=1"].map(|rank| {
         let mut command = under("ps-worker");
-        command.args(["--server", &format!("http://{address}"), rank, "--compute-delay-ms=5"]);
+        command.args(["--server", &format!("http://{address}"), rank, "--compute-delay-ms=10"]);
         Process::spawn("ps-worker", command)
     });
     for (hours, version) in [(1, 10), (-1, 40), (0, 70), (-1, 100), (1, 130)] {
@@ -237,7 +240,7 @@ fn row_46_leases_do_not_look_at_the_wall_clock() {
     let events = report["events"].as_array().expect("events");
     assert!(events.iter().all(|event| event["kind"] != "lost"), "{events:?}");
     let seconds = report["wall_seconds"].as_f64().expect("seconds");
-    assert!((0.0..60.0).contains(&seconds), "{seconds}");
+    assert!((0.0..1800.0).contains(&seconds), "not an hour off: {seconds}");
     let same = report["final"]["theta_sha256"] == undisturbed["final"]["theta_sha256"];
     let seen = Seen { theta_unchanged: Some(same), good_undisturbed: Some(true) };
     let fault = "the wall clocks of server and workers jump by an hour, both ways";
@@ -277,7 +280,9 @@ async fn row_47_without_file_descriptors_it_waits_without_spinning() {
 #[tokio::test]
 async fn row_47_without_memory_it_refuses_and_lives() {
     const BIG: usize = 4 << 20;
-    let job = ["--mode=async", "--workers=12", "--rounds=0", "--lr=0.5"];
+    // Lease and stall timeout are longer than it takes to fill the memory.
+    let patient = ["--lease-ms=120000", "--stall-timeout=120s"];
+    let job = [&["--mode=async", "--workers=12", "--rounds=0", "--lr=0.5"][..], &patient].concat();
     let mut command = Command::new(binary("ps-server"));
     // KiB of address space that the allocator takes in advance: little, so that the limit is felt.
     command.env("MIMALLOC_ARENA_RESERVE", "16384");
@@ -309,9 +314,15 @@ async fn row_47_without_memory_it_refuses_and_lives() {
         for chunk in chunks {
             sender.send(chunk).await.expect("room");
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
         open.push((sender, call));
-        let _ = bad;
+    }
+    // Nobody lets go before the server has taken all of it but what the windows hold, and so has memory
+    // for each, or has refused it.
+    let end = std::time::Instant::now() + ps_tests::PATIENCE;
+    let is_taken = |sender: &mpsc::Sender<_>| sender.capacity() == sender.max_capacity();
+    while !open.iter().all(|(sender, _)| is_taken(sender)) {
+        assert!(std::time::Instant::now() < end, "{server:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     for (sender, call) in open {
         // Ends inside the push.

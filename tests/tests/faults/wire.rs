@@ -1,8 +1,10 @@
 //! Messages that are wrong, and calls from those who may not make them.
 
+use std::time::{Duration, Instant};
+
 use ps_common::wire::pb;
 use ps_tests::rows::{Seen, outcome, refusal, refusal_of, stands};
-use ps_tests::{Caller, Process, header, reason_of, wait_until};
+use ps_tests::{Caller, PATIENCE, Process, header, reason_of, wait_until};
 use tonic::Code;
 
 use super::{DIM, ONES, ZEROS, refused, setting};
@@ -211,11 +213,10 @@ async fn row_20_there_is_no_theta_before_the_first_join() {
     }
     caller.join(Caller::join_request(Some(0), DIM)).await.expect("the first join makes theta");
     assert_eq!(caller.theta().await, ZEROS);
-    let mut tries = 0;
+    let end = Instant::now() + PATIENCE;
     while serving("ps.v1.Parameters").await != "SERVING" {
-        tries += 1;
-        assert!(tries < 1000, "Parameters never serves");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        assert!(Instant::now() < end, "Parameters never serves");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -365,25 +366,15 @@ async fn row_48_a_closed_stderr_hurts_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_48_a_thousand_workers_come_back_at_once() {
     const K: u32 = 1000;
+    // Longer than a thousand joins may take.
+    let lease = "--lease-ms=60000";
     let (_server, address) =
-        Process::server(&["--mode", "async", "--workers", "1000", "--rounds", "0"]);
+        Process::server(&["--mode", "async", "--workers", "1000", "--rounds", "0", lease]);
     for life in 0..2 {
         let joins = (0..K).map(|rank| {
             let address = address.clone();
             tokio::spawn(async move {
-                let mut caller = Caller::connect(&address).await;
-                // The predecessor's connection may not be gone yet: the rank is free once it is.
-                for _ in 0..100 {
-                    match caller.join(Caller::join_request(Some(rank), DIM)).await {
-                        Ok(_) => break,
-                        Err(status) => assert_eq!(
-                            reason_of(&status).1,
-                            "RANK_TAKEN",
-                            "{status:?} life {life} rank {rank}"
-                        ),
-                    }
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                }
+                let mut caller = Caller::replacing(&address, rank, DIM).await;
                 let result = caller.push(life, 0, &ONES).await.expect("it counts");
                 assert_eq!(result.outcome(), pb::Outcome::Applied);
             })
