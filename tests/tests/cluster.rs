@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ps_common::wire::pb;
 use ps_common::wire::pb::operator_client::OperatorClient;
+use ps_common::wire::pb::worker_status::State;
 use ps_tests::{Caller, Process, local, losses};
 use serde_json::Value;
 
@@ -119,12 +120,17 @@ fn updates_without_locks_get_as_far_and_tell_what_they_lost() {
 #[test]
 fn an_asynchronous_worker_that_is_killed_stops_nobody() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = ["--mode=async", "--rounds=60", "--lease-ms=1000"];
+    let job = ["--mode=async", "--rounds=60", "--lease-ms=4000"];
     let (server, address) = server(folder.path(), &job);
-    let start = |rank: &str| worker(&address, &["--rank", rank, "--compute-delay-ms=5"]);
-    let victim = start("3");
-    let others = ["0", "1", "2"].map(start);
-    ps_tests::wait_until("half of the pushes", || (version(&address) > 100).then_some(()));
+    let start = |rank, delay| worker(&address, &["--rank", rank, "--compute-delay-ms", delay]);
+    // Far from done when the others are half-way.
+    let victim = start("3", "150");
+    let others = ["0", "1", "2"].map(|rank| start(rank, "20"));
+    ps_tests::wait_until("half of the pushes", || {
+        let status = status(&address).expect("the server serves");
+        let of_victim = status.workers.iter().find(|worker| worker.rank == 3)?.clock;
+        (status.version > 90 && of_victim > 0).then_some(())
+    });
     victim.signal("KILL");
     for worker in others {
         worker.expect_exit(0);
@@ -144,13 +150,14 @@ fn an_asynchronous_worker_that_is_killed_stops_nobody() {
 fn a_replacement_brings_a_synchronous_run_to_the_same_bits() {
     let want = sha256(&local(&["--dtype=f64"]));
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (server, address) = server(folder.path(), &["--dtype=f64", "--lease-ms=2000"]);
-    let start = |rank: &str| worker(&address, &["--rank", rank, "--compute-delay-ms=2"]);
-    let victim = start("1");
-    let others = ["0", "2", "3"].map(start);
-    ps_tests::wait_until("a third of the rounds", || (version(&address) > 30).then_some(()));
+    let (server, address) = server(folder.path(), &["--dtype=f64", "--lease-ms=4000"]);
+    let start = |rank, delay| worker(&address, &["--rank", rank, "--compute-delay-ms", delay]);
+    // So slow that the job is far from done when it is killed.
+    let victim = start("1", "100");
+    let others = ["0", "2", "3"].map(|rank| start(rank, "2"));
+    ps_tests::wait_until("some rounds", || (version(&address) > 5).then_some(()));
     victim.signal("KILL");
-    let replacement = start("1");
+    let replacement = start("1", "2");
     for worker in others {
         worker.expect_exit(0);
     }
@@ -163,12 +170,14 @@ fn a_replacement_brings_a_synchronous_run_to_the_same_bits() {
 fn a_lost_worker_ends_or_frees_the_barrier_as_the_policy_says() {
     let run = |policy: &str| {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let job = ["--lease-ms=500", "--rounds=200", "--on-worker-loss", policy];
+        // Longer than a busy machine keeps a worker waiting that lives.
+        let job = ["--lease-ms=4000", "--rounds=200", "--on-worker-loss", policy];
         let (server, address) = server(folder.path(), &job);
-        let start = |rank: &str| worker(&address, &["--rank", rank, "--compute-delay-ms=2"]);
-        let victim = start("1");
-        let others = ["0", "2", "3"].map(start);
-        ps_tests::wait_until("a start", || (version(&address) > 20).then_some(()));
+        let start = |rank, delay| worker(&address, &["--rank", rank, "--compute-delay-ms", delay]);
+        // So slow that the job is far from done when it is killed.
+        let victim = start("1", "100");
+        let others = ["0", "2", "3"].map(|rank| start(rank, "2"));
+        ps_tests::wait_until("a start", || (version(&address) > 5).then_some(()));
         victim.signal("KILL");
         let others = others.map(|worker| worker.wait().0);
         let (server, output) = server.wait();
@@ -223,7 +232,7 @@ fn statistics_of_shards_in_separate_files_are_merged() {
 fn a_server_that_is_told_to_stop_says_so_and_goes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (server, address) = server(folder.path(), &["--rounds=0", "--workers=1", "--mode=async"]);
-    let worker = worker(&address, &["--connect-timeout=1s", "--compute-delay-ms=1"]);
+    let worker = worker(&address, &["--connect-timeout=5s", "--compute-delay-ms=1"]);
     ps_tests::wait_until("a start", || (version(&address) > 5).then_some(()));
     server.signal("TERM");
     server.expect_exit(0);
@@ -249,7 +258,7 @@ fn bounded_staleness_keeps_workers_within_the_bound() {
     let rounds = ROUNDS.to_string();
     let job = ["--mode=ssp", "--staleness-bound", &bound, "--rounds", &rounds, "--dtype=f64"];
     let (server, address) = server(folder.path(), &job);
-    let slow = worker(&address, &["--rank=3", "--compute-delay-ms=15"]);
+    let slow = worker(&address, &["--rank=3", "--compute-delay-ms=60"]);
     let fast = ["0", "1", "2"].map(|rank| worker(&address, &["--rank", rank]));
     // A gradient that was begun within the bound may count one clock beyond it.
     let mut ahead = 0;
@@ -282,24 +291,29 @@ fn bounded_staleness_keeps_workers_within_the_bound() {
 #[test]
 fn rounds_with_backup_workers_do_not_wait_for_the_slowest() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let job = ["--backup-workers=1", "--rounds=30", "--on-worker-loss=wait"];
+    let job = ["--backup-workers=1", "--rounds=100", "--on-worker-loss=wait"];
     let (server, address) = server(folder.path(), &job);
-    let slow = worker(&address, &["--rank=3", "--compute-delay-ms=40"]);
+    let slow = worker(&address, &["--rank=3", "--compute-delay-ms=80"]);
+    // Three are enough for a round: without it the job could be over before it comes.
+    ps_tests::wait_until("the slow one", || {
+        let status = status(&address).expect("the server serves");
+        status.workers.iter().any(|worker| worker.state() == State::Live).then_some(())
+    });
     let fast =
-        ["0", "1", "2"].map(|rank| worker(&address, &["--rank", rank, "--compute-delay-ms=4"]));
+        ["0", "1", "2"].map(|rank| worker(&address, &["--rank", rank, "--compute-delay-ms=10"]));
     for worker in fast {
         worker.expect_exit(0);
     }
     slow.expect_exit(0);
     server.expect_exit(0);
     let report = report_in(folder.path());
-    assert_eq!((&report["version"], &report["outcome"]), (&30.into(), &"done".into()));
+    assert_eq!((&report["version"], &report["outcome"]), (&100.into(), &"done".into()));
     let dropped = |rank: usize| report["workers"][rank]["dropped"].as_u64().expect("a count");
     let late = report["dropped"]["late"].as_u64().expect("a count");
     assert!(dropped(3) > 0, "the slow one comes too late: {report}");
     assert_eq!(late, (0..4).map(dropped).sum::<u64>());
     let counted = ps_tests::numbers(&report["gradient_delay"]["histogram"]);
-    assert_eq!(counted, [90.0], "three gradients a round");
+    assert_eq!(counted, [300.0], "three gradients a round");
 }
 
 #[test]
