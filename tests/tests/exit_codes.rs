@@ -1,6 +1,6 @@
 //! Every exit code that this version has, from the program that a user would run.
 
-use ps_tests::{Process, free_port, wait_until};
+use ps_tests::{NOBODY, Process, free_port, wait_until};
 
 fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> String {
     let path = folder.path().join(name);
@@ -47,7 +47,7 @@ fn code_65_bad_data_names_file_line_and_column() {
 
 #[test]
 fn code_69_no_server_and_no_port() {
-    let url = format!("http://127.0.0.1:{}", free_port());
+    let url = format!("http://{NOBODY}");
     let arguments = ["--server", &url, "--connect-timeout=300ms"];
     let output = Process::start("ps-worker", &arguments).expect_exit(69);
     assert!(output.contains(&url), "{output}");
@@ -163,8 +163,9 @@ fn a_killed_worker_of_a_local_cluster_is_started_again() {
         &[
             "local",
             "--dtype=f64",
-            "--compute-delay-ms=5",
-            "--lease-ms=2000",
+            // Long enough to be found in its middle.
+            "--compute-delay-ms=60",
+            "--lease-ms=4000",
             "--report",
             &report,
             "--port",
@@ -198,7 +199,11 @@ fn a_stale_program_beside_psctl_is_not_run() {
     use std::os::unix::fs::PermissionsExt;
     let folder = folder();
     let psctl = folder.path().join("psctl");
-    std::fs::copy(ps_tests::binary("psctl"), &psctl).expect("copied");
+    // By another process: a file that this one has open for writing, or a child that it is about to
+    // start, cannot be run.
+    let mut copy = std::process::Command::new("cp");
+    let copied = copy.args([&ps_tests::binary("psctl"), &psctl]).status();
+    assert!(copied.expect("cp runs").success());
     for name in ["ps-server", "ps-worker"] {
         let script = format!(
             "#!/bin/sh\n[ \"$1\" = --version ] && echo '{name} 0.0.1 (build 0)' && exit 0\n\
