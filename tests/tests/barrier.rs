@@ -11,7 +11,8 @@ use ps_common::wire::pb;
 use ps_tests::{Caller, PATIENCE, Process};
 
 const DIM: u64 = 10;
-const LEASE: Duration = Duration::from_millis(500);
+/// Longer than a busy machine keeps the one waiting that lives.
+const LEASE: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_millis(100);
 const RUNS: usize = 7;
 
@@ -65,10 +66,10 @@ async fn a_lost_worker_leaves_the_barrier_within_its_lease_and_a_tenth_of_a_seco
         times.sort();
         let [min, median, max] = [0, RUNS / 2, RUNS - 1].map(|i| times[i].as_millis());
         println!("SIG{signal}, lease {LEASE:?}: freed after {min} / {median} / {max} ms");
-        // The busiest machine may delay one answer: the promise is held to by the median, and no run
-        // may take half a second more.
+        // The promise is the program's, and a busy machine may delay any one answer: the median is
+        // held to it. No run may wait for a second lease.
         assert!(times[RUNS / 2] <= LEASE + SLACK, "SIG{signal}: {times:?}");
-        assert!(times[RUNS - 1] <= LEASE + SLACK * 5, "SIG{signal}: {times:?}");
+        assert!(times[RUNS - 1] < LEASE * 2, "SIG{signal}: {times:?}");
         assert!(times[0] > LEASE / 3, "SIG{signal}: {times:?}");
     }
 }
