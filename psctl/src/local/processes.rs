@@ -21,8 +21,8 @@ use super::programs::Program;
 /// Lines of a child's stderr that are kept for the case that it fails: a panic with its backtrace.
 const TAIL_LINES: usize = 200;
 
-/// A child that is asked to end has this long before it is killed.
-const END_PATIENCE: Duration = Duration::from_millis(300);
+/// A child that is asked to end has this long before it is killed, also on a busy machine.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The end of a child's stderr is there at once, unless somebody else holds the pipe.
 const TAIL_PATIENCE: Duration = Duration::from_millis(200);
@@ -190,6 +190,6 @@ mod tests {
         let status = |i: usize| ended[i].status.expect("known");
         assert_eq!(status(0).code(), Some(0), "the end of stdin was seen");
         assert_eq!(status(1).signal(), Some(9), "what does not listen is killed");
-        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert!(begun.elapsed() < Duration::from_secs(50), "the sleep was not waited for");
     }
 }
