@@ -147,11 +147,18 @@ fn an_operator_stops_a_job_and_a_worker_may_not() {
     let (server, address) = server(&certs.server(), &["--rounds=0", "--workers=1", "--mode=async"]);
     let flags = certs.peer("worker", &address);
     let worker = start("ps-worker", &[], &flags, &["--compute-delay-ms=1"]);
+    let operator = certs.peer("operator", &address);
+    // A job that is stopped before the worker comes is over, and the server gone.
+    wait_until("a first push", || {
+        let status = psctl("status", &operator, &["--json"]).expect_exit(0);
+        let status: Value = serde_json::from_str(status.lines().last()?).ok()?;
+        (status["version"].as_u64()? > 0).then_some(())
+    });
     for command in ["stop", "status"] {
         let output = psctl(command, &flags, &[]).expect_exit(78);
         assert!(output.contains("needs the token of an operator"), "{output}");
     }
-    psctl("stop", &certs.peer("operator", &address), &[]).expect_exit(0);
+    psctl("stop", &operator, &[]).expect_exit(0);
     worker.expect_exit(0);
     server.expect_exit(0);
 }
