@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use crate::PATIENCE;
 
 /// The workspace's folder.
@@ -88,6 +90,8 @@ pub struct Process {
     child: Child,
     output: Arc<Mutex<String>>,
     readers: Vec<std::thread::JoinHandle<()>>,
+    /// Of its port file: who is seen to have written it has yet to sync the folder.
+    folder: Option<TempDir>,
 }
 
 impl Process {
@@ -109,7 +113,7 @@ impl Process {
         let stdout = child.stdout.take().expect("piped");
         let stderr = child.stderr.take().expect("piped");
         let readers = vec![collect(stdout, &output), collect(stderr, &output)];
-        Self { name: name.to_owned(), child, output, readers }
+        Self { name: name.to_owned(), child, output, readers, folder: None }
     }
 
     /// A server on a free port, once it serves; gives its address too.
@@ -127,6 +131,7 @@ impl Process {
             assert!(server.child.try_wait().expect("waitable").is_none(), "{server:?}");
             std::fs::read_to_string(&port_file).ok()
         });
+        server.folder = Some(folder);
         (server, format!("127.0.0.1:{}", port.trim()))
     }
 
