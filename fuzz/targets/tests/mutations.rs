@@ -1,5 +1,5 @@
-//! Every target over its valid inputs and over changes of them, the same on every machine: what is
-//! left of fuzzing where there is no nightly toolchain.
+//! Every target over its valid inputs and over changes of them, the same on every machine, without
+//! libFuzzer.
 
 // What ran is said on stdout.
 #![allow(clippy::print_stdout)]
