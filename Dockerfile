@@ -15,8 +15,9 @@ LABEL org.opencontainers.image.title="ps" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0" \
       org.opencontainers.image.source="https://github.com/ps-rs/ps"
 COPY LICENSE LICENSE-MIT LICENSE-APACHE /licenses/
-# A folder that belongs to the user below: a new volume mounted here takes its owner over.
+# Folders that belong to the user below: a new volume mounted here takes its owner over.
 COPY --chown=65532:65532 docker/state/ /var/lib/ps/
+COPY --chown=65532:65532 docker/state/ /var/lib/ps-checkpoints/
 ENV PATH=/
 WORKDIR /var/lib/ps
 USER 65532:65532

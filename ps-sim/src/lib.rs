@@ -3,7 +3,8 @@
 //!
 //! `plan` says what a seed means, `stage` has the programs, `simulate` runs and checks them; `cli`
 //! and `many` run seeds, each in a process of its own, because only then the same seed is the same
-//! run.
+//! run. `report` has the figures of docs/RELIABILITY.md: those of the simulator, and those of the real
+//! programs as processes.
 
 mod cli;
 mod disk;
@@ -13,6 +14,7 @@ mod many;
 mod net;
 mod outcome;
 mod plan;
+mod report;
 mod simulate;
 mod stage;
 

@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 use ps_common::exit::{Exit, ExitError};
 
 use crate::cli::{ManyArgs, say};
-use crate::outcome::{Outcome, Recoveries};
-use crate::plan::{Fixed, Kind, Plan};
+use crate::outcome::Outcome;
+use crate::plan::{Fixed, Plan};
+use crate::report::Sums;
 
 /// Runs all seeds and prints a line for each, then the sums.
 ///
@@ -18,42 +19,32 @@ use crate::plan::{Fixed, Kind, Plan};
 pub(crate) fn run(args: &ManyArgs) -> Result<(), ExitError> {
     let begun = Instant::now();
     let outcomes = all(args, |outcome| say(&line(outcome)))?;
-    say(&sums(&outcomes, begun));
-    verdict(&outcomes)
-}
-
-/// Runs all seeds and prints what is published.
-///
-/// # Errors
-/// As [`run`].
-pub(crate) fn report(args: &ManyArgs) -> Result<(), ExitError> {
-    let begun = Instant::now();
-    let outcomes = all(args, |outcome| {
-        if outcome.violation.is_some() {
-            say(&line(outcome));
-        }
-    })?;
-    say(&sums(&outcomes, begun));
+    say(&format!("\n{}", Sums::of(&outcomes, begun).table().markdown()));
     verdict(&outcomes)
 }
 
 fn verdict(outcomes: &[Outcome]) -> Result<(), ExitError> {
-    let failed: Vec<String> = outcomes
-        .iter()
-        .filter_map(|outcome| {
-            outcome.violation.as_ref().map(|what| format!("  seed {}: {what}", outcome.seed))
-        })
-        .collect();
+    let failed = failed(outcomes);
     if failed.is_empty() {
         return Ok(());
     }
     let what =
-        format!("{} of {} seeds failed\n{}", failed.len(), outcomes.len(), failed.join("\n"));
+        format!("{} of {} seeds failed\n  {}", failed.len(), outcomes.len(), failed.join("\n  "));
     Err(ExitError::new(Exit::Failed, what))
 }
 
+/// What did not hold, seed by seed.
+pub(crate) fn failed(outcomes: &[Outcome]) -> Vec<String> {
+    let failed =
+        outcomes.iter().filter_map(|outcome| Some((outcome.seed, outcome.violation.as_ref()?)));
+    failed.map(|(seed, what)| format!("seed {seed}: {what}")).collect()
+}
+
 /// Every seed's outcome in order of seed; `each` hears of them as they come.
-fn all(args: &ManyArgs, each: impl Fn(&Outcome) + Sync) -> Result<Vec<Outcome>, ExitError> {
+pub(crate) fn all(
+    args: &ManyArgs,
+    each: impl Fn(&Outcome) + Sync,
+) -> Result<Vec<Outcome>, ExitError> {
     let seeds = Mutex::new(args.seeds.clone());
     let results = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
@@ -115,67 +106,4 @@ pub(crate) fn line(outcome: &Outcome) -> String {
         faults.join(" "),
         outcome.violation.as_ref().map_or(String::new(), |what| format!("\n  {what}")),
     )
-}
-
-/// The figures of all runs together, as Markdown.
-fn sums(outcomes: &[Outcome], begun: Instant) -> String {
-    let mut kinds: BTreeMap<Kind, u64> = BTreeMap::new();
-    let mut recoveries = Recoveries::default();
-    for outcome in outcomes {
-        for (kind, n) in &outcome.faults {
-            *kinds.entry(*kind).or_default() += n;
-        }
-        recoveries.add(&outcome.recoveries);
-    }
-    let total = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
-    let seconds: f64 = outcomes.iter().map(|outcome| outcome.simulated_seconds).sum();
-    let failed = outcomes.iter().filter(|outcome| outcome.violation.is_some()).count();
-    let seeds = match (outcomes.first(), outcomes.last()) {
-        (Some(first), Some(last)) => {
-            format!("{} ({} to {})", outcomes.len(), first.seed, last.seed)
-        }
-        _ => "0".to_owned(),
-    };
-    let mut rows = vec![
-        ("seeds".to_owned(), seeds),
-        ("seeds that failed".to_owned(), failed.to_string()),
-        ("simulated hours".to_owned(), format!("{:.2}", seconds / 3600.0)),
-        ("wall time".to_owned(), format!("{:.0} s", begun.elapsed().as_secs_f64())),
-        ("faults".to_owned(), kinds.values().sum::<u64>().to_string()),
-    ];
-    rows.extend(kinds.iter().map(|(kind, n)| (format!("- {}", kind.name()), n.to_string())));
-    rows.extend([
-        ("pushes acknowledged".to_owned(), total(|o| o.acknowledged).to_string()),
-        ("- of these lost".to_owned(), total(|o| o.lost).to_string()),
-        ("- undone within the promise, and not redone".to_owned(), total(|o| o.undone).to_string()),
-        ("- applied twice".to_owned(), total(|o| o.twice).to_string()),
-        ("pushes answered as dropped".to_owned(), total(|o| o.dropped).to_string()),
-        ("checks of all invariants".to_owned(), total(|o| o.checks).to_string()),
-        ("server back to first push".to_owned(), spread(recoveries.server)),
-        ("worker back to its first push".to_owned(), spread(recoveries.worker)),
-        ("link mended to its worker's push".to_owned(), spread(recoveries.heal)),
-    ]);
-    let rows: Vec<String> =
-        rows.iter().map(|(what, figure)| format!("| {what} | {figure} |")).collect();
-    format!("\n| figure | value |\n|---|---|\n{}", rows.join("\n"))
-}
-
-/// Median and maximum.
-fn spread(mut ms: Vec<u64>) -> String {
-    ms.sort_unstable();
-    match ms.last() {
-        None => "none".to_owned(),
-        Some(max) => format!("median {} ms, max {max} ms (n = {})", ms[ms.len() / 2], ms.len()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spread_is_of_all_values() {
-        assert_eq!(spread(vec![]), "none");
-        assert_eq!(spread(vec![9, 1, 5]), "median 5 ms, max 9 ms (n = 3)");
-    }
 }

@@ -1,4 +1,5 @@
-//! What the process tests share: real binaries on real ports, and a caller that can misbehave.
+//! What the process tests and `ps-sim report` share: real binaries on real ports, and a caller that
+//! can misbehave.
 //!
 //! Waits are on conditions with a deadline, never on sleeps of a guessed length.
 
@@ -8,6 +9,7 @@
 mod caller;
 mod cluster;
 pub mod frames;
+pub mod hostile;
 mod processes;
 mod proxy;
 pub mod rows;
@@ -15,7 +17,9 @@ mod shim;
 
 pub use caller::{Caller, Sent, header, patient_client, reason_of, tables};
 pub use cluster::{assert_close, data, golden, local, losses, numbers};
-pub use processes::{Process, binary, data_dir, free_port, project_root, wait_until};
+pub use processes::{
+    Process, binary, data_dir, free_port, project_root, resident_kib_max, wait_until,
+};
 pub use proxy::{Proxy, Way};
 pub use shim::{Killed, Shim};
 

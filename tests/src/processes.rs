@@ -84,6 +84,13 @@ pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
+/// The most that was ever resident of a process, in KiB, where the system tells.
+pub fn resident_kib_max(id: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// A running program; killed when it is dropped, its output shown when a test fails.
 pub struct Process {
     name: String,

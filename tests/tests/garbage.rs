@@ -17,11 +17,9 @@ use std::time::Duration;
 use prost::Message;
 use ps_common::wire::pb;
 use ps_fuzz::{Mutator, TARGETS};
-use ps_tests::frames::{
-    self, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY,
-    RST_STREAM, SETTINGS, WINDOW_UPDATE, claiming, frame,
-};
-use ps_tests::{Caller, Process, local, wait_until};
+use ps_tests::frames;
+use ps_tests::hostile::{KINDS, connection};
+use ps_tests::{Caller, Process, local, resident_kib_max, wait_until};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -131,7 +129,7 @@ fn garbage_does_not_reach_the_good_workers() {
         counts: Counts::default(),
     });
     let peak_kib = AtomicU64::new(0);
-    let before_kib = resident_kib(server.id()).expect("the server runs");
+    let before_kib = resident_kib_max(server.id()).expect("the server runs");
     std::thread::scope(|scope| {
         for peer in 0..N_HOSTILE {
             let hostile = &hostile;
@@ -189,7 +187,7 @@ fn watch(
     for mut worker in workers {
         let end = std::time::Instant::now() + patience;
         while worker.is_running() {
-            if let Some(kib) = resident_kib(server.id()) {
+            if let Some(kib) = resident_kib_max(server.id()) {
                 peak_kib.fetch_max(kib, Ordering::Relaxed);
             }
             if std::time::Instant::now() > end {
@@ -202,13 +200,6 @@ fn watch(
         hostile.stop.store(code != Some(0), Ordering::Relaxed);
         assert_eq!(code, Some(0), "{output}\n{server:?}");
     }
-}
-
-/// The most that was ever resident of a process.
-fn resident_kib(id: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Calls in good HTTP/2 whose messages are garbage.
@@ -323,7 +314,8 @@ fn connections(hostile: &Hostile, seed: u64) {
         let timeout = Some(Duration::from_millis(300));
         stream.set_read_timeout(timeout).expect("not zero");
         stream.set_write_timeout(timeout).expect("not zero");
-        let (kind, bytes) = hostile.connection(&mut rng);
+        let kind = KINDS[rng.random_range(0..KINDS.len())];
+        let bytes = connection(kind, &hostile.token, &mut rng);
         // Refused in the middle is as good as refused at the end.
         let sent = stream.write_all(&bytes);
         let mut answer = Vec::new();
@@ -341,106 +333,4 @@ fn connections(hostile: &Hostile, seed: u64) {
         });
         hostile.counts.note(kind, said.into_iter().map(|what| format!("HTTP/2 {what}")));
     }
-}
-
-impl Hostile {
-    /// What one connection sends, and its name.
-    fn connection(&self, rng: &mut ChaCha8Rng) -> (&'static str, Vec<u8>) {
-        let n = rng.random_range(100..5000);
-        let greet = |frames: Vec<u8>| [frames::greeting(), frames].concat();
-        let block = frames::call("/ps.v1.Parameters/Push", Some(&self.token));
-        let open = |stream: u32, flags: u8| frame(HEADERS, END_HEADERS | flags, stream, &block);
-        let streams = |n: u32| (0..n).map(|i| 2 * i + 1);
-        let repeated = |frame: Vec<u8>| greet(frame.repeat(n));
-        match rng.random_range(0..20) {
-            0 => {
-                let mut noise = vec![0; rng.random_range(0..4096)];
-                rng.fill_bytes(&mut noise);
-                ("preface: noise", noise)
-            }
-            1 => ("preface: HTTP/1.1", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
-            2 => ("preface: a part", PREFACE[..rng.random_range(0..24)].to_vec()),
-            3 => ("preface: TLS", [&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3], &[7; 300][..]].concat()),
-            4 => ("PING flood", repeated(frame(PING, 0, 0, &[1; 8]))),
-            5 => ("SETTINGS flood", repeated(frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]))),
-            6 => {
-                let reset = |i| [open(i, 0), frame(RST_STREAM, 0, i, &[0, 0, 0, 8])].concat();
-                ("rapid reset", greet(streams(n as u32).flat_map(reset).collect()))
-            }
-            7 => {
-                let begun = frame(HEADERS, 0, 1, &block);
-                let more = frame(CONTINUATION, 0, 1, &[0, 1, b'a', 1, b'b']).repeat(n);
-                ("CONTINUATION flood", greet([begun, more].concat()))
-            }
-            8 => {
-                let empty = frame(DATA, 0, 1, &[]).repeat(n);
-                ("empty DATA flood", greet([open(1, 0), empty].concat()))
-            }
-            9 => {
-                let length = [1 << 20, (1 << 24) - 1][rng.random_range(0..2)];
-                let kind = [DATA, HEADERS, SETTINGS, PING][rng.random_range(0..4)];
-                ("oversized frame", greet(claiming(length, kind, 0, 1, &vec![0; 100_000])))
-            }
-            10 => {
-                let stream = rng.random_range(0..2);
-                let grow = frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]).repeat(2);
-                ("window overflow", greet([open(1, 0), grow].concat()))
-            }
-            11 => {
-                let late = frame(DATA, 0, 1, &frames::message(3, b"abc"));
-                ("DATA on a half-closed stream", greet([open(1, END_STREAM), late].concat()))
-            }
-            12 => ("header bomb", greet(frame(HEADERS, END_HEADERS, 1, &header_bomb(block)))),
-            13 => ("large headers", greet(large_headers(block, rng))),
-            14 => {
-                ("streams left open", greet(streams(n as u32).flat_map(|i| open(i, 0)).collect()))
-            }
-            15 => {
-                let claimed = [u32::MAX, 1 << 30, 2 << 20, 1 << 20][rng.random_range(0..4)];
-                let begun = frame(DATA, 0, 1, &frames::message(claimed, &[0; 10]));
-                ("a message that claims much", greet([open(1, 0), begun].concat()))
-            }
-            16 => ("PRIORITY flood", repeated(frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 9]))),
-            17 => ("GOAWAY, then more", greet([frame(GOAWAY, 0, 0, &[0; 8]), open(1, 0)].concat())),
-            18 => ("HPACK noise", greet(frame(HEADERS, END_HEADERS, 1, &noise(rng)))),
-            _ => ("frames of noise", greet(frames_of_noise(rng))),
-        }
-    }
-}
-
-/// A field that is kept in the table once, then named again and again.
-fn header_bomb(mut block: Vec<u8>) -> Vec<u8> {
-    block.push(0x40);
-    let mut kept = Vec::new();
-    frames::field(&mut kept, "x", &"y".repeat(4000));
-    block.extend(&kept[1..]);
-    block.extend([0xbe].repeat(10_000));
-    block
-}
-
-fn large_headers(mut block: Vec<u8>, rng: &mut ChaCha8Rng) -> Vec<u8> {
-    (0..rng.random_range(1..4)).for_each(|_| {
-        frames::field(&mut block, "x", &"y".repeat(15_000));
-    });
-    let chunks: Vec<&[u8]> = block.chunks(16_000).collect();
-    let mut frames = frame(HEADERS, 0, 1, chunks[0]);
-    chunks[1..].iter().for_each(|c| frames.extend(frame(CONTINUATION, 0, 1, c)));
-    frames.extend(frame(CONTINUATION, END_HEADERS, 1, &[]));
-    frames
-}
-
-fn frames_of_noise(rng: &mut ChaCha8Rng) -> Vec<u8> {
-    let mut frames = Vec::new();
-    for _ in 0..rng.random_range(1..50) {
-        let (kind, flags) = (rng.random_range(0..12), rng.random());
-        let stream = rng.random_range(0..6);
-        frames.extend(frame(kind, flags, stream, &noise(rng)));
-    }
-    frames
-}
-
-fn noise(rng: &mut ChaCha8Rng) -> Vec<u8> {
-    let mut bytes = vec![0; rng.random_range(0..64)];
-    rng.fill_bytes(&mut bytes);
-    bytes
 }

@@ -12,9 +12,7 @@ use ps_tests::{Caller, PATIENCE, Process, local, patient_client, reason_of, wait
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
-use tonic::body::Body;
-use tonic::codegen::{Service, http};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request};
 
 const DIM: u64 = 10;
 
@@ -568,20 +566,7 @@ async fn row_24_a_compressed_message_is_refused_unread() {
     let before = good.pull().await.expect("theta");
     let mut told = String::new();
     for encoding in ["gzip", "zstd", "deflate"] {
-        // A flag that says compressed, a length, and what would be a bomb.
-        let mut message = String::from("\u{1}\0\0\u{40}\0");
-        message.extend(std::iter::repeat_n('x', 0x4000));
-        let mut request = http::Request::new(Body::new(message));
-        *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = "/ps.v1.Parameters/Push".parse().expect("a path");
-        let headers = request.headers_mut();
-        headers.insert("te", "trailers".parse().expect("ASCII"));
-        headers.insert("content-type", "application/grpc".parse().expect("ASCII"));
-        headers.insert("grpc-encoding", encoding.parse().expect("ASCII"));
-        let channel = &mut good.channel;
-        std::future::poll_fn(|cx| channel.poll_ready(cx)).await.expect("the connection stands");
-        let answer = channel.call(request).await.expect("an answer");
-        let status = Status::from_header_map(answer.headers()).expect("refused at once");
+        let status = good.compressed("/ps.v1.Parameters/Push", encoding).await;
         assert_eq!(status.code(), Code::Unimplemented, "{encoding}: {status:?}");
         told = format!("{}, unread: no compression on this wire", refusal(&status));
     }

@@ -2,11 +2,13 @@
 //! inputs to begin with.
 //!
 //! A target panics where a promise is broken; whether it accepted the input is its result. libFuzzer
-//! calls the targets from `fuzz/fuzz_targets`, every `cargo test` from `tests/mutations.rs` here.
+//! calls the targets from `fuzz/fuzz_targets`; every `cargo test` (`tests/mutations.rs`) and `ps-sim
+//! report` run them over changes of the valid inputs.
 //! Owns no format: files with good checksums around bad contents are written by `storage` from what
 //! docs/STORAGE.md says.
 
 mod calls;
+mod changes;
 mod data;
 mod mutate;
 mod pushes;
@@ -14,6 +16,7 @@ mod storage;
 mod theta;
 mod wire;
 
+pub use changes::{Tried, try_changes};
 pub use mutate::Mutator;
 
 use ps_worker::data::Format;

@@ -4,10 +4,7 @@
 // What ran is said on stdout.
 #![allow(clippy::print_stdout)]
 
-use std::panic::catch_unwind;
-use std::time::{Duration, Instant};
-
-use ps_fuzz::{Mutator, TARGETS, Target};
+use ps_fuzz::{TARGETS, Target, try_changes};
 
 /// `PS_FUZZ_SEED=N` and `PS_FUZZ_N=N` ask for other and for more changes.
 fn setting(name: &str, default: u64) -> u64 {
@@ -15,24 +12,8 @@ fn setting(name: &str, default: u64) -> u64 {
     text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number"))
 }
 
-/// Longest time that one small input may take, on a slow machine too.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// Resident at most, targets and test together.
 const MEMORY_BYTES_MAX: u64 = 512 << 20;
-
-/// Whether the input was accepted; what went wrong, with the input.
-fn run(target: &Target, bytes: &[u8], name: &str) -> Result<bool, String> {
-    let begin = Instant::now();
-    let accepted = catch_unwind(|| (target.run)(bytes));
-    let took = begin.elapsed();
-    let failure =
-        |what: &str| format!("{} {what} at {name}: b\"{}\"", target.name, bytes.escape_ascii());
-    match accepted {
-        Ok(_) if took >= PATIENCE => Err(failure(&format!("took {took:?}"))),
-        accepted => accepted.map_err(|_| failure("panics")),
-    }
-}
 
 #[test]
 fn no_change_of_a_valid_input_breaks_a_promise() {
@@ -56,45 +37,15 @@ fn no_change_of_a_valid_input_breaks_a_promise() {
 
 /// The first failures of a target.
 fn mutations(target: &Target, seed: u64, n: u64) -> Vec<String> {
-    const SHOWN: usize = 5;
-    let begin = Instant::now();
-    let seeds = (target.seeds)();
-    assert!(!seeds.is_empty(), "{} has no seeds", target.name);
-    let mut failures = Vec::new();
-    for (index, bytes) in seeds.iter().enumerate() {
-        match run(target, bytes, "a seed") {
-            Ok(true) => {}
-            Ok(false) => failures.push(format!("{}: seed {index} is refused", target.name)),
-            Err(failure) => failures.push(failure),
-        }
-    }
-    let mut mutator = Mutator::new(seed);
-    let (mut pool, mut n_accepted) = (seeds, 0);
-    let n_seeds = pool.len();
-    for index in 0..n {
-        let [one, other] = mutator.pick_two(pool.len());
-        let bytes = mutator.mutate(&pool[one], &pool[other]);
-        match run(target, &bytes, &format!("change {index} of PS_FUZZ_SEED={seed}")) {
-            Ok(true) => {
-                n_accepted += 1;
-                // What is still valid is changed further, up to a size and number.
-                if bytes.len() < 4096 && pool.len() < 20 * n_seeds {
-                    pool.push(bytes);
-                }
-            }
-            Ok(false) => {}
-            Err(failure) => failures.push(failure),
-        }
-        if failures.len() >= SHOWN {
-            break;
-        }
-    }
+    let tried = try_changes(target, seed, n);
     println!(
-        "{}: {n_seeds} seeds, {n} changes, {n_accepted} of them accepted, {:.1} s",
-        target.name,
-        begin.elapsed().as_secs_f64()
+        "{}: {} seeds, {n} changes, {} of them accepted, {:.1} s",
+        tried.name,
+        tried.n_seeds,
+        tried.n_accepted,
+        tried.took.as_secs_f64()
     );
-    failures
+    tried.failures
 }
 
 /// The most memory that was ever resident, where the system tells.
