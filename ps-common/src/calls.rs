@@ -84,6 +84,8 @@ pub struct JoinAnswer {
     pub fingerprint: Fingerprint,
     /// The job's.
     pub tables: Tables,
+    /// The first key of each server's part of theta, in order of partition: 0 for a lone server.
+    pub first_keys: Vec<usize>,
 }
 
 /// The name and facts of a push, without its gradient.

@@ -15,6 +15,7 @@ pub mod flags;
 pub mod import;
 pub mod job;
 pub mod logging;
+pub mod partition;
 pub mod report;
 #[cfg(feature = "net")]
 pub mod secrets;

@@ -201,6 +201,7 @@ impl JobArgs {
             config: Config {
                 consistency,
                 n_workers: crew.workers,
+                partition: ps_common::partition::Partition::WHOLE,
                 aggregate: self.aggregate.unwrap_or(Aggregate::WeightedMean),
                 rounds: (self.rounds > 0).then_some(self.rounds),
                 lease: Duration::from_millis(self.lease_ms.into()),

@@ -86,6 +86,7 @@ impl TryFrom<pb::JoinResponse> for JoinAnswer {
             state: answer.state.parse()?,
             program: answer.program,
             fingerprint: answer.fingerprint,
+            first_keys: first_keys_from(answer.first_keys, tables.dim())?,
             tables,
         })
     }
@@ -112,8 +113,21 @@ impl From<JoinAnswer> for pb::JoinResponse {
             program: answer.program,
             fingerprint: answer.fingerprint,
             tables: tables_into(&answer.tables),
+            first_keys: answer.first_keys.iter().map(|&key| key as u64).collect(),
         }
     }
+}
+
+/// Ascending from 0, and each below `dim`; a server that says nothing is alone.
+fn first_keys_from(keys: Vec<u64>, dim: usize) -> Result<Vec<usize>, Error> {
+    if keys.is_empty() {
+        return Ok(vec![0]);
+    }
+    let ascend = keys[0] == 0 && keys.windows(2).all(|two| two[0] < two[1]);
+    if !ascend || keys.last().is_some_and(|&last| last >= dim as u64) {
+        return Err(bad_field("first_keys", format!("is {keys:?}, which does not cut {dim} keys")));
+    }
+    Ok(keys.into_iter().map(|key| key as usize).collect())
 }
 
 fn tables_from(tables: Vec<pb::Table>) -> Result<Option<Tables>, Error> {

@@ -38,6 +38,7 @@ impl From<PushHeader> for pb::PushHeader {
             loss: header.loss,
             penalty: header.penalty,
             wait_ms_max: header.wait_max.map_or(0, millis),
+            exchange: 0,
         }
     }
 }
@@ -88,6 +89,7 @@ impl From<PullRequest> for pb::PullRequest {
             version_min: request.version_min,
             r#final: request.r#final,
             wait_ms_max: request.wait_max.map_or(0, millis),
+            exchange: 0,
         }
     }
 }

@@ -289,6 +289,7 @@ impl Core {
             program: program.to_owned(),
             fingerprint: job.fingerprint.clone(),
             tables: job.tables.clone(),
+            first_keys: self.config.partition.first_keys(job.tables.dim()),
         })
     }
 

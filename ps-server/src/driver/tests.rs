@@ -17,6 +17,7 @@ fn driver(consistency: Consistency, n_workers: u32, rounds: u64, dtype: Dtype, l
     let config = Config {
         consistency,
         n_workers,
+        partition: ps_common::partition::Partition::WHOLE,
         aggregate: Aggregate::WeightedMean,
         rounds: Some(rounds),
         lease: Duration::from_secs(10),

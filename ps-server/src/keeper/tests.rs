@@ -64,6 +64,7 @@ impl Life {
                 max_gradient_delay: None,
             },
             n_workers,
+            partition: ps_common::partition::Partition::WHOLE,
             aggregate: Aggregate::WeightedMean,
             rounds: None,
             lease: Duration::from_secs(1000),

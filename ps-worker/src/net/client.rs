@@ -334,6 +334,7 @@ pub(super) fn messages<T: Element>(
         dtype: pb::Dtype::from(T::DTYPE).into(),
         key: chunk.key,
         last: chunk.last,
+        staged: None,
         data: bytes::Bytes::copy_from_slice(ps_common::dtype::as_le_bytes(chunk.values)),
     })
 }

@@ -95,6 +95,7 @@ impl Steps {
                     dtype: pb::Dtype::from(T::DTYPE).into(),
                     key: chunk.key,
                     last: chunk.last,
+                    staged: None,
                     data: Bytes::new(),
                 };
                 let message = with_data(&fields, dtype::as_le_bytes(chunk.values));

@@ -17,6 +17,7 @@ fn config(n_workers: u32) -> Config {
     Config {
         consistency: Consistency::Sync { backup_workers: 0 },
         n_workers,
+        partition: ps_common::partition::Partition::WHOLE,
         aggregate: Aggregate::TrimmedMean { k: 0 },
         rounds: Some(9),
         lease: Duration::from_secs(10),

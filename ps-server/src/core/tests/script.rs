@@ -163,6 +163,7 @@ impl Script {
             boot: 0,
             consistency: words.consistency(mode),
             n_workers: words.number("workers").unwrap_or(2),
+            partition: ps_common::partition::Partition::WHOLE,
             aggregate: words
                 .option("aggregate")
                 .map_or(Aggregate::WeightedMean, |text| words.parse(text)),

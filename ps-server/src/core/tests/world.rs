@@ -79,6 +79,7 @@ impl World {
             boot: 0,
             consistency: plan.consistency(),
             n_workers: plan.n_workers,
+            partition: ps_common::partition::Partition::WHOLE,
             aggregate: plan.aggregate,
             rounds: plan.rounds,
             lease: Duration::from_millis(plan.lease_ms),
