@@ -30,6 +30,7 @@ use crate::outputs;
 use crate::storage;
 
 mod durable;
+mod follower;
 
 /// The whole program: parses `arguments` (the first is the program's name), runs, and says on
 /// stderr what went wrong.
@@ -45,6 +46,7 @@ fn run_with(arguments: &[OsString]) -> Result<(), ExitError> {
     if args.serve.program.file.print_config {
         args.serve.durability.check(&args.job.check(&args.crew)?.config)?;
         args.serve.check(&args.crew)?;
+        args.serve.partition()?;
         print(&ps_common::flags::to_toml(&args));
         return Ok(());
     }
@@ -94,7 +96,16 @@ pub async fn run_and_tell(
     args: ServerArgs,
     ready: impl FnOnce(SocketAddr) -> Result<(), ExitError>,
 ) -> Result<(), ExitError> {
+    let partition = args.serve.partition()?;
+    if !partition.is_authority() {
+        return follower::run(args, partition, ready).await;
+    }
     let mut spec = args.job.check(&args.crew)?;
+    if args.serve.peers.check(partition)?.is_some() {
+        let what =
+            format!("--partition {partition}: the first of several servers is not built yet");
+        return Err(ExitError::config(what));
+    }
     let serving = args.serve.check(&args.crew)?;
     let durability = args.serve.durability.check(&spec.config)?;
     outputs::check(&args.serve)?;

@@ -108,7 +108,7 @@ pub(super) async fn last_checkpoint(args: &ServerArgs, shell: &Shell) -> Result<
 }
 
 /// A line for whoever looks on.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     use std::io::Write;
     // Nobody may look on.
     let _ = writeln!(std::io::stderr(), "ps-server: {text}");
