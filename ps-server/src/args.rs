@@ -13,6 +13,7 @@ use ps_common::Dtype;
 use ps_common::exit::ExitError;
 use ps_common::flags::ProgramArgs;
 use ps_common::job::{Aggregate, Fingerprint, Mode, OnWorkerLoss};
+use ps_common::partition::Partition;
 use ps_common::units::parse_duration;
 use serde::Serialize;
 
@@ -144,6 +145,16 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub durability: DurabilityArgs,
+    /// Which of S servers this is: i/S, from 0/S, which decides and speaks to the others; each keeps its
+    /// part of theta
+    #[arg(
+        long,
+        env = "PS_PARTITION",
+        value_name = "i/S",
+        default_value = "0/1",
+        help_heading = "Several servers"
+    )]
+    pub partition: String,
     /// The other servers.
     #[command(flatten)]
     #[serde(flatten)]
@@ -272,6 +283,14 @@ pub struct ServeSpec {
 }
 
 impl ServeArgs {
+    /// Which of how many servers this is.
+    ///
+    /// # Errors
+    /// A configuration error, where it is none of them.
+    pub fn partition(&self) -> Result<Partition, ExitError> {
+        self.partition.parse().map_err(|what| ExitError::config(format!("--partition {what}")))
+    }
+
     /// Checks what can be checked before anything is opened.
     ///
     /// # Errors
