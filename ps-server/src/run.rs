@@ -39,8 +39,12 @@ fn run_with(arguments: &[OsString]) -> Result<(), ExitError> {
         ExitError::new(Exit::Bug, "the arguments were parsed but cannot be read").because(e)
     })?;
     if args.serve.program.file.print_config {
-        args.serve.durability.check(&args.job.check(&args.crew)?.config)?;
+        let job = args.job.check(&args.crew)?;
+        let durability = args.serve.durability.check(&job.config)?;
         args.serve.check(&args.crew)?;
+        let partition = args.serve.partition()?;
+        args.serve.peers.check(partition)?;
+        refuse_of_several(partition, &job, durability.as_ref())?;
         print(&ps_common::flags::to_toml(&args));
         return Ok(());
     }
