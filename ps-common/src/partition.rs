@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::calls::Caller;
 use crate::dtype::Dtype;
@@ -108,6 +109,17 @@ pub struct Joint {
     pub rate_factor: f64,
     /// Strength, rank and version of the theta that the gradient is corrected by.
     pub compensation: Option<(f64, u32, u64)>,
+}
+
+/// A worker's wish for a part of theta.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Take {
+    /// Whose.
+    pub caller: Caller,
+    /// The number of the exchange in which partition 0 gives it.
+    pub exchange: u64,
+    /// Longest time that the answer may be held; `None`: the server's limit.
+    pub wait_max: Option<Duration>,
 }
 
 /// theta goes out to a caller.

@@ -136,6 +136,7 @@ pub(super) async fn steps<T: Element>(
             loss: None,
             penalty: None,
             wait_max: None,
+            exchange: 0,
         };
         let began = Instant::now();
         let result = connection.steps.step(header, gradient, theta).await;
