@@ -296,6 +296,7 @@ fn header(clock: u64) -> PushHeader {
         loss: None,
         penalty: None,
         wait_max: None,
+        exchange: 0,
     }
 }
 
@@ -304,7 +305,7 @@ fn gradient(scale: f32) -> Vec<f32> {
 }
 
 const PULL: PullRequest =
-    PullRequest { caller: CALLER, version_min: 0, r#final: false, wait_max: None };
+    PullRequest { caller: CALLER, version_min: 0, r#final: false, wait_max: None, exchange: 0 };
 
 #[tokio::test]
 async fn theta_is_put_together_from_all_servers() {
