@@ -2,6 +2,7 @@
 
 mod consistency;
 mod durability;
+mod peers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,12 +12,13 @@ use clap::{Args, Parser};
 use ps_common::Dtype;
 use ps_common::exit::ExitError;
 use ps_common::flags::ProgramArgs;
-use ps_common::job::{Aggregate, Mode, OnWorkerLoss};
+use ps_common::job::{Aggregate, Fingerprint, Mode, OnWorkerLoss};
 use ps_common::units::parse_duration;
 use serde::Serialize;
 
 pub use self::consistency::ConsistencyArgs;
 pub use self::durability::{DurabilityArgs, DurabilitySpec, Resume};
+pub use self::peers::{PeerArgs, PeerSpec, refuse_of_several};
 use crate::core::Config;
 use crate::numeric::{Optimizer, Rule};
 use crate::security::{LimitArgs, Limits, Security, SecurityArgs};
@@ -142,6 +144,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub durability: DurabilityArgs,
+    /// The other servers.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub peers: PeerArgs,
     /// Who may come in.
     #[command(flatten)]
     #[serde(flatten)]
@@ -165,6 +171,24 @@ pub struct JobSpec {
     pub optimizer: Optimizer,
     /// Of theta.
     pub dtype: Dtype,
+}
+
+impl JobSpec {
+    /// What must be equal on all servers of the job, by the names of the flags that say it.
+    pub fn settings(&self, serve: &ServeArgs) -> Fingerprint {
+        let given = |is_given: bool| if is_given { "given" } else { "none" };
+        let Optimizer { rule, lr, schedule, weight_decay, .. } = &self.optimizer;
+        let settings = [
+            ("optimizer", format!("{}{rule}", rule.name())),
+            ("lr", lr.to_string()),
+            ("lr-schedule", schedule.to_string()),
+            ("weight-decay", weight_decay.to_string()),
+            ("dtype", self.dtype.to_string()),
+            ("checkpoint-dir", given(serve.durability.checkpoint_dir.is_some()).to_owned()),
+            ("theta-in", given(serve.theta_in.is_some()).to_owned()),
+        ];
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
 }
 
 impl JobArgs {

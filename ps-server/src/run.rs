@@ -14,22 +14,23 @@ use ps_common::congestion;
 use ps_common::exit::{Exit, ExitError, conclude};
 use ps_common::import::{Imported, read_theta};
 use ps_common::job::JobState;
-use ps_common::wire::CHUNK_BYTES;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::args::{JobSpec, ServerArgs, UpdateArgs};
+use crate::args::{DurabilitySpec, JobSpec, ServeSpec, ServerArgs, UpdateArgs, refuse_of_several};
 use crate::core::Input;
-use crate::driver::Driver;
+use crate::group::Lost;
 use crate::keeper::Keeper;
-use crate::net::{Connections, Health, Protection, Shell, serve};
+use crate::net::{Connections, Health, Peers, Protection, Shell, Ways, serve};
 use crate::numeric::LR;
 use crate::outputs;
-use crate::storage;
 
+mod beginning;
 mod durable;
+
+use beginning::Begun;
 
 /// The whole program: parses `arguments` (the first is the program's name), runs, and says on
 /// stderr what went wrong.
@@ -94,90 +95,189 @@ pub async fn run_and_tell(
     args: ServerArgs,
     ready: impl FnOnce(SocketAddr) -> Result<(), ExitError>,
 ) -> Result<(), ExitError> {
-    let mut spec = args.job.check(&args.crew)?;
-    let serving = args.serve.check(&args.crew)?;
-    let durability = args.serve.durability.check(&spec.config)?;
-    outputs::check(&args.serve)?;
-    spec.config.observers = args.serve.observers;
-    let protection = Protection::load(&serving.security, serving.limits)?;
-    if let Some(warning) = &serving.security.warning {
-        tracing::warn!(listen = %args.serve.listen, "{warning}");
-    }
-    if let Some(warning) = spec.config.consistency.warning(args.crew.workers) {
-        tracing::warn!("{warning}");
-    }
-    let mut keeper = None;
-    if let Some(durability) = &durability {
-        let keeper = keeper.insert(durable::open(durability, args.crew.mode).await?);
-        spec.config.checkpoints = Some(durability.checkpoints);
-        spec.config.boot = keeper.boot();
-    }
-    let listener = bind(&args).await?;
-    let address = listener
-        .local_addr()
-        .map_err(|e| ExitError::new(Exit::Io, "the listener has no address").because(e))?;
-    let shell = Shell::new(driver(&args, spec, keeper)?);
-    let connections = Connections::new(listener, Arc::clone(&shell), protection.limits());
     let mut signals = Signals::new()?;
-
-    let (stop, stopped) = oneshot::channel::<()>();
-    let (health_out, health_in) = oneshot::channel();
-    let server = tokio::spawn({
-        let shell = Arc::clone(&shell);
-        async move {
-            let ready = |health| drop(health_out.send(health));
-            serve(shell, connections, &protection, ready, async { drop(stopped.await) }).await
-        }
-    });
-    let health: Health = health_in
-        .await
-        .map_err(|_| ExitError::new(Exit::Bug, "the server ended before it served"))?;
-    let timer = tokio::spawn({
-        let shell = Arc::clone(&shell);
-        async move { shell.keep_time().await }
-    });
-    health.ready().await;
-    if let Some(path) = &args.serve.port_file {
-        outputs::write_port(path, address.port())?;
-    }
-    ready(address)?;
-    tracing::info!(%address, "serving");
-
-    let written = serve_job(&args, &shell, &health, &mut signals).await?;
-    health.draining().await;
-    // Who holds the other end is gone only if the server is.
-    let _ = stop.send(());
-    tokio::select! {
-        // How calls in flight ended is their callers' business.
-        _ = server => {}
-        () = tokio::time::sleep(serving.drain_timeout) => tracing::warn!("calls in flight were cut"),
-        exit = signals.next() => return Err(ExitError::new(exit, "stopped at once")),
-    }
-    timer.abort();
-    written?;
-    match shell.driver().state() {
-        (JobState::Failed, reason) => {
-            Err(ExitError::new(Exit::Failed, format!("the job failed: {reason}")))
-        }
-        _ => Ok(()),
+    let mut program = Program::check(args)?;
+    let mut keeper = program.open_directory(Start::First).await?;
+    program.listen().await?;
+    let mut ready = Some(ready);
+    let mut lost: Option<Lost> = None;
+    loop {
+        let begun = program.begin(keeper, lost.as_ref(), &mut signals).await?;
+        lost = match program.live(begun, &mut ready, &mut signals).await? {
+            End::Over => return Ok(()),
+            End::Lost(lost) => Some(program.survive(lost)?),
+        };
+        keeper = program.open_directory(Start::Again).await?;
     }
 }
 
-/// The server without its network, with the job that `keeper` has, if it has one.
-fn driver(args: &ServerArgs, spec: JobSpec, keeper: Option<Keeper>) -> Result<Driver, ExitError> {
-    let JobSpec { config, optimizer, dtype } = spec;
-    let start = args.serve.theta_in.as_deref().map(|path| read_start(path, dtype));
-    let mut driver = Driver::new(config.clone(), dtype, optimizer, CHUNK_BYTES, &program());
-    if let Some(start) = start.transpose()? {
-        driver = driver.starting_from(start);
+/// What all lives of the job in this process share: one, but for a job that has lost one of several
+/// servers and goes on from a checkpoint.
+struct Program {
+    args: ServerArgs,
+    spec: JobSpec,
+    serving: ServeSpec,
+    durability: Option<DurabilitySpec>,
+    protection: Protection,
+    /// To the other servers, where there are any.
+    ways: Option<Ways>,
+    /// Every life accepts from a copy of it: whoever comes between two waits in its queue.
+    listener: Option<std::net::TcpListener>,
+}
+
+/// Whether what lies in the directory is news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// The process begins: `--resume` says what may lie there.
+    First,
+    /// The life before has left what lies there.
+    Again,
+}
+
+/// How a life ended.
+enum End {
+    /// Nobody is left who should hear of the job.
+    Over,
+    /// Another server is gone.
+    Lost(Lost),
+}
+
+impl Program {
+    fn check(args: ServerArgs) -> Result<Self, ExitError> {
+        let mut spec = args.job.check(&args.crew)?;
+        let serving = args.serve.check(&args.crew)?;
+        let durability = args.serve.durability.check(&spec.config)?;
+        let partition = spec.config.partition;
+        refuse_of_several(partition, &spec, durability.as_ref())?;
+        let peers = args.serve.peers.check(partition)?;
+        outputs::check(&args.serve)?;
+        spec.config.observers = args.serve.observers;
+        spec.config.checkpoints = durability.as_ref().map(|durability| durability.checkpoints);
+        let protection = Protection::load(&serving.security, serving.limits)?;
+        let ways = peers.map(|peers| Ways::load(&peers, &serving.security)).transpose()?;
+        if let Some(warning) = &serving.security.warning {
+            tracing::warn!(listen = %args.serve.listen, "{warning}");
+        }
+        if let Some(warning) = spec.config.consistency.warning(args.crew.workers) {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self { args, spec, serving, durability, protection, ways, listener: None })
     }
-    let Some(keeper) = keeper else { return Ok(driver) };
-    let (driver, resumption) =
-        driver.kept_by(keeper, &config, dtype).map_err(storage::Error::into_exit)?;
-    if let Some(resumption) = &resumption {
-        durable::tell_of(resumption, args.serve.theta_in.is_some());
+
+    /// Locks the checkpoint directory, if there is one, for the next life.
+    async fn open_directory(&self, start: Start) -> Result<Option<Keeper>, ExitError> {
+        match &self.durability {
+            None => Ok(None),
+            Some(durability) => durable::open(durability, &self.spec.config, start).await.map(Some),
+        }
     }
-    Ok(driver)
+
+    async fn listen(&mut self) -> Result<(), ExitError> {
+        let listener = bind(&self.args).await?.into_std().map_err(cannot_accept)?;
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    /// What to do about a lost server: goes on where that is possible.
+    fn survive(&self, lost: Lost) -> Result<Lost, ExitError> {
+        if self.durability.is_none() {
+            return Err(ExitError::new(
+                Exit::Failed,
+                format!(
+                    "{lost}; its part of theta is gone. Start all servers with --checkpoint-dir, and \
+                     the job goes on from the last checkpoint"
+                ),
+            ));
+        }
+        tracing::warn!("{lost}; all servers go back to the last checkpoint that they have");
+        Ok(lost)
+    }
+
+    /// Serves one life of the job.
+    async fn live(
+        &self,
+        Begun { driver, peers, notes }: Begun,
+        ready: &mut Option<impl FnOnce(SocketAddr) -> Result<(), ExitError>>,
+        signals: &mut Signals,
+    ) -> Result<End, ExitError> {
+        let listener = self.listener.as_ref().expect("bound before");
+        let listener =
+            listener.try_clone().and_then(TcpListener::from_std).map_err(cannot_accept)?;
+        let address = listener.local_addr().map_err(cannot_accept)?;
+        let shell = Shell::new(driver);
+        for (kind, detail) in notes {
+            shell.driver().note(shell.now(), kind, detail);
+        }
+        let connections = Connections::new(listener, Arc::clone(&shell), self.protection.limits());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (health_out, health_in) = oneshot::channel();
+        let mut server = tokio::spawn({
+            let (shell, protection) = (Arc::clone(&shell), self.protection.clone());
+            async move {
+                let ready = |health| drop(health_out.send(health));
+                serve(shell, connections, &protection, ready, async { drop(stopped.await) }).await
+            }
+        });
+        let health: Health = health_in
+            .await
+            .map_err(|_| ExitError::new(Exit::Bug, "the server ended before it served"))?;
+        let timer = tokio::spawn({
+            let shell = Arc::clone(&shell);
+            async move { shell.keep_time().await }
+        });
+        health.ready().await;
+        if let Some(ready) = ready.take() {
+            if let Some(path) = &self.args.serve.port_file {
+                outputs::write_port(path, address.port())?;
+            }
+            ready(address)?;
+        }
+        tracing::info!(%address, "serving");
+
+        let served = serve_job(&self.args, &shell, &health, peers.as_ref(), signals).await?;
+        health.draining().await;
+        if let Served::Lost(_) = &served {
+            // Held calls are told to come again.
+            shell.tell(Input::Drain);
+        } else if let Some(peers) = peers.filter(|_| ended(&shell)) {
+            let (state, reason) = shell.driver().state();
+            peers.end(state, reason).await;
+        }
+        // Who holds the other end is gone only if the server is.
+        let _ = stop.send(());
+        let limit = match &served {
+            Served::Lost(_) => LAST_WORDS,
+            Served::Over(_) => self.serving.drain_timeout,
+        };
+        tokio::select! {
+            // How calls in flight ended is their callers' business.
+            _ = &mut server => {}
+            () = tokio::time::sleep(limit) => {
+                tracing::warn!("calls in flight were cut");
+                server.abort();
+            }
+            exit = signals.next() => return Err(ExitError::new(exit, "stopped at once")),
+        }
+        timer.abort();
+        let written = match served {
+            Served::Lost(lost) => return Ok(End::Lost(lost)),
+            Served::Over(written) => written,
+        };
+        written?;
+        match shell.driver().state() {
+            (JobState::Failed, reason) => {
+                Err(ExitError::new(Exit::Failed, format!("the job failed: {reason}")))
+            }
+            _ => Ok(End::Over),
+        }
+    }
+}
+
+/// Once a server is lost, calls in flight have so long for their answers.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+fn cannot_accept(error: std::io::Error) -> ExitError {
+    ExitError::new(Exit::Io, "the listener cannot be used").because(error)
 }
 
 /// Reads `--theta-in` for a job of this element type.
@@ -192,13 +292,22 @@ pub fn read_start(path: &Path, dtype: Dtype) -> Result<Imported, ExitError> {
     })
 }
 
-/// Waits for the end of the job, or for SIGTERM; the inner result is that of writing its outputs.
+/// How serving a job ended.
+enum Served {
+    /// The job has, or was told to stop: the result of writing its outputs.
+    Over(Result<(), ExitError>),
+    /// Another server is gone, and the job has not ended.
+    Lost(Lost),
+}
+
+/// Waits for the end of the job, for SIGTERM, or for the loss of another server.
 async fn serve_job(
     args: &ServerArgs,
-    shell: &Shell,
+    shell: &Arc<Shell>,
     health: &Health,
+    peers: Option<&Peers>,
     signals: &mut Signals,
-) -> Result<Result<(), ExitError>, ExitError> {
+) -> Result<Served, ExitError> {
     let mut written = Ok(());
     loop {
         tokio::select! {
@@ -208,11 +317,20 @@ async fn serve_job(
             }
             () = shell.conclusion() => {
                 let last = durable::last_checkpoint(args, shell).await;
-                written = last.and(write_results(args, shell));
+                let results = write_results(args, shell).await;
+                if let Some(lost) = peers.and_then(|peers| peers.group().lost())
+                    && !ended(shell)
+                {
+                    return Ok(Served::Lost(lost));
+                }
+                written = last.and(results);
                 shell.tell(Input::Concluded);
             }
-            () = shell.over() => return Ok(written),
-            () = tokio::time::sleep(linger(shell)), if ended(shell) => return Ok(written),
+            lost = loss(peers), if !ended(shell) => return Ok(Served::Lost(lost)),
+            () = shell.over() => return Ok(Served::Over(written)),
+            () = tokio::time::sleep(linger(shell)), if ended(shell) => {
+                return Ok(Served::Over(written));
+            }
             exit = signals.next() => {
                 if exit == Exit::Interrupted {
                     return Err(ExitError::new(exit, "interrupted"));
@@ -226,11 +344,19 @@ async fn serve_job(
                             return Err(ExitError::new(exit, "stopped at once"));
                         }
                     };
-                    written = last.and(write_results(args, shell));
+                    written = last.and(write_results(args, shell).await);
                 }
-                return Ok(written);
+                return Ok(Served::Over(written));
             }
         }
+    }
+}
+
+/// Waits for the loss of another server; for ever where there is none.
+async fn loss(peers: Option<&Peers>) -> Lost {
+    match peers {
+        None => std::future::pending().await,
+        Some(peers) => peers.lost().await,
     }
 }
 
@@ -300,13 +426,22 @@ async fn bind(args: &ServerArgs) -> Result<TcpListener, ExitError> {
     Ok(listener)
 }
 
-fn write_results(args: &ServerArgs, shell: &Shell) -> Result<(), ExitError> {
-    let Some(report) = shell.driver().report(shell.now()) else { return Ok(()) };
+async fn write_results(args: &ServerArgs, shell: &Arc<Shell>) -> Result<(), ExitError> {
+    // Waits for other servers' parts, where there are others.
+    let results = tokio::task::spawn_blocking({
+        let shell = Arc::clone(shell);
+        move || shell.driver().results(shell.now())
+    });
+    let results = results
+        .await
+        .map_err(|e| ExitError::new(Exit::Bug, "the report could not be made").because(e))?
+        .map_err(|lost| ExitError::new(Exit::Failed, format!("no report: {lost}")))?;
+    let Some((report, theta)) = results else { return Ok(()) };
     if let Some(path) = &args.serve.report {
         outputs::write_report(path, &report)?;
     }
     if let Some(path) = &args.serve.theta_out
-        && let (Some(job), Some(theta)) = (shell.driver().job(), shell.driver().snapshot())
+        && let Some(job) = shell.driver().job()
     {
         outputs::write_snapshot(path, &job, &theta)?;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Buf;
 use ps_common::calls::{Caller, PushHeader};
+use ps_common::partition::Partition;
 use ps_common::wire::frames::{Arrived, Pieces};
 use ps_common::wire::{PARAMETERS_MESSAGE_BYTES_MAX, pb};
 use ps_common::{Dtype, Error, ErrorCode};
@@ -65,15 +66,23 @@ impl<'a> Assembly<'a> {
     /// The refusal of the push, of which nothing is left.
     pub fn take(mut self, fields: &pb::PushRequest, data: Pieces) -> Result<Progress<'a>, Error> {
         data.iter().for_each(|piece| self.digest.update(piece));
-        if let Err(error) = append(fields, data, &mut self.gradient, self.dim, self.dtype) {
+        let staged = check_staged(fields, self.driver.partition());
+        if let Err(error) =
+            staged.and_then(|()| append(fields, data, &mut self.gradient, self.dim, self.dtype))
+        {
             self.driver.recycle(self.gradient);
             return Err(error);
         }
         if !fields.last {
             return Ok(Progress::More(self));
         }
+        let digest = self.digest.finalize();
+        let digest = match fields.staged {
+            None => digest,
+            Some(staged) => joint_digest(digest, staged),
+        };
         let (header, gradient) = (self.header, self.gradient);
-        Ok(Progress::Whole(Push { header, gradient, digest: self.digest.finalize() }))
+        Ok(Progress::Whole(Push { header, gradient, digest }))
     }
 }
 
@@ -169,6 +178,30 @@ impl Chunks<'_> {
                 Err(Error::new(ErrorCode::Deadline, what).into())
             }
         }
+    }
+}
+
+/// What names a gradient whose parts several servers have: that of this server's part, and what the
+/// others answered theirs with.
+fn joint_digest(own: u32, staged: u32) -> u32 {
+    crc32fast::hash(&[own.to_le_bytes(), staged.to_le_bytes()].concat())
+}
+
+/// A push over several servers counts only once the others have their parts.
+fn check_staged(chunk: &pb::PushRequest, partition: Partition) -> Result<(), Error> {
+    let refuse = |what: String| Err(Error::new(ErrorCode::BadField, what).with("field", "staged"));
+    match (chunk.staged, chunk.last && partition.count > 1) {
+        (None, true) => refuse(format!(
+            "the last message of a push to server {partition} says in `staged` that the others have \
+             their parts: CRC-32 over their digests"
+        )),
+        (Some(_), false) if partition.count > 1 => {
+            refuse("`staged` stands in the last message of a push".to_owned())
+        }
+        (Some(_), false) => {
+            refuse("`staged` is of several servers' jobs; this is the only server".to_owned())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ mod membership;
 mod operator;
 mod pace;
 mod parameters;
+mod peers;
 mod protection;
 mod router;
 mod shell;
@@ -21,6 +22,7 @@ mod turnaways;
 
 pub use assemble::{Assembly, Progress, Push};
 pub use connections::{Connections, Listener};
+pub use peers::{NotGathered, Peers, Ways};
 pub use protection::Protection;
 pub use router::{Health, serve};
 pub use shell::Shell;
