@@ -19,7 +19,9 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::args::{DurabilitySpec, JobSpec, ServeSpec, ServerArgs, UpdateArgs, refuse_of_several};
+use crate::args::{
+    DurabilitySpec, JobSpec, ServeSpec, ServerArgs, UpdateArgs, implied, refuse_of_several,
+};
 use crate::core::Input;
 use crate::group::Lost;
 use crate::keeper::Keeper;
@@ -39,7 +41,7 @@ pub fn main_with(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run_with(arguments: &[OsString]) -> Result<(), ExitError> {
-    let matches = ps_common::flags::parse(&ServerArgs::command(), arguments)?;
+    let matches = ps_common::flags::parse_task(&ServerArgs::command(), arguments, implied)?;
     let args = ServerArgs::from_arg_matches(&matches).map_err(|e| {
         ExitError::new(Exit::Bug, "the arguments were parsed but cannot be read").because(e)
     })?;

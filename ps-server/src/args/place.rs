@@ -55,7 +55,8 @@ mod tests {
     use ps_common::cluster::{TaskArgs, place};
     use ps_common::exit::Exit;
 
-    const CLUSTER: &str = r#"{"ps": ["127.0.0.1:1", "localhost:2"], "worker": ["c:3", "d:4", "e:5"]}"#;
+    const CLUSTER: &str =
+        r#"{"ps": ["127.0.0.1:1", "localhost:2"], "worker": ["c:3", "d:4", "e:5"]}"#;
 
     fn of(cluster: &str, task: (&str, u32), more: &[&str]) -> Result<ServerArgs, ExitError> {
         let flags =
@@ -71,12 +72,15 @@ mod tests {
     #[test]
     fn a_place_in_a_cluster_means_flags() {
         let first = of(CLUSTER, ("ps", 0), &[]).expect("fine");
-        assert_eq!((first.crew.workers, first.serve.listen.to_string().as_str()), (3, "127.0.0.1:1"));
-        assert_eq!(first.serve.peers.partition.to_string(), "0/2");
+        assert_eq!(
+            (first.crew.workers, first.serve.listen.to_string().as_str()),
+            (3, "127.0.0.1:1")
+        );
+        assert_eq!(first.serve.partition, "0/2");
         assert_eq!(first.serve.peers.peers, ["http://localhost:2"]);
         let second = of(CLUSTER, ("ps", 1), &[]).expect("fine");
         assert_eq!(second.serve.listen.to_string(), "127.0.0.1:2");
-        assert_eq!(second.serve.peers.partition.to_string(), "1/2");
+        assert_eq!(second.serve.partition, "1/2");
         assert!(second.serve.peers.peers.is_empty());
         let secure = of(CLUSTER, ("ps", 0), &["--peer-ca=ca.pem"]).expect("fine");
         assert_eq!(secure.serve.peers.peers, ["https://localhost:2"]);

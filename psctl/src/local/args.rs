@@ -10,7 +10,8 @@ use ps_common::exit::ExitError;
 use ps_common::export::{Format, check_creatable};
 use ps_common::flags::ConfigArgs;
 use ps_common::job::Mode;
-use ps_server::args::{CrewArgs, DurabilityArgs, JobArgs};
+use ps_common::partition::Partition;
+use ps_server::args::{CrewArgs, DurabilityArgs, JobArgs, refuse_of_several};
 use ps_server::run::read_start;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
 use ps_worker::data::BatchSize;
@@ -142,7 +143,14 @@ impl LocalArgs {
             ));
         }
         let job = self.job.check(&self.crew)?;
-        self.durability.check(&job.config)?;
+        let durability = self.durability.check(&job.config)?;
+        let first = Partition { index: 0, count: self.cluster.servers };
+        refuse_of_several(first, &job, durability.as_ref()).map_err(|mut error| {
+            error.message = error
+                .message
+                .replace(&format!("--partition {first}"), &format!("--servers {}", first.count));
+            error
+        })?;
         if let Some(local) = self.learn.local.check()? {
             local.check_aggregate(self.crew.mode, job.config.aggregate)?;
         }
@@ -247,7 +255,9 @@ pub(super) mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_by_name() {
         for (arguments, says) in [
-            (&["--test-labels=x"][..], "--test-labels"),
+            (&["--servers=2", "--mode=hogwild"][..], "--servers 2 with --mode hogwild"),
+            (&["--servers=3", "--clip-norm=1"], "--servers 3 with --clip-norm"),
+            (&["--test-labels=x"], "--test-labels"),
             (&["--eval-every=3"], "--eval-every"),
             (&["--data=x", "--data-is-shard=true"], "--data-is-shard"),
             (&["--theta-out=x.bin"], "--theta-out x.bin"),

@@ -184,7 +184,7 @@ mod tests {
     async fn children_end_with_their_stdin_or_are_killed() {
         let begun = Instant::now();
         let mut processes = Processes::new(None);
-        start(&mut processes, Who::Server, "read line; exit 0");
+        start(&mut processes, Who::Server(0), "read line; exit 0");
         start(&mut processes, Who::Worker(0), "exec sleep 60");
         processes.end.send_replace(true);
         let mut ended = [processes.next().await, processes.next().await].map(|e| e.expect("child"));
