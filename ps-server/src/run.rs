@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::args::{DurabilitySpec, JobSpec, ServeSpec, ServerArgs, refuse_of_several};
+use crate::args::{DurabilitySpec, JobSpec, ServeSpec, ServerArgs, implied, refuse_of_several};
 use crate::group::Lost;
 use crate::keeper::Keeper;
 use crate::net::{Protection, Ways};
@@ -34,7 +34,7 @@ pub fn main_with(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run_with(arguments: &[OsString]) -> Result<(), ExitError> {
-    let matches = ps_common::flags::parse(&ServerArgs::command(), arguments)?;
+    let matches = ps_common::flags::parse_task(&ServerArgs::command(), arguments, implied)?;
     let args = ServerArgs::from_arg_matches(&matches).map_err(|e| {
         ExitError::new(Exit::Bug, "the arguments were parsed but cannot be read").because(e)
     })?;

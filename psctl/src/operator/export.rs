@@ -39,7 +39,7 @@ pub struct ExportArgs {
 pub async fn export(args: ExportArgs) -> Result<(), ExitError> {
     Format::of(&args.out).map_err(|e| ExitError::config(format!("--out {e}")))?;
     check_creatable(&args.out)?;
-    let client = args.address.connect().await?;
+    let client = args.address.connect_to_all().await?;
     let wish = JoinRequest {
         protocol_version: PROTOCOL_VERSION,
         role: Role::Observer,
