@@ -23,6 +23,7 @@ use crate::outputs;
 
 mod beginning;
 mod durable;
+mod follower;
 mod life;
 
 use life::End;
@@ -94,6 +95,10 @@ pub async fn run_and_tell(
     args: ServerArgs,
     ready: impl FnOnce(SocketAddr) -> Result<(), ExitError>,
 ) -> Result<(), ExitError> {
+    let partition = args.serve.partition()?;
+    if !partition.is_authority() {
+        return follower::run(args, partition, ready).await;
+    }
     let mut signals = Signals::new()?;
     let mut program = Program::check(args)?;
     let mut keeper = program.open_directory(Start::First).await?;
