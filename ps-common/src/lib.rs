@@ -5,6 +5,7 @@
 //! gradients in `ps-worker/src/model`.
 
 pub mod calls;
+pub mod cluster;
 #[cfg(feature = "net")]
 pub mod congestion;
 pub mod dtype;

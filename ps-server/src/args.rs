@@ -3,6 +3,7 @@
 mod consistency;
 mod durability;
 mod peers;
+mod place;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use ps_common::Dtype;
+use ps_common::cluster::TaskArgs;
 use ps_common::exit::ExitError;
 use ps_common::flags::ProgramArgs;
 use ps_common::job::{Aggregate, Fingerprint, Mode, OnWorkerLoss};
@@ -20,6 +22,7 @@ use serde::Serialize;
 pub use self::consistency::ConsistencyArgs;
 pub use self::durability::{DurabilityArgs, DurabilitySpec, Resume};
 pub use self::peers::{PeerArgs, PeerSpec, refuse_of_several};
+pub use self::place::implied;
 use crate::core::Config;
 use crate::numeric::{Optimizer, Rule};
 use crate::security::{LimitArgs, Limits, Security, SecurityArgs};
@@ -167,6 +170,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub limits: LimitArgs,
+    /// Its place in a cluster; some of the flags above are what follows from it.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub task: TaskArgs,
     /// As every program.
     #[command(flatten)]
     #[serde(flatten)]

@@ -114,15 +114,23 @@ impl<'a> Assembly<'a> {
     /// The refusal of the push, of which nothing is left.
     pub fn take(mut self, fields: &pb::PushRequest, data: Pieces) -> Result<Progress<'a>, Error> {
         data.iter().for_each(|piece| self.digest.update(piece));
-        if let Err(error) = append(fields, data, &mut self.gradient, self.shape) {
+        let staged = check_staged(fields, self.host);
+        if let Err(error) =
+            staged.and_then(|()| append(fields, data, &mut self.gradient, self.shape))
+        {
             self.host.recycle(self.gradient);
             return Err(error);
         }
         if !fields.last {
             return Ok(Progress::More(self));
         }
+        let digest = self.digest.finalize();
+        let digest = match fields.staged {
+            None => digest,
+            Some(staged) => joint_digest(digest, staged),
+        };
         let (header, gradient) = (self.header, self.gradient);
-        Ok(Progress::Whole(Push { header, gradient, digest: self.digest.finalize() }))
+        Ok(Progress::Whole(Push { header, gradient, digest }))
     }
 }
 
@@ -229,6 +237,36 @@ impl Chunks<'_> {
                 Err(Error::new(ErrorCode::Deadline, what).into())
             }
         }
+    }
+}
+
+/// What names a gradient whose parts several servers have: that of this server's part, and what the
+/// others answered theirs with.
+fn joint_digest(own: u32, staged: u32) -> u32 {
+    crc32fast::hash(&[own.to_le_bytes(), staged.to_le_bytes()].concat())
+}
+
+/// A push over several servers counts only once the others have their parts.
+fn check_staged(chunk: &pb::PushRequest, host: Host<'_>) -> Result<(), Error> {
+    let refuse = |what: String| Err(Error::new(ErrorCode::BadField, what).with("field", "staged"));
+    let several = match host {
+        Host::Driver(driver) if driver.partition().count > 1 => Some(driver.partition()),
+        Host::Driver(_) | Host::Follower(_) => None,
+    };
+    match (chunk.staged, several) {
+        (None, Some(partition)) if chunk.last => refuse(format!(
+            "the last message of a push to server {partition} says in `staged` that the others have \
+             their parts: CRC-32 over their digests"
+        )),
+        (Some(_), Some(_)) if !chunk.last => {
+            refuse("`staged` stands in the last message of a push".to_owned())
+        }
+        (Some(_), None) => refuse(
+            "`staged` goes to the first of several servers; this one has nobody beside it that it \
+             decides for"
+                .to_owned(),
+        ),
+        _ => Ok(()),
     }
 }
 

@@ -108,6 +108,7 @@ impl ParametersService {
 
     async fn pull(&self, peer: Peer, mut incoming: Incoming) -> Result<Response<Body>, Status> {
         let request = PullRequest::from(incoming.only::<pb::PullRequest>().await?);
+        self.shell.driver().check_exchange(request.exchange).map_err(|e| to_status(&e))?;
         let conn = peer.conn;
         let input = |call| Input::Pull { call, conn, request };
         match self.shell.call(None, input).await.map_err(|e| to_status(&e))? {
@@ -205,6 +206,10 @@ async fn deliver(
     theta: bool,
 ) -> Result<(PushResult, Arc<Snapshot>), Status> {
     let Push { header, gradient, digest } = push;
+    if theta && let Err(error) = shell.driver().check_exchange(header.exchange) {
+        shell.driver().recycle(gradient);
+        return Err(to_status(&error));
+    }
     let input = |call| Input::Push { call, conn, header, digest, theta };
     match shell.call(Some(gradient), input).await.map_err(|e| to_status(&e))? {
         Delivery::Pushed(result, theta) => Ok((result, theta)),
