@@ -72,6 +72,7 @@ fn stage(follower: &Follower, name: PushName, value: f64) -> Result<u32, Error> 
         loss: None,
         penalty: None,
         wait_max: None,
+        exchange: 0,
     };
     let gradient = Gradient::F64(vec![value; 2]);
     let digest = crc32fast::hash(gradient.as_le_bytes());
