@@ -10,7 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
     println!("cargo:rerun-if-changed={}", root.display());
-    let files = ["membership", "parameters", "operator"].map(|f| format!("ps/v1/{f}.proto"));
+    let files =
+        ["membership", "parameters", "operator", "partition"].map(|f| format!("ps/v1/{f}.proto"));
     let descriptors = protox::compile(files, [&root])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("ps_descriptor.bin"), descriptors.encode_to_vec())?;

@@ -5,6 +5,7 @@
 //! gradients in `ps-worker/src/model`.
 
 pub mod calls;
+pub mod cluster;
 #[cfg(feature = "net")]
 pub mod congestion;
 pub mod dtype;
@@ -15,6 +16,7 @@ pub mod flags;
 pub mod import;
 pub mod job;
 pub mod logging;
+pub mod partition;
 pub mod report;
 #[cfg(feature = "net")]
 pub mod secrets;

@@ -2,6 +2,8 @@
 
 mod consistency;
 mod durability;
+mod peers;
+mod place;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,14 +11,18 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use ps_common::Dtype;
+use ps_common::cluster::TaskArgs;
 use ps_common::exit::ExitError;
 use ps_common::flags::ProgramArgs;
-use ps_common::job::{Aggregate, Mode, OnWorkerLoss};
+use ps_common::job::{Aggregate, Fingerprint, Mode, OnWorkerLoss};
+use ps_common::partition::Partition;
 use ps_common::units::parse_duration;
 use serde::Serialize;
 
 pub use self::consistency::ConsistencyArgs;
 pub use self::durability::{DurabilityArgs, DurabilitySpec, Resume};
+pub use self::peers::{PeerArgs, PeerSpec, refuse_of_several};
+pub use self::place::implied;
 use crate::core::Config;
 use crate::numeric::{Optimizer, Rule};
 use crate::security::{LimitArgs, Limits, Security, SecurityArgs};
@@ -142,6 +148,20 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub durability: DurabilityArgs,
+    /// Which of S servers this is: i/S, from 0/S, which decides and speaks to the others; each keeps its
+    /// part of theta
+    #[arg(
+        long,
+        env = "PS_PARTITION",
+        value_name = "i/S",
+        default_value = "0/1",
+        help_heading = "Several servers"
+    )]
+    pub partition: String,
+    /// The other servers.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub peers: PeerArgs,
     /// Who may come in.
     #[command(flatten)]
     #[serde(flatten)]
@@ -150,6 +170,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub limits: LimitArgs,
+    /// Its place in a cluster; some of the flags above are what follows from it.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub task: TaskArgs,
     /// As every program.
     #[command(flatten)]
     #[serde(flatten)]
@@ -165,6 +189,24 @@ pub struct JobSpec {
     pub optimizer: Optimizer,
     /// Of theta.
     pub dtype: Dtype,
+}
+
+impl JobSpec {
+    /// What must be equal on all servers of the job, by the names of the flags that say it.
+    pub fn settings(&self, serve: &ServeArgs) -> Fingerprint {
+        let given = |is_given: bool| if is_given { "given" } else { "none" };
+        let Optimizer { rule, lr, schedule, weight_decay, .. } = &self.optimizer;
+        let settings = [
+            ("optimizer", format!("{}{rule}", rule.name())),
+            ("lr", lr.to_string()),
+            ("lr-schedule", schedule.to_string()),
+            ("weight-decay", weight_decay.to_string()),
+            ("dtype", self.dtype.to_string()),
+            ("checkpoint-dir", given(serve.durability.checkpoint_dir.is_some()).to_owned()),
+            ("theta-in", given(serve.theta_in.is_some()).to_owned()),
+        ];
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
 }
 
 impl JobArgs {
@@ -201,6 +243,7 @@ impl JobArgs {
             config: Config {
                 consistency,
                 n_workers: crew.workers,
+                partition: ps_common::partition::Partition::WHOLE,
                 aggregate: self.aggregate.unwrap_or(Aggregate::WeightedMean),
                 rounds: (self.rounds > 0).then_some(self.rounds),
                 lease: Duration::from_millis(self.lease_ms.into()),
@@ -247,6 +290,14 @@ pub struct ServeSpec {
 }
 
 impl ServeArgs {
+    /// Which of how many servers this is.
+    ///
+    /// # Errors
+    /// A configuration error, where it is none of them.
+    pub fn partition(&self) -> Result<Partition, ExitError> {
+        self.partition.parse().map_err(|what| ExitError::config(format!("--partition {what}")))
+    }
+
     /// Checks what can be checked before anything is opened.
     ///
     /// # Errors

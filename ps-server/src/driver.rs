@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use ps_common::calls::{Caller, JoinAnswer, Outcome, PullHeader, PushResult, Status};
 use ps_common::import::Imported;
 use ps_common::job::JobState;
+use ps_common::partition::Partition;
 use ps_common::report::Report;
 use ps_common::statistics::Statistics;
 use ps_common::tables::Tables;
@@ -22,7 +23,8 @@ use crate::applier::{Applier, Fresh, View};
 use crate::core::{
     Answer, CallId, Config, Core, Effect, Input, Order, Time, Unapplied, Welcome, invariants,
 };
-use crate::keeper::{Keeper, Late, Resumed, Resumption};
+use crate::group::{Group, Lost};
+use crate::keeper::{Keeper, Late, Origin, Resumed, Resumption};
 use crate::numeric::Optimizer;
 use crate::storage;
 use crate::table::{Gradient, Snapshot, check_room};
@@ -58,6 +60,9 @@ pub struct Driver {
     applier: Applier,
     statistics: Mutex<BTreeMap<u32, Statistics>>,
     keeper: Option<Keeper>,
+    partition: Partition,
+    /// The other servers, where there are any.
+    group: Option<Arc<Group>>,
     /// Delivers answers that waited for the disk.
     late: OnceLock<Late<(CallId, Delivery)>>,
 }
@@ -88,13 +93,18 @@ impl Driver {
     ) -> Self {
         Self {
             program: program.to_owned(),
-            applier: match config.consistency.updates_overlap() {
-                true => Applier::new(optimizer, chunk_bytes).without_locks(),
-                false => Applier::new(optimizer, chunk_bytes),
+            partition: config.partition,
+            applier: {
+                let applier = Applier::new(optimizer, chunk_bytes).of_partition(config.partition);
+                match config.consistency.updates_overlap() {
+                    true => applier.without_locks(),
+                    false => applier,
+                }
             },
             core: Mutex::new(Core::new(config, dtype)),
             statistics: Mutex::default(),
             keeper: None,
+            group: None,
             late: OnceLock::new(),
         }
     }
@@ -105,12 +115,26 @@ impl Driver {
     /// # Errors
     /// [`storage::Error::NoneUsable`], [`storage::Error::Mismatch`] and what reading fails with.
     pub fn kept_by(
-        mut self,
+        self,
         keeper: Keeper,
         config: &Config,
         dtype: Dtype,
     ) -> Result<(Self, Option<Resumption>), storage::Error> {
-        let resumed = keeper.resume(config, dtype, &self.applier)?;
+        self.kept_from(Origin::Newest, keeper, config, dtype)
+    }
+
+    /// Like [`Driver::kept_by`], from where `origin` says.
+    ///
+    /// # Errors
+    /// As [`Driver::kept_by`]; [`storage::Error::Bad`] if a checkpoint that was chosen is.
+    pub fn kept_from(
+        mut self,
+        origin: Origin,
+        keeper: Keeper,
+        config: &Config,
+        dtype: Dtype,
+    ) -> Result<(Self, Option<Resumption>), storage::Error> {
+        let resumed = keeper.resume(origin, config, dtype, &self.applier)?;
         let resumed = resumed.map(|Resumed { core, statistics, resumption }| {
             self.core = Mutex::new(core);
             self.statistics = Mutex::new(statistics);
@@ -126,8 +150,24 @@ impl Driver {
         if let Some(keeper) = &self.keeper {
             let first = self.late.set(late).is_ok();
             assert!(first, "it began before");
-            keeper.start(tell);
+            keeper.start(match self.group.clone() {
+                None => tell,
+                Some(group) => Arc::new(move |input| tell(group.saved_by_all(input))),
+            });
         }
+    }
+
+    /// Has `group` follow: the other servers of the job, whose life has begun where this one's has.
+    /// Before anything is kept or fed.
+    #[must_use]
+    pub fn followed_by(mut self, group: Arc<Group>) -> Self {
+        self.group = Some(group);
+        self
+    }
+
+    /// Which of the job's servers it is.
+    pub fn partition(&self) -> Partition {
+        self.partition
     }
 
     /// Lets theta start at `start`, which is of the job's element type, and not as the tables'
@@ -147,8 +187,19 @@ impl Driver {
     pub fn check_start(&self, tables: &Tables) -> Result<(), Error> {
         if self.shape().is_none() {
             let element_bytes = self.core.lock().dtype().size_bytes();
-            let theta_bytes = tables.dim() as u64 * element_bytes as u64;
+            let theta_bytes = self.partition.keys(tables.dim()).len() as u64 * element_bytes as u64;
             check_room("theta and its updates", theta_bytes.saturating_mul(3))?;
+        }
+        let n_servers = self.partition.count;
+        if tables.dim() < n_servers as usize {
+            let what = format!(
+                "theta has {} elements for {n_servers} servers; start fewer of them",
+                tables.dim()
+            );
+            return Err(Error::new(ErrorCode::ConfigMismatch, what)
+                .with("field", "partition")
+                .with("want", n_servers)
+                .with("got", tables.dim()));
         }
         let Some(start) = self.applier.start() else { return Ok(()) };
         start.check_tables(tables).map_err(|differs| {
@@ -168,6 +219,9 @@ impl Driver {
         input: Input,
         deliver: &mut dyn FnMut(CallId, Delivery),
     ) -> Aftermath {
+        if let Some(group) = &self.group {
+            group.expect(&input);
+        }
         self.advance(clock, |core, now| core.step(now, input), deliver)
     }
 
@@ -199,7 +253,12 @@ impl Driver {
             let (effects, theta) = {
                 let mut core = self.core.lock();
                 // In one stroke with the core's word of it: nobody can pull a version that the
-                // core does not know yet.
+                // core does not know yet, here or at another server.
+                if let (Some(group), Some(Input::Updated { result, .. })) =
+                    (&self.group, inputs.front())
+                {
+                    group.settle(result.is_ok());
+                }
                 if let Some(fresh) = fresh.take() {
                     self.applier.publish(fresh);
                 }
@@ -216,6 +275,12 @@ impl Driver {
                     if let Effect::Create { tables, dtype } = effect {
                         self.applier.create(tables, *dtype);
                     }
+                }
+                if let Some(group) = &self.group {
+                    let job = |tables: &Tables| {
+                        self.keeper.as_ref().map_or(0, |keeper| keeper.job_of(tables))
+                    };
+                    group.follow(&effects, job, core.seconds(now));
                 }
                 // Inside the lock: what goes out is of the version that the core has.
                 (effects, self.applier.view())
@@ -255,13 +320,30 @@ impl Driver {
         self.keeper.as_ref().is_some_and(Keeper::wants_checkpoint)
     }
 
-    /// Carries out an update, recorded where updates are.
+    /// Carries out an update, recorded where updates are; by all servers or by none.
     fn update(&self, order: &Order) -> Result<Fresh, Unapplied> {
+        if let Some(group) = &self.group {
+            return self.update_together(group, order);
+        }
         let Some(keeper) = self.keeper.as_ref().filter(|keeper| keeper.records()) else {
             return self.applier.update(order);
         };
         let counted = self.core.lock().counted_by(order);
         self.applier.update_recorded(order, &mut |parts| keeper.record(order, &counted, parts))
+    }
+
+    /// The followers prepare their parts since the core gave the order; waits for all of them.
+    fn update_together(&self, group: &Group, order: &Order) -> Result<Fresh, Unapplied> {
+        let own = self.applier.prepare(order);
+        let theirs =
+            group.prepared().map_err(|lost| Unapplied::NotWritten { what: lost.to_string() });
+        let own = match (own, theirs?) {
+            (Ok(prepared), None) => return Ok(self.applier.commit(prepared)),
+            (Ok(_), Some(key)) => key,
+            (Err(Unapplied::Overflow { key }), other) => other.map_or(key, |other| key.min(other)),
+            (Err(error), _) => return Err(error),
+        };
+        Err(Unapplied::Overflow { key: own })
     }
 
     /// Takes theta and all that goes with it on its way to the disk; gives what the core has to
@@ -362,6 +444,21 @@ impl Driver {
         Ok(self.shape().expect("who is known has joined"))
     }
 
+    /// Whether a caller that wants theta says by which number it takes the other servers' parts.
+    ///
+    /// # Errors
+    /// BAD_FIELD if it does not, and there are any.
+    pub fn check_exchange(&self, exchange: u64) -> Result<(), Error> {
+        if exchange > 0 || self.partition.count == 1 {
+            return Ok(());
+        }
+        let what = format!(
+            "`exchange` is 0: theta is on {} servers, and its other parts are taken by this number",
+            self.partition.count
+        );
+        Err(Error::new(ErrorCode::BadField, what).with("field", "exchange"))
+    }
+
     /// When [`Input::Tick`] is due, and whether the server may go.
     pub fn outlook(&self) -> (Option<Time>, bool) {
         let core = self.core.lock();
@@ -387,6 +484,11 @@ impl Driver {
         self.core.lock().status(now, &self.applier.optimizer().to_string(), &self.program)
     }
 
+    /// Has the report tell of what the core knows nothing of.
+    pub fn note(&self, now: Time, kind: &str, detail: String) {
+        self.core.lock().note(now, kind, detail);
+    }
+
     /// Elements and type of theta; `None` before it is made.
     pub fn shape(&self) -> Option<(usize, Dtype)> {
         self.applier.shape()
@@ -397,9 +499,31 @@ impl Driver {
         self.applier.snapshot()
     }
 
-    /// The report as of now; `None` before the first join.
+    /// The report as of now; `None` before the first join. theta in it is what this server has of it:
+    /// all, if it is the only one.
     pub fn report(&self, now: Time) -> Option<Report> {
-        let sha256 = self.snapshot()?.sha256();
+        self.report_of(now, &*self.snapshot()?)
+    }
+
+    /// The report as of now, and theta, to which every server gives its part: waits for them. `None`
+    /// before the first join.
+    ///
+    /// # Errors
+    /// A server is lost.
+    pub fn results(&self, now: Time) -> Result<Option<(Report, Arc<Snapshot>)>, Lost> {
+        let Some(mut theta) = self.snapshot() else { return Ok(None) };
+        if let Some(group) = &self.group {
+            let mut chunks = theta.chunks.clone();
+            chunks.extend(group.collect()?.into_iter().flatten());
+            let dim =
+                chunks.iter().map(bytes::Bytes::len).sum::<usize>() / theta.dtype.size_bytes();
+            theta = Arc::new(Snapshot { dim, chunks, ..(*theta).clone() });
+        }
+        Ok(self.report_of(now, &theta).map(|report| (report, theta)))
+    }
+
+    fn report_of(&self, now: Time, theta: &Snapshot) -> Option<Report> {
+        let sha256 = theta.sha256();
         let optimizer = self.applier.optimizer().to_string();
         let report = self.core.lock().report(now, &optimizer, &self.program, &sha256)?;
         Some(Report { hogwild: self.applier.lost_updates(), ..report })

@@ -12,31 +12,37 @@ use std::sync::{Arc, OnceLock, mpsc};
 
 use parking_lot::Mutex;
 use ps_common::job::Durability;
+use ps_common::partition::{CheckpointName, Partition};
 use ps_common::statistics::Statistics;
+use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 use sha2::{Digest, Sha256};
 
 use crate::applier::Applier;
 use crate::core::{Config, Counted, Input, Order, Saved};
 use crate::numeric::Optimizer;
-use crate::storage::checkpoint::Compression;
-use crate::storage::{self, Directory, Disk, Journal, journal};
-use crate::table::{Captured, Gradient};
+use crate::storage::checkpoint::{Compression, Writer};
+use crate::storage::{self, Directory, Disk, FileReader, Journal, journal};
+use crate::table::{Captured, Gradient, Restoring};
 
 mod job;
+mod part;
 mod record;
 mod resume;
 #[cfg(test)]
 mod tests;
 
 use job::JobSection;
-pub use resume::{Resumed, Resumption};
+pub use part::{Kept, PartKeeper};
+pub use resume::{Origin, Resumed, Resumption};
 
 /// How a keeper keeps.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// What a crash may undo.
     pub durability: Durability,
+    /// Which of the job's servers it keeps for.
+    pub partition: Partition,
     /// How many checkpoints are kept.
     pub keep: usize,
     /// Size of the journal at which a checkpoint takes its place.
@@ -131,16 +137,22 @@ impl Keeper {
         optimizer: &Optimizer,
         statistics: &BTreeMap<u32, Statistics>,
     ) -> Picture {
-        let id = *self.job.get_or_init(|| self.new_job(&saved));
-        let job = JobSection::new(id, saved, optimizer, statistics).to_bytes();
+        let id = self.job_of(saved.tables());
+        let partition = self.settings.partition;
+        let job = JobSection::new(id, partition, saved, optimizer, statistics).to_bytes();
         Picture { job, theta }
     }
 
-    /// A number that no other job in this directory has had.
-    fn new_job(&self, saved: &Saved) -> u64 {
+    /// The number of the job, which begins with `tables` if it is new: no other one in this directory
+    /// has had it.
+    pub(crate) fn job_of(&self, tables: &Tables) -> u64 {
+        *self.job.get_or_init(|| self.new_job(tables))
+    }
+
+    fn new_job(&self, tables: &Tables) -> u64 {
         let mut hash = Sha256::new();
         hash.update(self.boot.to_le_bytes());
-        hash.update(serde_json::to_vec(saved.tables()).expect("tables are plain"));
+        hash.update(serde_json::to_vec(tables).expect("tables are plain"));
         let digest = hash.finalize();
         u64::from_le_bytes(digest[..8].try_into().expect("32 bytes"))
     }
@@ -230,18 +242,20 @@ impl Keeper {
         journal.on_all_durable(|outcome| then(outcome.map_err(not_durable)));
     }
 
-    /// Takes up the newest job of the directory, `None` if there is none: its theta goes into
+    /// Takes up the job of the directory at `origin`, `None` if there is none: its theta goes into
     /// `applier`, whose optimizer has to be the job's.
     ///
     /// # Errors
-    /// [`storage::Error::NoneUsable`], [`storage::Error::Mismatch`] and what reading fails with.
+    /// [`storage::Error::NoneUsable`], [`storage::Error::Mismatch`] and what reading fails with;
+    /// [`storage::Error::Bad`] if a checkpoint that was chosen is.
     pub(crate) fn resume(
         &self,
+        origin: Origin,
         config: &Config,
         dtype: Dtype,
         applier: &Applier,
     ) -> Result<Option<Resumed>, storage::Error> {
-        let resumed = resume::resume(&self.files, config, dtype, applier)?;
+        let resumed = resume::resume(&self.files, origin, config, dtype, applier)?;
         let Some((job, resumed)) = resumed else { return Ok(None) };
         self.job.set(job).expect("resumed before anything is kept");
         if self.records() {
@@ -251,6 +265,16 @@ impl Keeper {
             self.files.journal.set(journal).expect("resumed before anything is kept");
         }
         Ok(Some(resumed))
+    }
+
+    /// The checkpoints that the servers of one job may go back to, newest first, as far as this one
+    /// has them.
+    ///
+    /// # Errors
+    /// [`storage::Error::Mismatch`], if one is of another server, or of another number of them;
+    /// [`storage::Error::Io`].
+    pub fn names(&self) -> Result<Vec<CheckpointName>, storage::Error> {
+        resume::names(&self.files, self.settings.partition)
     }
 
     /// Versions of theta that there are checkpoints of, newest first.
@@ -276,13 +300,9 @@ impl Files {
     fn save(&self, picture: &Picture) -> Input {
         let theta = picture.theta.theta();
         let version = theta.version;
-        let saved = self.directory.save(version, Compression::Zstd, &picture.job, |out| {
-            out.section("theta", &theta.chunks)?;
-            for (slot, parts) in picture.theta.slots() {
-                out.section(&format!("optimizer/{slot}"), parts)?;
-            }
-            Ok(())
-        });
+        let saved = self
+            .directory
+            .save(version, Compression::Zstd, &picture.job, |out| write_theta(out, &picture.theta));
         let saved = saved.map_err(|error| {
             let what = in_full(error);
             tracing::error!(version, "a checkpoint could not be written: {what}");
@@ -313,6 +333,35 @@ impl Files {
             tracing::warn!("{}", in_full(error));
         }
     }
+}
+
+/// theta's sections.
+fn write_theta(out: &mut Writer<'_>, theta: &Captured) -> std::io::Result<()> {
+    out.section("theta", &theta.theta().chunks)?;
+    for (slot, parts) in theta.slots() {
+        out.section(&format!("optimizer/{slot}"), parts)?;
+    }
+    Ok(())
+}
+
+/// The way back from [`write_theta`].
+fn read_theta(reader: &mut FileReader, restoring: &mut Restoring) -> Result<(), storage::Error> {
+    while let Some(mut section) = reader.next_section()? {
+        let name = section.name().to_owned();
+        // Of a later program, perhaps.
+        if name != "theta" && !name.starts_with("optimizer/") {
+            continue;
+        }
+        let mut appended = Ok(());
+        while let Some(block) = section.next_block()? {
+            appended = restoring.append(&name, block);
+            if appended.is_err() {
+                break;
+            }
+        }
+        appended.map_err(|what| reader.refusal(&what))?;
+    }
+    Ok(())
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {

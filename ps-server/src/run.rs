@@ -4,32 +4,29 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
-use ps_common::Dtype;
-use ps_common::calls::JoinAnswer;
 use ps_common::congestion;
+use ps_common::error::Retry;
 use ps_common::exit::{Exit, ExitError, conclude};
 use ps_common::import::{Imported, read_theta};
-use ps_common::job::JobState;
-use ps_common::wire::CHUNK_BYTES;
+use ps_common::{Dtype, ErrorCode};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
 
-use crate::args::{JobSpec, ServerArgs, UpdateArgs};
-use crate::core::Input;
-use crate::driver::Driver;
+use crate::args::{DurabilitySpec, JobSpec, ServeSpec, ServerArgs, implied, refuse_of_several};
+use crate::group::Lost;
 use crate::keeper::Keeper;
-use crate::net::{Connections, Health, Protection, Shell, serve};
-use crate::numeric::LR;
+use crate::net::{Protection, Ways};
 use crate::outputs;
-use crate::storage;
 
+mod beginning;
 mod durable;
+mod follower;
+mod life;
+
+use life::End;
 
 /// The whole program: parses `arguments` (the first is the program's name), runs, and says on
 /// stderr what went wrong.
@@ -38,13 +35,17 @@ pub fn main_with(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run_with(arguments: &[OsString]) -> Result<(), ExitError> {
-    let matches = ps_common::flags::parse(&ServerArgs::command(), arguments)?;
+    let matches = ps_common::flags::parse_task(&ServerArgs::command(), arguments, implied)?;
     let args = ServerArgs::from_arg_matches(&matches).map_err(|e| {
         ExitError::new(Exit::Bug, "the arguments were parsed but cannot be read").because(e)
     })?;
     if args.serve.program.file.print_config {
-        args.serve.durability.check(&args.job.check(&args.crew)?.config)?;
+        let job = args.job.check(&args.crew)?;
+        let durability = args.serve.durability.check(&job.config)?;
         args.serve.check(&args.crew)?;
+        let partition = args.serve.partition()?;
+        args.serve.peers.check(partition)?;
+        refuse_of_several(partition, &job, durability.as_ref())?;
         print(&ps_common::flags::to_toml(&args));
         return Ok(());
     }
@@ -94,90 +95,114 @@ pub async fn run_and_tell(
     args: ServerArgs,
     ready: impl FnOnce(SocketAddr) -> Result<(), ExitError>,
 ) -> Result<(), ExitError> {
-    let mut spec = args.job.check(&args.crew)?;
-    let serving = args.serve.check(&args.crew)?;
-    let durability = args.serve.durability.check(&spec.config)?;
-    outputs::check(&args.serve)?;
-    spec.config.observers = args.serve.observers;
-    let protection = Protection::load(&serving.security, serving.limits)?;
-    if let Some(warning) = &serving.security.warning {
-        tracing::warn!(listen = %args.serve.listen, "{warning}");
+    let partition = args.serve.partition()?;
+    if !partition.is_authority() {
+        return follower::run(args, partition, ready).await;
     }
-    if let Some(warning) = spec.config.consistency.warning(args.crew.workers) {
-        tracing::warn!("{warning}");
-    }
-    let mut keeper = None;
-    if let Some(durability) = &durability {
-        let keeper = keeper.insert(durable::open(durability, args.crew.mode).await?);
-        spec.config.checkpoints = Some(durability.checkpoints);
-        spec.config.boot = keeper.boot();
-    }
-    let listener = bind(&args).await?;
-    let address = listener
-        .local_addr()
-        .map_err(|e| ExitError::new(Exit::Io, "the listener has no address").because(e))?;
-    let shell = Shell::new(driver(&args, spec, keeper)?);
-    let connections = Connections::new(listener, Arc::clone(&shell), protection.limits());
     let mut signals = Signals::new()?;
-
-    let (stop, stopped) = oneshot::channel::<()>();
-    let (health_out, health_in) = oneshot::channel();
-    let server = tokio::spawn({
-        let shell = Arc::clone(&shell);
-        async move {
-            let ready = |health| drop(health_out.send(health));
-            serve(shell, connections, &protection, ready, async { drop(stopped.await) }).await
-        }
-    });
-    let health: Health = health_in
-        .await
-        .map_err(|_| ExitError::new(Exit::Bug, "the server ended before it served"))?;
-    let timer = tokio::spawn({
-        let shell = Arc::clone(&shell);
-        async move { shell.keep_time().await }
-    });
-    health.ready().await;
-    if let Some(path) = &args.serve.port_file {
-        outputs::write_port(path, address.port())?;
-    }
-    ready(address)?;
-    tracing::info!(%address, "serving");
-
-    let written = serve_job(&args, &shell, &health, &mut signals).await?;
-    health.draining().await;
-    // Who holds the other end is gone only if the server is.
-    let _ = stop.send(());
-    tokio::select! {
-        // How calls in flight ended is their callers' business.
-        _ = server => {}
-        () = tokio::time::sleep(serving.drain_timeout) => tracing::warn!("calls in flight were cut"),
-        exit = signals.next() => return Err(ExitError::new(exit, "stopped at once")),
-    }
-    timer.abort();
-    written?;
-    match shell.driver().state() {
-        (JobState::Failed, reason) => {
-            Err(ExitError::new(Exit::Failed, format!("the job failed: {reason}")))
-        }
-        _ => Ok(()),
+    let mut program = Program::check(args)?;
+    let mut keeper = program.open_directory(Start::First).await?;
+    program.listen().await?;
+    let mut ready = Some(ready);
+    let mut lost: Option<Lost> = None;
+    loop {
+        let begun = program.begin(keeper, lost.as_ref(), &mut signals).await?;
+        lost = match program.live(begun, &mut ready, &mut signals).await? {
+            End::Over => return Ok(()),
+            End::Lost(lost) => {
+                let lost = program.survive(lost)?;
+                tracing::warn!("{lost}; all servers go back to the last checkpoint that they have");
+                Some(lost)
+            }
+        };
+        keeper = program.open_directory(Start::Again).await?;
     }
 }
 
-/// The server without its network, with the job that `keeper` has, if it has one.
-fn driver(args: &ServerArgs, spec: JobSpec, keeper: Option<Keeper>) -> Result<Driver, ExitError> {
-    let JobSpec { config, optimizer, dtype } = spec;
-    let start = args.serve.theta_in.as_deref().map(|path| read_start(path, dtype));
-    let mut driver = Driver::new(config.clone(), dtype, optimizer, CHUNK_BYTES, &program());
-    if let Some(start) = start.transpose()? {
-        driver = driver.starting_from(start);
+/// What all lives of the job in this process share: one, but for a job that has lost one of several
+/// servers and goes on from a checkpoint.
+struct Program {
+    args: ServerArgs,
+    spec: JobSpec,
+    serving: ServeSpec,
+    durability: Option<DurabilitySpec>,
+    protection: Protection,
+    /// To the other servers, where there are any.
+    ways: Option<Ways>,
+    /// Every life accepts from a copy of it: whoever comes between two waits in its queue.
+    listener: Option<std::net::TcpListener>,
+}
+
+/// Whether what lies in the directory is news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// The process begins: `--resume` says what may lie there.
+    First,
+    /// The life before has left what lies there.
+    Again,
+}
+
+impl Program {
+    fn check(args: ServerArgs) -> Result<Self, ExitError> {
+        let mut spec = args.job.check(&args.crew)?;
+        let serving = args.serve.check(&args.crew)?;
+        let durability = args.serve.durability.check(&spec.config)?;
+        let partition = args.serve.partition()?;
+        spec.config.partition = partition;
+        refuse_of_several(partition, &spec, durability.as_ref())?;
+        let peers = args.serve.peers.check(partition)?;
+        outputs::check(&args.serve)?;
+        spec.config.observers = args.serve.observers;
+        spec.config.checkpoints = durability.as_ref().map(|durability| durability.checkpoints);
+        let protection = Protection::load(&serving.security, serving.limits)?;
+        let ways = peers.map(|peers| Ways::load(&peers, &serving.security)).transpose()?;
+        if let Some(warning) = &serving.security.warning {
+            tracing::warn!(listen = %args.serve.listen, "{warning}");
+        }
+        if let Some(warning) = spec.config.consistency.warning(args.crew.workers) {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self { args, spec, serving, durability, protection, ways, listener: None })
     }
-    let Some(keeper) = keeper else { return Ok(driver) };
-    let (driver, resumption) =
-        driver.kept_by(keeper, &config, dtype).map_err(storage::Error::into_exit)?;
-    if let Some(resumption) = &resumption {
-        durable::tell_of(resumption, args.serve.theta_in.is_some());
+
+    /// Locks the checkpoint directory, if there is one, for the next life.
+    async fn open_directory(&self, start: Start) -> Result<Option<Keeper>, ExitError> {
+        match &self.durability {
+            None => Ok(None),
+            Some(durability) => durable::open(durability, &self.spec.config, start).await.map(Some),
+        }
     }
-    Ok(driver)
+
+    async fn listen(&mut self) -> Result<(), ExitError> {
+        let listener = bind(&self.args).await?.into_std().map_err(cannot_accept)?;
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    /// What to do about a lost server: goes on where that is possible.
+    fn survive(&self, lost: Lost) -> Result<Lost, ExitError> {
+        if self.durability.is_none() {
+            return Err(ExitError::new(
+                Exit::Failed,
+                format!(
+                    "{lost}; its part of theta is gone. Start all servers with --checkpoint-dir, and \
+                     the job goes on from the last checkpoint"
+                ),
+            ));
+        }
+        match lost.code {
+            // It would say so again and again.
+            Some(ErrorCode::ConfigMismatch) => Err(ExitError::config(lost.to_string())),
+            Some(code) if code == ErrorCode::Overloaded || code.retry() != Retry::Same => {
+                Err(ExitError::new(Exit::Failed, lost.to_string()))
+            }
+            _ => Ok(lost),
+        }
+    }
+}
+
+fn cannot_accept(error: std::io::Error) -> ExitError {
+    ExitError::new(Exit::Io, "the listener cannot be used").because(error)
 }
 
 /// Reads `--theta-in` for a job of this element type.
@@ -192,78 +217,8 @@ pub fn read_start(path: &Path, dtype: Dtype) -> Result<Imported, ExitError> {
     })
 }
 
-/// Waits for the end of the job, or for SIGTERM; the inner result is that of writing its outputs.
-async fn serve_job(
-    args: &ServerArgs,
-    shell: &Shell,
-    health: &Health,
-    signals: &mut Signals,
-) -> Result<Result<(), ExitError>, ExitError> {
-    let mut written = Ok(());
-    loop {
-        tokio::select! {
-            () = shell.initialized() => {
-                explain_rate(args, shell);
-                health.initialized().await;
-            }
-            () = shell.conclusion() => {
-                let last = durable::last_checkpoint(args, shell).await;
-                written = last.and(write_results(args, shell));
-                shell.tell(Input::Concluded);
-            }
-            () = shell.over() => return Ok(written),
-            () = tokio::time::sleep(linger(shell)), if ended(shell) => return Ok(written),
-            exit = signals.next() => {
-                if exit == Exit::Interrupted {
-                    return Err(ExitError::new(exit, "interrupted"));
-                }
-                if !ended(shell) {
-                    tracing::info!("stopping: SIGTERM");
-                    shell.tell(Input::Drain);
-                    let last = tokio::select! {
-                        last = durable::last_checkpoint(args, shell) => last,
-                        exit = signals.next() => {
-                            return Err(ExitError::new(exit, "stopped at once"));
-                        }
-                    };
-                    written = last.and(write_results(args, shell));
-                }
-                return Ok(written);
-            }
-        }
-    }
-}
-
-/// Workers that take local steps push how far these led (rule R13), which is no gradient.
-fn explain_rate(args: &ServerArgs, shell: &Shell) {
-    let UpdateArgs { optimizer, lr, .. } = &args.job.update;
-    let steps_are_local = |job: JoinAnswer| {
-        job.fingerprint.get("local_lr").is_some_and(|local_lr| local_lr != "none")
-    };
-    if shell.driver().job().is_some_and(steps_are_local) && (optimizer != "sgd" || *lr != Some(1.0))
-    {
-        tracing::warn!(
-            "the workers push their local steps (--local-lr), which --optimizer {optimizer} with \
-             --lr {} takes as a gradient; federated averaging is --optimizer sgd with --lr 1",
-            lr.unwrap_or(LR)
-        );
-    }
-}
-
 fn program() -> String {
     format!("ps-server {}", crate::VERSION)
-}
-
-fn ended(shell: &Shell) -> bool {
-    matches!(shell.driver().state().0, JobState::Done | JobState::Failed)
-}
-
-/// How long a server whose job has ended waits for callers to hear of it.
-fn linger(shell: &Shell) -> Duration {
-    match shell.driver().state().0 {
-        JobState::Failed => Duration::from_secs(5),
-        _ => Duration::from_secs(60),
-    }
 }
 
 /// As many connections as may come at once, and wait to be accepted: all workers of a large job.
@@ -298,19 +253,6 @@ async fn bind(args: &ServerArgs) -> Result<TcpListener, ExitError> {
         })?;
     }
     Ok(listener)
-}
-
-fn write_results(args: &ServerArgs, shell: &Shell) -> Result<(), ExitError> {
-    let Some(report) = shell.driver().report(shell.now()) else { return Ok(()) };
-    if let Some(path) = &args.serve.report {
-        outputs::write_report(path, &report)?;
-    }
-    if let Some(path) = &args.serve.theta_out
-        && let (Some(job), Some(theta)) = (shell.driver().job(), shell.driver().snapshot())
-    {
-        outputs::write_snapshot(path, &job, &theta)?;
-    }
-    Ok(())
 }
 
 struct Signals {

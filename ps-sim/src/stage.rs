@@ -12,6 +12,7 @@ use clap::Parser;
 use ps_common::ErrorCode;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::JobState;
+use ps_common::partition::Partition;
 use ps_common::wire::CHUNK_BYTES;
 use ps_server::args::{DurabilitySpec, JobSpec, ServerArgs};
 use ps_server::core::Input;
@@ -178,6 +179,7 @@ impl Stage {
     fn open(&self, spec: &mut JobSpec, durability: &DurabilitySpec) -> anyhow::Result<Keeper> {
         let DurabilitySpec { directory, checkpoints, keep, journal_bytes_max, .. } = durability;
         let settings = Settings {
+            partition: Partition::WHOLE,
             durability: checkpoints.durability,
             keep: *keep,
             journal_bytes_max: *journal_bytes_max,

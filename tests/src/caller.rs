@@ -176,6 +176,7 @@ impl Caller {
             key: 0,
             last: true,
             data: Bytes::copy_from_slice(ps_common::dtype::as_le_bytes(gradient)),
+            ..Default::default()
         }
     }
 

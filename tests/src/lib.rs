@@ -9,6 +9,7 @@
 mod caller;
 mod cluster;
 pub mod frames;
+mod group;
 pub mod hostile;
 mod processes;
 mod proxy;
@@ -17,6 +18,7 @@ mod shim;
 
 pub use caller::{Caller, Sent, header, patient_client, reason_of, tables};
 pub use cluster::{assert_close, data, golden, local, losses, numbers};
+pub use group::{Group, GroupCaller};
 pub use processes::{
     Process, binary, data_dir, free_port, project_root, resident_kib_max, wait_until,
 };

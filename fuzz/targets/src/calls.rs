@@ -238,6 +238,7 @@ impl World {
             loss: (flags & 1 == 1).then_some(if flags & 2 == 2 { f64::MAX } else { 0.5 }),
             penalty: (flags & 4 == 4).then_some(-f64::MAX),
             wait_ms_max: if flags & 8 == 8 { u32::MAX } else { 0 },
+            ..Default::default()
         };
         let element = match flags >> 6 {
             3 => f32::MAX,
@@ -245,7 +246,9 @@ impl World {
         };
         let bytes = [element; DIM].map(f32::to_le_bytes).concat();
         let (dtype, data) = (pb::Dtype::F32.into(), bytes.into());
-        let message = pb::PushRequest { header: Some(header), dtype, key: 0, last: true, data };
+        let header = Some(header);
+        let message =
+            pb::PushRequest { header, dtype, key: 0, last: true, data, ..Default::default() };
         let mut message = sent(&message);
         let header = message.header.take().expect("it has one");
         let data = std::mem::take(&mut message.data);
@@ -273,6 +276,7 @@ impl World {
             version_min: number(source, version)?,
             r#final: source.ratio(1u8, 4u8)?,
             wait_ms_max: number(source, 0)? as u32,
+            ..Default::default()
         };
         let request = PullRequest::from(sent(&request));
         let (call, conn) = (self.call(), ConnId(u64::from(rank % 4)));

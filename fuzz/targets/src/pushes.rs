@@ -30,6 +30,7 @@ pub(crate) fn config() -> Config {
             max_gradient_delay: None,
         },
         n_workers: 1,
+        partition: ps_common::partition::Partition::WHOLE,
         aggregate: Aggregate::Mean,
         rounds: None,
         lease: Duration::from_secs(10),
@@ -130,7 +131,8 @@ fn message(
     }
     data.extend(vec![0; usize::from(n_odd)]);
     let key = key.wrapping_add_signed(skipped.into());
-    Ok(pb::PushRequest { header, dtype, key, last: flags & LAST != 0, data: data.into() })
+    let (last, data) = (flags & LAST != 0, data.into());
+    Ok(pb::PushRequest { header, dtype, key, last, data, ..Default::default() })
 }
 
 const LAST: u8 = 4;

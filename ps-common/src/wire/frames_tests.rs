@@ -15,6 +15,7 @@ fn request(n: usize) -> pb::PushRequest {
         dtype: 2,
         key: 1 << 40,
         last: true,
+        staged: None,
         data: data(n),
     }
 }

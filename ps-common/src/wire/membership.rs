@@ -6,7 +6,7 @@ use super::enums::{Parse, aggregate_from, aggregate_into};
 use super::{bad_field, finite, millis, pb, required, seconds};
 use crate::calls::{Caller, JoinAnswer, JoinRequest, Leave};
 use crate::error::{Error, ErrorCode};
-use crate::job::{Metrics, PROTOCOL_VERSION, WorkerStats};
+use crate::job::{Fingerprint, Metrics, PROTOCOL_VERSION, WorkerStats};
 use crate::tables::{Initializer, Table, Tables};
 
 /// Longest key or value of a fingerprint, bytes.
@@ -28,16 +28,11 @@ impl TryFrom<pb::JoinRequest> for JoinRequest {
             .with("want", PROTOCOL_VERSION)
             .with("got", request.protocol_version));
         }
-        for text in request.fingerprint.iter().flat_map(|(k, v)| [k, v]) {
-            if text.len() > FINGERPRINT_TEXT_MAX {
-                return Err(bad_field("fingerprint", "has a key or value above 4096 bytes"));
-            }
-        }
         Ok(Self {
             protocol_version: request.protocol_version,
+            fingerprint: fingerprint_from("fingerprint", request.fingerprint)?,
             role: request.role.parse()?,
             rank: request.rank,
-            fingerprint: request.fingerprint,
             tables: tables_from(request.tables)?,
             dtype: if request.dtype == 0 { None } else { Some(request.dtype.parse()?) },
             program: request.program,
@@ -86,6 +81,7 @@ impl TryFrom<pb::JoinResponse> for JoinAnswer {
             state: answer.state.parse()?,
             program: answer.program,
             fingerprint: answer.fingerprint,
+            first_keys: first_keys_from(answer.first_keys, tables.dim())?,
             tables,
         })
     }
@@ -112,11 +108,33 @@ impl From<JoinAnswer> for pb::JoinResponse {
             program: answer.program,
             fingerprint: answer.fingerprint,
             tables: tables_into(&answer.tables),
+            first_keys: answer.first_keys.iter().map(|&key| key as u64).collect(),
         }
     }
 }
 
-fn tables_from(tables: Vec<pb::Table>) -> Result<Option<Tables>, Error> {
+/// Ascending from 0, and each below `dim`; a server that says nothing is alone.
+fn first_keys_from(keys: Vec<u64>, dim: usize) -> Result<Vec<usize>, Error> {
+    if keys.is_empty() {
+        return Ok(vec![0]);
+    }
+    let ascend = keys[0] == 0 && keys.windows(2).all(|two| two[0] < two[1]);
+    if !ascend || keys.last().is_some_and(|&last| last >= dim as u64) {
+        return Err(bad_field("first_keys", format!("is {keys:?}, which does not cut {dim} keys")));
+    }
+    Ok(keys.into_iter().map(|key| key as usize).collect())
+}
+
+/// Keys and values of a length that a person can read.
+pub(super) fn fingerprint_from(field: &str, map: Fingerprint) -> Result<Fingerprint, Error> {
+    let is_long = |text: &String| text.len() > FINGERPRINT_TEXT_MAX;
+    if map.iter().any(|(key, value)| is_long(key) || is_long(value)) {
+        return Err(bad_field(field, "has a key or value above 4096 bytes"));
+    }
+    Ok(map)
+}
+
+pub(super) fn tables_from(tables: Vec<pb::Table>) -> Result<Option<Tables>, Error> {
     if tables.is_empty() {
         return Ok(None);
     }
@@ -165,7 +183,7 @@ fn initializer_into(initializer: Initializer) -> pb::Initializer {
     pb::Initializer { kind: kind.into(), scale: initializer.scale(), seed }
 }
 
-fn tables_into(tables: &Tables) -> Vec<pb::Table> {
+pub(super) fn tables_into(tables: &Tables) -> Vec<pb::Table> {
     tables
         .iter()
         .map(|table| pb::Table {

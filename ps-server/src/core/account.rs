@@ -62,7 +62,7 @@ impl Core {
         Some(Report {
             mode: self.config.consistency.mode(),
             n_workers: self.config.n_workers,
-            n_servers: 1,
+            n_servers: self.config.partition.count,
             model: job.fingerprint.get("model").cloned().unwrap_or_else(|| "unknown".to_owned()),
             optimizer: optimizer.to_owned(),
             dtype: job.dtype,

@@ -6,6 +6,7 @@ use ps_common::calls::{
     Caller, Evaluation, JoinRequest, Leave, PullHeader, PullRequest, PushHeader, PushResult,
 };
 use ps_common::job::{Aggregate, Durability, JobState, OnWorkerLoss, WorkerStats};
+use ps_common::partition::Partition;
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 use serde::Serialize;
@@ -31,6 +32,8 @@ pub struct Config {
     pub consistency: Consistency,
     /// K.
     pub n_workers: u32,
+    /// Which of the job's servers this is: the one that decides, or the only one.
+    pub partition: Partition,
     /// How a round is summed.
     pub aggregate: Aggregate,
     /// Clocks that a worker owes; `None`: until stopped.

@@ -289,6 +289,7 @@ impl Core {
             program: program.to_owned(),
             fingerprint: job.fingerprint.clone(),
             tables: job.tables.clone(),
+            first_keys: self.config.partition.first_keys(job.tables.dim()),
         })
     }
 
@@ -311,7 +312,14 @@ impl Core {
         Answer::State { state: self.state, version: self.version }
     }
 
-    fn seconds(&self, now: Time) -> f64 {
+    /// An event for the report that is no business of the core's.
+    pub fn note(&mut self, now: Time, kind: &str, detail: String) {
+        let seconds = self.seconds(now);
+        self.record.event(seconds, kind, None, detail);
+    }
+
+    /// Since the job began.
+    pub(crate) fn seconds(&self, now: Time) -> f64 {
         self.job.as_ref().map_or(0.0, |job| job.elapsed(now).as_secs_f64())
     }
 

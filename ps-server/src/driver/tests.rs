@@ -17,6 +17,7 @@ fn driver(consistency: Consistency, n_workers: u32, rounds: u64, dtype: Dtype, l
     let config = Config {
         consistency,
         n_workers,
+        partition: ps_common::partition::Partition::WHOLE,
         aggregate: Aggregate::WeightedMean,
         rounds: Some(rounds),
         lease: Duration::from_secs(10),
@@ -74,6 +75,7 @@ fn push(
         loss: None,
         penalty: None,
         wait_max: None,
+        exchange: 0,
     };
     let call = CallId(call);
     let conn = ConnId(caller.rank.into());

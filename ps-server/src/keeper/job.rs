@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use ps_common::partition::{CheckpointName, Partition};
 use ps_common::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,9 @@ pub(super) struct JobSection {
     pub(super) id: u64,
     /// The update rule with its options, which the slots were made by.
     pub(super) rule: String,
+    /// Which of how many servers has written it: the keys of theta that are in it.
+    #[serde(default = "lone")]
+    pub(super) partition: Partition,
     statistics: BTreeMap<u32, Bits>,
     pub(super) saved: Saved,
 }
@@ -23,21 +27,33 @@ pub(super) struct JobSection {
 impl JobSection {
     pub(super) fn new(
         id: u64,
+        partition: Partition,
         saved: Saved,
         optimizer: &Optimizer,
         statistics: &BTreeMap<u32, Statistics>,
     ) -> Self {
         let statistics = statistics.iter().map(|(rank, of)| (*rank, Bits::from(of))).collect();
-        Self { id, rule: rule_of(optimizer), statistics, saved }
+        Self { id, rule: rule_of(optimizer), partition, statistics, saved }
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("all of it is plain data")
     }
 
+    /// The checkpoint's name among servers. Its epoch is the life of the job that took it.
+    pub(super) fn name(&self) -> CheckpointName {
+        let (version, epoch) = (self.saved.version(), self.saved.boot());
+        CheckpointName { version, epoch, job: self.id }
+    }
+
     pub(super) fn statistics(&self) -> BTreeMap<u32, Statistics> {
         self.statistics.iter().map(|(rank, bits)| (*rank, bits.into())).collect()
     }
+}
+
+/// Whose sections say nothing of servers.
+fn lone() -> Partition {
+    Partition::WHOLE
 }
 
 /// As [`JobSection::rule`] has it: rates may change from one life to the next, the rule may not.

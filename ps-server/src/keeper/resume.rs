@@ -1,9 +1,11 @@
-//! The way back: the newest good checkpoint, then the journal's records after it.
+//! The way back: the newest good checkpoint, then the journal's records after it; or, with several
+//! servers, the checkpoint that all of them have.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ps_common::Dtype;
+use ps_common::partition::{CheckpointName, Partition};
 use ps_common::statistics::Statistics;
 
 use super::job::{JobSection, rule_of};
@@ -38,6 +40,15 @@ pub struct Resumed {
     pub resumption: Resumption,
 }
 
+/// Where a job is taken up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// At the newest good checkpoint, where there is one.
+    Newest,
+    /// At this one and no other, or anew: newer ones get out of the way.
+    Chosen(Option<CheckpointName>),
+}
+
 /// This life of the server, which the job has to fit.
 #[derive(Debug, Clone, Copy)]
 struct Life<'a> {
@@ -49,12 +60,26 @@ struct Life<'a> {
 /// Gives the job's number beside it.
 pub(super) fn resume(
     files: &Files,
+    origin: Origin,
     config: &Config,
     dtype: Dtype,
     applier: &Applier,
 ) -> Result<Option<(u64, Resumed)>, Error> {
     let life = Life { config, dtype, applier };
-    let Some(loaded) = files.directory.load(|reader| load(reader, life))? else { return Ok(None) };
+    let loaded = match origin {
+        Origin::Newest => files.directory.load(|reader| load(reader, life))?,
+        Origin::Chosen(None) => files.directory.undo_after(None).map(|()| None)?,
+        Origin::Chosen(Some(name)) => {
+            Some(files.directory.load_chosen(name.version, |reader| {
+                let value = load(reader, life)?;
+                match value.0.name() == name {
+                    true => Ok(value),
+                    false => Err(reader.refusal("it is not the one that all servers have")),
+                }
+            })?)
+        }
+    };
+    let Some(loaded) = loaded else { return Ok(None) };
     let Loaded { version, path, value: (job, mut core, store), refused } = loaded;
     applier.restore(store);
     let directory = files.directory.path();
@@ -74,6 +99,30 @@ pub(super) fn resume(
     Ok(Some((job.id, Resumed { core, statistics, resumption })))
 }
 
+pub(super) fn names(files: &Files, partition: Partition) -> Result<Vec<CheckpointName>, Error> {
+    let mut names = Vec::new();
+    for (version, job) in files.directory.heads()? {
+        let Ok(job) = serde_json::from_slice::<JobSection>(&job) else { continue };
+        if job.partition != partition {
+            let path = files.directory.path().to_owned();
+            return Err(Error::Mismatch {
+                path,
+                what: of_another(version, job.partition, partition),
+            });
+        }
+        names.push(job.name());
+    }
+    Ok(names)
+}
+
+/// theta is cut by the number of servers, and each has its part.
+fn of_another(version: u64, got: Partition, want: Partition) -> String {
+    format!(
+        "its checkpoint of version {version} is by server {got}, this one is {want}; start it with \
+         --partition {got}, or with another --checkpoint-dir"
+    )
+}
+
 type Value = (JobSection, Core, crate::table::Store);
 
 fn load(reader: &mut FileReader, life: Life<'_>) -> Result<Value, Error> {
@@ -87,26 +136,16 @@ fn load(reader: &mut FileReader, life: Life<'_>) -> Result<Value, Error> {
         );
         return Err(reader.mismatch(what));
     }
+    let (got, want) = (job.partition, life.config.partition);
+    if got != want {
+        return Err(reader.mismatch(of_another(reader.version(), got, want)));
+    }
     // The journal's records are of the ranks that there were; others come after them.
     let config = Config { n_workers: job.saved.n_workers(), ..life.config.clone() };
     let core = Core::restore(config, life.dtype, job.saved.clone())
         .map_err(|e| reader.mismatch(e.message))?;
     let mut restoring = life.applier.restoring(job.saved.tables(), life.dtype, reader.version());
-    while let Some(mut section) = reader.next_section()? {
-        let name = section.name().to_owned();
-        // Of a later program, perhaps.
-        if name != "theta" && !name.starts_with("optimizer/") {
-            continue;
-        }
-        let mut appended = Ok(());
-        while let Some(block) = section.next_block()? {
-            appended = restoring.append(&name, block);
-            if appended.is_err() {
-                break;
-            }
-        }
-        appended.map_err(|what| reader.refusal(&what))?;
-    }
+    super::read_theta(reader, &mut restoring)?;
     let store = restoring.finish().map_err(|what| reader.refusal(&what))?;
     Ok((job, core, store))
 }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use ps_common::calls::{Caller, JoinRequest, Outcome, PushHeader};
 use ps_common::dtype::as_le_bytes;
 use ps_common::job::{Aggregate, Durability, OnWorkerLoss, PROTOCOL_VERSION, Role};
+use ps_common::partition::Partition;
 use ps_common::tables::{Table, Tables};
 use ps_common::{Dtype, ErrorCode};
 
@@ -56,7 +57,13 @@ struct Life {
 impl Life {
     fn begin(disk: &Arc<FaultyDisk>, rule: &str, n_workers: u32) -> Result<Self, Error> {
         let durability = Durability::Always;
-        let settings = Settings { durability, keep: 2, journal_bytes_max: 900, threads: false };
+        let settings = Settings {
+            durability,
+            partition: Partition::WHOLE,
+            keep: 2,
+            journal_bytes_max: 900,
+            threads: false,
+        };
         let keeper = Keeper::open(Arc::clone(disk) as Arc<dyn Disk>, &directory(), settings)?;
         let config = Config {
             consistency: Consistency::Async {
@@ -64,6 +71,7 @@ impl Life {
                 max_gradient_delay: None,
             },
             n_workers,
+            partition: ps_common::partition::Partition::WHOLE,
             aggregate: Aggregate::WeightedMean,
             rounds: None,
             lease: Duration::from_secs(1000),
@@ -155,6 +163,7 @@ impl Life {
             loss: None,
             penalty: None,
             wait_max: None,
+            exchange: 0,
         };
         let digest = crc32fast::hash(as_le_bytes(&values));
         let answer = self.feed(Some(&values), |call| Input::Push {
@@ -327,8 +336,13 @@ fn what_does_not_fit_the_job_is_refused_with_both_values() {
 
 #[test]
 fn the_directory_is_named_where_it_cannot_be_had() {
-    let settings =
-        Settings { durability: Durability::None, keep: 2, journal_bytes_max: 0, threads: false };
+    let settings = Settings {
+        durability: Durability::None,
+        partition: Partition::WHOLE,
+        keep: 2,
+        journal_bytes_max: 0,
+        threads: false,
+    };
     let elsewhere = Path::new("/elsewhere");
     let error = Keeper::open(disk() as Arc<dyn Disk>, elsewhere, settings).map(drop);
     assert!(error.expect_err("missing").to_string().contains("/elsewhere"));

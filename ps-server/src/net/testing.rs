@@ -21,6 +21,7 @@ pub(super) fn shell() -> Arc<Shell> {
             max_gradient_delay: None,
         },
         n_workers: 1,
+        partition: ps_common::partition::Partition::WHOLE,
         aggregate: Aggregate::Mean,
         rounds: None,
         lease: Duration::from_secs(1),

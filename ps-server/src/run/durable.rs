@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use ps_common::ErrorCode;
 use ps_common::exit::{Exit, ExitError};
-use ps_common::job::Mode;
 use tokio::time::Instant;
 
+use super::Start;
 use crate::args::{DurabilitySpec, Resume, ServerArgs};
+use crate::core::Config;
 use crate::keeper::{Keeper, Resumption, Settings};
 use crate::net::Shell;
 use crate::storage::{self, RealDisk};
 
 /// How long what the server before holds may take to come free.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the directory may take that the life before had in this process: a checkpoint may be on its
+/// way.
+const PATIENCE_AGAIN: Duration = Duration::from_secs(300);
 
 /// Tries again while `is_held` says that another one holds what is wanted: who starts a server right
 /// after he killed one need not know how long the system takes to end it.
@@ -23,7 +27,15 @@ pub(super) async fn patiently<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
     is_held: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
-    let end = Instant::now() + PATIENCE;
+    patiently_for(PATIENCE, &mut attempt, is_held).await
+}
+
+async fn patiently_for<T, E>(
+    patience: Duration,
+    mut attempt: impl FnMut() -> Result<T, E>,
+    is_held: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let end = Instant::now() + patience;
     loop {
         match attempt() {
             Err(error) if is_held(&error) && Instant::now() < end => {
@@ -35,22 +47,35 @@ pub(super) async fn patiently<T, E>(
 }
 
 /// Says what a crash may undo, and locks the directory, if what lies there is as `--resume` wants it.
-pub(super) async fn open(durability: &DurabilitySpec, mode: Mode) -> Result<Keeper, ExitError> {
-    say(&durability.loss_window(mode));
+pub(super) async fn open(
+    durability: &DurabilitySpec,
+    config: &Config,
+    start: Start,
+) -> Result<Keeper, ExitError> {
+    let patience = match start {
+        Start::First => {
+            say(&durability.loss_window(config.consistency.mode()));
+            PATIENCE
+        }
+        Start::Again => PATIENCE_AGAIN,
+    };
     let DurabilitySpec { directory, checkpoints, keep, resume, journal_bytes_max } = durability;
     let settings = Settings {
         durability: checkpoints.durability,
+        partition: config.partition,
         keep: *keep,
         journal_bytes_max: *journal_bytes_max,
         threads: true,
     };
-    let keeper = patiently(
+    let keeper = patiently_for(
+        patience,
         || Keeper::open(Arc::new(RealDisk), directory, settings),
         |error| matches!(error, storage::Error::Locked { .. }),
     );
     let keeper = keeper.await.map_err(storage::Error::into_exit)?;
     let versions = keeper.versions().map_err(storage::Error::into_exit)?;
     match (resume, versions.first()) {
+        _ if start == Start::Again => Ok(keeper),
         (Resume::Never, Some(version)) => Err(ExitError::config(format!(
             "--resume never: {} has a job's checkpoints, the newest of version {version}; give a new \
              job another directory, or delete them",
@@ -108,7 +133,7 @@ pub(super) async fn last_checkpoint(args: &ServerArgs, shell: &Shell) -> Result<
 }
 
 /// A line for whoever looks on.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     use std::io::Write;
     // Nobody may look on.
     let _ = writeln!(std::io::stderr(), "ps-server: {text}");

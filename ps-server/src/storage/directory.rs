@@ -17,12 +17,15 @@ use super::disk::{Disk, Lock, OutputFile};
 use super::error::Error;
 
 mod boot;
+mod chosen;
 use boot::BOOT_ASIDE;
 
 const LOCK: &str = "LOCK";
 const PROBE: &str = "probe.tmp";
 const ASIDE: &str = ".tmp";
 const REFUSED: &str = ".refused";
+/// Of a future that did not happen: servers of one job went back further.
+const UNDONE: &str = ".undone";
 
 /// Fewer would leave nothing to go back to when the newest is damaged.
 const KEEP_MIN: usize = 2;
@@ -164,15 +167,20 @@ impl Directory {
         path: &Path,
         load: &mut impl FnMut(&mut FileReader) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let mut reader = self.open_one(version, path)?;
+        let value = load(&mut reader)?;
+        reader.finish()?;
+        Ok(value)
+    }
+
+    fn open_one(&self, version: u64, path: &Path) -> Result<FileReader, Error> {
         let source = self.disk.open(path).map_err(Error::io("open", path))?;
-        let mut reader = Reader::open(path, io::BufReader::with_capacity(1 << 18, source))?;
+        let reader = Reader::open(path, io::BufReader::with_capacity(1 << 18, source))?;
         if reader.version() != version {
             let what = format!("it is of version {}, its name says otherwise", reader.version());
             return Err(Error::Bad { path: path.to_owned(), offset: 16, section: None, what });
         }
-        let value = load(&mut reader)?;
-        reader.finish()?;
-        Ok(value)
+        Ok(reader)
     }
 
     /// Gives refused checkpoints another name, so that none is taken for the newest again once
@@ -268,9 +276,8 @@ impl Directory {
         };
         good.retain(|version| *version >= oldest_kept);
         let is_old = |name: &str| {
-            version_of(name, "")
-                .or_else(|| version_of(name, REFUSED))
-                .is_some_and(|v| v < oldest_kept)
+            let version = ["", REFUSED, UNDONE].iter().find_map(|end| version_of(name, end));
+            version.is_some_and(|v| v < oldest_kept)
         };
         let entries = self.disk.list(&self.path);
         let mut not_deleted = Vec::new();

@@ -36,6 +36,7 @@ fn terms(problem: &Problem, shard: u32, aggregate: Aggregate) -> JoinAnswer {
         program: String::new(),
         fingerprint: Fingerprint::new(),
         tables: problem.tables().clone(),
+        first_keys: vec![0],
     }
 }
 

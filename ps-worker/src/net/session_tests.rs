@@ -130,6 +130,7 @@ impl Membership for Fake {
             program: String::new(),
             fingerprint: job.fingerprint.clone(),
             tables,
+            first_keys: vec![0],
         };
         Ok(Response::new(answer.into()))
     }
@@ -348,6 +349,7 @@ fn expected() -> Vec<f64> {
         program: String::new(),
         fingerprint: Fingerprint::new(),
         tables: problem.tables().clone(),
+        first_keys: vec![0],
     };
     let mut learner = problem.load_shard::<f64>(&terms).expect("loads");
     let mut theta = vec![0.0; terms.dim];

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use ps_common::cluster::TF_CONFIG;
 use ps_common::exit::{Exit, ExitError};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, ChildStdin};
@@ -66,7 +67,8 @@ impl Processes {
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         // All that it needs stands on its command line; psctl's own PS_REPORT, say, is not for it.
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|n| n.starts_with("PS_") && n != "PS_LOG") {
+            let is_ours = |n: &str| n.starts_with("PS_") && n != "PS_LOG" || n == TF_CONFIG;
+            if name.to_str().is_some_and(is_ours) {
                 command.env_remove(name);
             }
         }
@@ -182,7 +184,7 @@ mod tests {
     async fn children_end_with_their_stdin_or_are_killed() {
         let begun = Instant::now();
         let mut processes = Processes::new(None);
-        start(&mut processes, Who::Server, "read line; exit 0");
+        start(&mut processes, Who::Server(0), "read line; exit 0");
         start(&mut processes, Who::Worker(0), "exec sleep 60");
         processes.end.send_replace(true);
         let mut ended = [processes.next().await, processes.next().await].map(|e| e.expect("child"));

@@ -98,6 +98,7 @@ fn terms(
         program: String::new(),
         fingerprint: problem.fingerprint(Some(settings.dtype)),
         tables: problem.tables().clone(),
+        first_keys: vec![0],
     }
 }
 

@@ -17,6 +17,7 @@ fn config(n_workers: u32) -> Config {
     Config {
         consistency: Consistency::Sync { backup_workers: 0 },
         n_workers,
+        partition: ps_common::partition::Partition::WHOLE,
         aggregate: Aggregate::TrimmedMean { k: 0 },
         rounds: Some(9),
         lease: Duration::from_secs(10),
@@ -68,6 +69,7 @@ fn diverging() -> (Core, Caller, Counted) {
         loss: Some(f64::INFINITY),
         penalty: Some(0.1 + 0.2),
         wait_max: None,
+        exchange: 0,
     };
     let (call, conn) = (CallId(1), ConnId(0));
     let push = Input::Push { call, conn, header, digest: 5, theta: false };

@@ -163,6 +163,7 @@ impl Script {
             boot: 0,
             consistency: words.consistency(mode),
             n_workers: words.number("workers").unwrap_or(2),
+            partition: ps_common::partition::Partition::WHOLE,
             aggregate: words
                 .option("aggregate")
                 .map_or(Aggregate::WeightedMean, |text| words.parse(text)),
@@ -397,6 +398,7 @@ impl Script {
                     version_min: words.number("version").unwrap_or(0),
                     r#final: words.flag("final"),
                     wait_max: words.duration("within"),
+                    exchange: 0,
                 };
                 Input::Pull { call, conn, request }
             }
@@ -424,6 +426,7 @@ impl Script {
             loss: words.number("loss"),
             penalty: words.number("penalty"),
             wait_max: words.duration("within"),
+            exchange: 0,
         };
         let digest = words.number("bytes").unwrap_or(0);
         Input::Push { call, conn, header, digest, theta: !words.flag("bare") }

@@ -413,3 +413,33 @@ fn measure_a_save() {
         );
     }
 }
+
+#[test]
+fn a_chosen_checkpoint_is_the_one_that_is_loaded_and_newer_ones_never_are_again() {
+    let disk = disk();
+    let directory = open(&disk, 3).expect("opened");
+    for version in [1, 2, 3, 4] {
+        save(&directory, version).expect("saved");
+    }
+    let heads = directory.heads().expect("read");
+    assert_eq!(heads, [4, 3, 2].map(|version| (version, JOB.to_vec())));
+    let load_chosen = |version| directory.load_chosen(version, |reader| Ok(reader.version()));
+    let missing = load_chosen(7).expect_err("there is no such file");
+    assert!(matches!(missing, Error::Io { .. }), "{missing}");
+    let bad = directory.load_chosen(2, |reader| Err::<(), _>(reader.refusal("no")));
+    assert!(matches!(bad, Err(Error::Bad { .. })), "{bad:?}");
+    assert_eq!(directory.versions().expect("listed"), [4, 3, 2], "nothing was put aside");
+
+    let loaded = load_chosen(3).expect("good");
+    assert_eq!((loaded.version, loaded.value), (3, 3));
+    assert_eq!(load(&directory).expect("good").expect("there").version, 3);
+    assert!(names(&disk).contains(&"checkpoint-00000000000000000004.psck.undone".to_owned()));
+    // What did not happen is not in the way of what happens, and goes when it is old.
+    for version in [4, 5, 6, 7] {
+        save(&directory, version).expect("saved");
+    }
+    assert!(!names(&disk).iter().any(|name| name.ends_with(".undone")), "{:?}", names(&disk));
+
+    directory.undo_after(None).expect("renamed");
+    assert!(load(&directory).expect("no error").is_none(), "nothing to go back to");
+}
