@@ -472,6 +472,7 @@ impl Follower {
     pub fn take(&self, take: &Take) -> Result<Taken, Error> {
         let mut state = self.state.lock();
         let is_over = state.ended.is_some();
+        // Also before theta is made: who has joined may ask before this server has heard of it.
         let life = self.life_of_any(&mut state, take.caller)?;
         let wanted = (take.caller.incarnation, take.exchange);
         let first_key = life.first_key(self.spec.partition);
@@ -505,9 +506,10 @@ impl Follower {
         self.life_of_any(state, caller)
     }
 
+    /// As [`Follower::life_of`], after the job, too.
+
     fn life_of_any<'s>(&self, state: &'s mut State, caller: Caller) -> Result<&'s mut Life, Error> {
-        let life = state.life.as_mut().filter(|life| life.job.is_some());
-        let life = life.ok_or_else(|| self.not_yet())?;
+        let life = state.life.as_mut().ok_or_else(|| self.not_yet())?;
         match caller.incarnation >> 32 == u64::from(life.epoch) {
             true => Ok(life),
             false => Err(self.epoch_changed(caller, life.epoch)),

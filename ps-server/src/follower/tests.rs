@@ -72,6 +72,7 @@ fn stage(follower: &Follower, name: PushName, value: f64) -> Result<u32, Error> 
         loss: None,
         penalty: None,
         wait_max: None,
+        exchange: 0,
     };
     let gradient = Gradient::F64(vec![value; 2]);
     let digest = crc32fast::hash(gradient.as_le_bytes());
@@ -230,6 +231,20 @@ fn m9_theta_is_given_once_to_the_newest_exchange() {
     follower.decide(stream, give(0, 6, 0)).expect("version 0");
     assert_eq!(code(take(&follower, 0, 4)), Some(ErrorCode::StaleRound));
     assert_eq!(taken(&follower, 0, 6).0, 0);
+}
+
+#[test]
+fn m9_who_asks_before_theta_is_made_waits_and_who_pushes_tries_again() {
+    let follower = follower();
+    let stream = follower.open(open(settings("0.5"))).expect("the same settings");
+    assert_eq!(code(take(&follower, 0, 1)), Some(ErrorCode::NotInitialized), "no life yet");
+    let begin = Decision::Begin { epoch: EPOCH, checkpoint: None };
+    follower.decide(stream, begin).expect("first");
+    assert!(matches!(take(&follower, 0, 1), Ok(Taken::NotYet)));
+    assert_eq!(code(follower.admit(caller(0, 1))), Some(ErrorCode::NotInitialized));
+    done(&follower, stream, create());
+    follower.decide(stream, give(0, 1, 0)).expect("version 0");
+    assert_eq!(taken(&follower, 0, 1).0, 0);
 }
 
 #[test]

@@ -166,6 +166,10 @@ async fn decisions(
             None => following.open(decision, outlet, stream).await,
         };
         done.map_err(|e| to_status(&e))?;
+        if following.ended().is_some() {
+            // Nothing can follow.
+            break;
+        }
     }
     Ok(())
 }
