@@ -507,7 +507,6 @@ impl Follower {
     }
 
     /// As [`Follower::life_of`], after the job, too.
-
     fn life_of_any<'s>(&self, state: &'s mut State, caller: Caller) -> Result<&'s mut Life, Error> {
         let life = state.life.as_mut().ok_or_else(|| self.not_yet())?;
         match caller.incarnation >> 32 == u64::from(life.epoch) {
