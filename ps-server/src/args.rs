@@ -15,6 +15,7 @@ use ps_common::cluster::TaskArgs;
 use ps_common::exit::ExitError;
 use ps_common::flags::ProgramArgs;
 use ps_common::job::{Aggregate, Fingerprint, Mode, OnWorkerLoss};
+use ps_common::partition::Partition;
 use ps_common::units::parse_duration;
 use serde::Serialize;
 
@@ -289,6 +290,14 @@ pub struct ServeSpec {
 }
 
 impl ServeArgs {
+    /// Which of how many servers this is.
+    ///
+    /// # Errors
+    /// A configuration error, where it is none of them.
+    pub fn partition(&self) -> Result<Partition, ExitError> {
+        self.partition.parse().map_err(|what| ExitError::config(format!("--partition {what}")))
+    }
+
     /// Checks what can be checked before anything is opened.
     ///
     /// # Errors

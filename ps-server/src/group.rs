@@ -46,7 +46,7 @@ pub struct Lost {
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { partition, url, what, .. } = self;
-        write!(f, "lost server {partition} ({url}): {what}")
+        write!(f, "lost the server of partition {partition} ({url}): {what}")
     }
 }
 

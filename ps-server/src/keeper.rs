@@ -21,17 +21,19 @@ use sha2::{Digest, Sha256};
 use crate::applier::Applier;
 use crate::core::{Config, Counted, Input, Order, Saved};
 use crate::numeric::Optimizer;
-use crate::storage::checkpoint::Compression;
-use crate::storage::{self, Directory, Disk, Journal, journal};
-use crate::table::{Captured, Gradient};
+use crate::storage::checkpoint::{Compression, Writer};
+use crate::storage::{self, Directory, Disk, FileReader, Journal, journal};
+use crate::table::{Captured, Gradient, Restoring};
 
 mod job;
+mod part;
 mod record;
 mod resume;
 #[cfg(test)]
 mod tests;
 
 use job::JobSection;
+pub use part::{Kept, PartKeeper};
 pub use resume::{Origin, Resumed, Resumption};
 
 /// How a keeper keeps.
@@ -298,13 +300,9 @@ impl Files {
     fn save(&self, picture: &Picture) -> Input {
         let theta = picture.theta.theta();
         let version = theta.version;
-        let saved = self.directory.save(version, Compression::Zstd, &picture.job, |out| {
-            out.section("theta", &theta.chunks)?;
-            for (slot, parts) in picture.theta.slots() {
-                out.section(&format!("optimizer/{slot}"), parts)?;
-            }
-            Ok(())
-        });
+        let saved = self
+            .directory
+            .save(version, Compression::Zstd, &picture.job, |out| write_theta(out, &picture.theta));
         let saved = saved.map_err(|error| {
             let what = in_full(error);
             tracing::error!(version, "a checkpoint could not be written: {what}");
@@ -335,6 +333,35 @@ impl Files {
             tracing::warn!("{}", in_full(error));
         }
     }
+}
+
+/// theta's sections.
+fn write_theta(out: &mut Writer<'_>, theta: &Captured) -> std::io::Result<()> {
+    out.section("theta", &theta.theta().chunks)?;
+    for (slot, parts) in theta.slots() {
+        out.section(&format!("optimizer/{slot}"), parts)?;
+    }
+    Ok(())
+}
+
+/// The way back from [`write_theta`].
+fn read_theta(reader: &mut FileReader, restoring: &mut Restoring) -> Result<(), storage::Error> {
+    while let Some(mut section) = reader.next_section()? {
+        let name = section.name().to_owned();
+        // Of a later program, perhaps.
+        if name != "theta" && !name.starts_with("optimizer/") {
+            continue;
+        }
+        let mut appended = Ok(());
+        while let Some(block) = section.next_block()? {
+            appended = restoring.append(&name, block);
+            if appended.is_err() {
+                break;
+            }
+        }
+        appended.map_err(|what| reader.refusal(&what))?;
+    }
+    Ok(())
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {

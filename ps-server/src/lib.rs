@@ -1,12 +1,14 @@
 //! The server: keeps theta, applies workers' gradients.
 //!
 //! `core` decides and is pure; `numeric` and `table` apply; `applier` and `driver` are where they
-//! meet; `group` has other servers follow; `net` (feature `net`) talks; `run` is the program.
+//! meet; `group` has other servers follow; `follower` has no core: it carries out what another server
+//! decides; `net` (feature `net`) talks; `run` is the program.
 
 pub mod applier;
 pub mod args;
 pub mod core;
 pub mod driver;
+pub mod follower;
 pub mod group;
 pub mod keeper;
 #[cfg(feature = "net")]

@@ -145,21 +145,7 @@ fn load(reader: &mut FileReader, life: Life<'_>) -> Result<Value, Error> {
     let core = Core::restore(config, life.dtype, job.saved.clone())
         .map_err(|e| reader.mismatch(e.message))?;
     let mut restoring = life.applier.restoring(job.saved.tables(), life.dtype, reader.version());
-    while let Some(mut section) = reader.next_section()? {
-        let name = section.name().to_owned();
-        // Of a later program, perhaps.
-        if name != "theta" && !name.starts_with("optimizer/") {
-            continue;
-        }
-        let mut appended = Ok(());
-        while let Some(block) = section.next_block()? {
-            appended = restoring.append(&name, block);
-            if appended.is_err() {
-                break;
-            }
-        }
-        appended.map_err(|what| reader.refusal(&what))?;
-    }
+    super::read_theta(reader, &mut restoring)?;
     let store = restoring.finish().map_err(|what| reader.refusal(&what))?;
     Ok((job, core, store))
 }

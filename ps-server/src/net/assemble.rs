@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Buf;
 use ps_common::calls::{Caller, PushHeader};
-use ps_common::partition::Partition;
 use ps_common::wire::frames::{Arrived, Pieces};
 use ps_common::wire::{PARAMETERS_MESSAGE_BYTES_MAX, pb};
 use ps_common::{Dtype, Error, ErrorCode};
@@ -16,6 +15,7 @@ use super::hot::Incoming;
 use super::shell::Shell;
 use crate::core::Input;
 use crate::driver::Driver;
+use crate::follower::{Follower, Shape};
 use crate::table::Gradient;
 
 /// A push as the core and the table take it.
@@ -29,15 +29,52 @@ pub struct Push {
     pub digest: u32,
 }
 
+/// Whom a push is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Host<'a> {
+    /// The server that decides.
+    Driver(&'a Driver),
+    /// One that keeps its part until it is told what becomes of it.
+    Follower(&'a Follower),
+}
+
+impl Host<'_> {
+    fn admit(self, caller: Caller) -> Result<(Shape, Gradient), Error> {
+        match self {
+            Self::Driver(driver) => {
+                let (dim, dtype) = driver.admit(caller)?;
+                Ok((Shape { first_key: 0, dim, dtype }, driver.empty_gradient(dtype)))
+            }
+            Self::Follower(follower) => follower.admit(caller),
+        }
+    }
+
+    fn recycle(self, gradient: Gradient) {
+        match self {
+            Self::Driver(driver) => driver.recycle(gradient),
+            Self::Follower(follower) => follower.recycle(gradient),
+        }
+    }
+
+    /// Of the theta that it has.
+    fn theta_bytes(self) -> usize {
+        match self {
+            Self::Driver(driver) => {
+                driver.shape().map_or(0, |(dim, dtype)| dim * dtype.size_bytes())
+            }
+            Self::Follower(follower) => follower.theta_bytes(),
+        }
+    }
+}
+
 /// A push on its way in: which messages make one, without the stream that they come by.
 #[derive(Debug)]
 pub struct Assembly<'a> {
-    driver: &'a Driver,
+    host: Host<'a>,
     header: PushHeader,
     gradient: Gradient,
     digest: crc32fast::Hasher,
-    dim: usize,
-    dtype: Dtype,
+    shape: Shape,
 }
 
 /// What a message made of a push.
@@ -55,9 +92,20 @@ impl<'a> Assembly<'a> {
     /// # Errors
     /// The refusal of the header, or as [`Driver::admit`].
     pub fn begin(driver: &'a Driver, header: PushHeader) -> Result<Self, Error> {
-        let (dim, dtype) = driver.admit(header.caller)?;
-        let (gradient, digest) = (driver.empty_gradient(dtype), crc32fast::Hasher::new());
-        Ok(Self { driver, header, gradient, digest, dim, dtype })
+        Self::begin_at(Host::Driver(driver), header)
+    }
+
+    /// As [`Assembly::begin`], of the part of a push that one of several servers keeps.
+    ///
+    /// # Errors
+    /// The refusal of the header, or as [`Follower::admit`].
+    pub fn begin_part(follower: &'a Follower, header: PushHeader) -> Result<Self, Error> {
+        Self::begin_at(Host::Follower(follower), header)
+    }
+
+    fn begin_at(host: Host<'a>, header: PushHeader) -> Result<Self, Error> {
+        let (shape, gradient) = host.admit(header.caller)?;
+        Ok(Self { host, header, gradient, digest: crc32fast::Hasher::new(), shape })
     }
 
     /// The next message, its header taken out if it is the first, and its data apart.
@@ -66,11 +114,11 @@ impl<'a> Assembly<'a> {
     /// The refusal of the push, of which nothing is left.
     pub fn take(mut self, fields: &pb::PushRequest, data: Pieces) -> Result<Progress<'a>, Error> {
         data.iter().for_each(|piece| self.digest.update(piece));
-        let staged = check_staged(fields, self.driver.partition());
+        let staged = check_staged(fields, self.host);
         if let Err(error) =
-            staged.and_then(|()| append(fields, data, &mut self.gradient, self.dim, self.dtype))
+            staged.and_then(|()| append(fields, data, &mut self.gradient, self.shape))
         {
-            self.driver.recycle(self.gradient);
+            self.host.recycle(self.gradient);
             return Err(error);
         }
         if !fields.last {
@@ -113,6 +161,17 @@ pub(super) async fn read_push(
     stream: &mut Incoming,
     stall: Duration,
 ) -> Result<Option<Push>, Failure> {
+    let rejected = |caller, code| shell.tell(Input::Rejected { caller, code });
+    read_push_for(Host::Driver(shell.driver()), stream, stall, rejected).await
+}
+
+/// As [`read_push`]; `rejected` hears whose push was refused, as far as it is known, and why.
+pub(super) async fn read_push_for(
+    host: Host<'_>,
+    stream: &mut Incoming,
+    stall: Duration,
+    rejected: impl FnOnce(Option<Caller>, ErrorCode),
+) -> Result<Option<Push>, Failure> {
     let first: Chunk = match stream.chunk().await {
         Ok(Some(first)) => first,
         Ok(None) => return Ok(None),
@@ -121,12 +180,12 @@ pub(super) async fn read_push(
     let mut caller = None;
     let mut ended = first.fields.last;
     let mut rest = Chunks { stream, stall };
-    let result = assemble(shell, &mut rest, first, &mut caller, &mut ended).await;
+    let result = assemble(host, &mut rest, first, &mut caller, &mut ended).await;
     if let Err(Failure::Refused(error)) = &result {
         if !ended {
-            drain(shell, &mut rest).await;
+            drain(host, &mut rest).await;
         }
-        shell.tell(Input::Rejected { caller, code: error.code });
+        rejected(caller, error.code);
     }
     result.map(Some)
 }
@@ -138,7 +197,7 @@ struct Chunks<'a> {
 }
 
 async fn assemble(
-    shell: &Shell,
+    host: Host<'_>,
     rest: &mut Chunks<'_>,
     first: Chunk,
     caller: &mut Option<Caller>,
@@ -151,7 +210,7 @@ async fn assemble(
     };
     let header = PushHeader::try_from(header)?;
     *caller = Some(header.caller);
-    let mut assembly = Assembly::begin(shell.driver(), header)?;
+    let mut assembly = Assembly::begin_at(host, header)?;
     loop {
         assembly = match assembly.take(&chunk.fields, chunk.data)? {
             Progress::Whole(push) => return Ok(push),
@@ -188,19 +247,25 @@ fn joint_digest(own: u32, staged: u32) -> u32 {
 }
 
 /// A push over several servers counts only once the others have their parts.
-fn check_staged(chunk: &pb::PushRequest, partition: Partition) -> Result<(), Error> {
+fn check_staged(chunk: &pb::PushRequest, host: Host<'_>) -> Result<(), Error> {
     let refuse = |what: String| Err(Error::new(ErrorCode::BadField, what).with("field", "staged"));
-    match (chunk.staged, chunk.last && partition.count > 1) {
-        (None, true) => refuse(format!(
+    let several = match host {
+        Host::Driver(driver) if driver.partition().count > 1 => Some(driver.partition()),
+        Host::Driver(_) | Host::Follower(_) => None,
+    };
+    match (chunk.staged, several) {
+        (None, Some(partition)) if chunk.last => refuse(format!(
             "the last message of a push to server {partition} says in `staged` that the others have \
              their parts: CRC-32 over their digests"
         )),
-        (Some(_), false) if partition.count > 1 => {
+        (Some(_), Some(_)) if !chunk.last => {
             refuse("`staged` stands in the last message of a push".to_owned())
         }
-        (Some(_), false) => {
-            refuse("`staged` is of several servers' jobs; this is the only server".to_owned())
-        }
+        (Some(_), None) => refuse(
+            "`staged` goes to the first of several servers; this one has nobody beside it that it \
+             decides for"
+                .to_owned(),
+        ),
         _ => Ok(()),
     }
 }
@@ -209,8 +274,7 @@ fn append(
     chunk: &pb::PushRequest,
     data: Pieces,
     gradient: &mut Gradient,
-    dim: usize,
-    dtype: Dtype,
+    Shape { first_key, dim, dtype }: Shape,
 ) -> Result<(), Error> {
     if chunk.header.is_some() {
         return Err(Error::new(
@@ -235,15 +299,16 @@ fn append(
         .with("want", dtype)
         .with("got", chunk.dtype));
     }
-    if chunk.key != gradient.len() as u64 {
+    let next_key = first_key + gradient.len();
+    if chunk.key != next_key as u64 {
         return Err(Error::new(
             ErrorCode::BadKey,
-            format!("a chunk begins at key {}, {} was next", chunk.key, gradient.len()),
+            format!("a chunk begins at key {}, {next_key} was next", chunk.key),
         )
-        .with("want", gradient.len())
+        .with("want", next_key)
         .with("got", chunk.key));
     }
-    gradient.append(data, dim)?;
+    gradient.append_from(first_key, data, dim)?;
     if chunk.last && gradient.len() != dim {
         return Err(Error::new(
             ErrorCode::DimMismatch,
@@ -256,9 +321,8 @@ fn append(
 }
 
 /// Reads on to the end of a refused push.
-async fn drain(shell: &Shell, rest: &mut Chunks<'_>) {
-    let theta_bytes = shell.driver().shape().map_or(0, |(dim, dtype)| dim * dtype.size_bytes());
-    let mut budget = theta_bytes + PARAMETERS_MESSAGE_BYTES_MAX;
+async fn drain(host: Host<'_>, rest: &mut Chunks<'_>) {
+    let mut budget = host.theta_bytes() + PARAMETERS_MESSAGE_BYTES_MAX;
     while let Ok(Ok(Some(chunk))) = tokio::time::timeout(rest.stall, rest.stream.chunk()).await {
         let Arrived { fields, data, .. } = chunk;
         if fields.last || data.remaining() >= budget {

@@ -9,10 +9,11 @@ use ps_common::wire::pb;
 
 use crate::table::Snapshot;
 
-/// The parts of an answer to Pull.
+/// The parts of an answer to Pull, or, of the keys from `first_key` on, to Take.
 pub(super) fn of_pull(
     header: PullHeader,
     theta: Arc<Snapshot>,
+    first_key: usize,
 ) -> impl Iterator<Item = Bytes> + Send + 'static {
     let (dim, size) = (theta.dim as u64, theta.dtype.size_bytes());
     let dtype = pb::Dtype::from(theta.dtype).into();
@@ -20,7 +21,7 @@ pub(super) fn of_pull(
     let n_chunks = theta.chunks.len();
     (0..n_chunks).flat_map(move |i| {
         let data = theta.chunks[i].clone();
-        let key = (bytes_before / size) as u64;
+        let key = (first_key + bytes_before / size) as u64;
         bytes_before += data.len();
         let fields = pb::PullResponse {
             version: theta.version,

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -50,11 +51,44 @@ impl Listener {
     }
 }
 
+/// Who hears of connections.
+#[derive(Debug, Clone)]
+pub(super) enum Ear {
+    /// The core.
+    Core(Arc<Shell>),
+    /// Nobody: this server decides nothing. Names for connections.
+    Nobody(Arc<AtomicU64>),
+}
+
+impl From<Arc<Shell>> for Ear {
+    fn from(shell: Arc<Shell>) -> Self {
+        Self::Core(shell)
+    }
+}
+
+impl Ear {
+    /// A name for a new connection.
+    fn connected(&self) -> ConnId {
+        match self {
+            Self::Core(shell) => shell.connected(),
+            Self::Nobody(ids) => ConnId(ids.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// Tells the core.
+    pub(super) fn tell(&self, input: Input) {
+        match self {
+            Self::Core(shell) => shell.tell(input),
+            Self::Nobody(_) => {}
+        }
+    }
+}
+
 /// A bound listener that hands out connections.
 #[derive(Debug)]
 pub struct Connections {
     listener: Listener,
-    shell: Arc<Shell>,
+    ear: Ear,
     permits: Arc<Semaphore>,
     turnaways: Arc<Turnaways>,
     /// Of a connection, until it is cut.
@@ -64,10 +98,19 @@ pub struct Connections {
 impl Connections {
     /// Takes at most as many connections at once as `limits` say; more are closed as they come.
     pub fn new(listener: impl Into<Listener>, shell: Arc<Shell>, limits: &Limits) -> Self {
+        Self::heard_by(shell.into(), listener.into(), limits)
+    }
+
+    /// As [`Connections::new`], of a server that decides nothing.
+    pub fn of_follower(listener: impl Into<Listener>, limits: &Limits) -> Self {
+        Self::heard_by(Ear::Nobody(Arc::default()), listener.into(), limits)
+    }
+
+    fn heard_by(ear: Ear, listener: Listener, limits: &Limits) -> Self {
         let permits = Arc::new(Semaphore::new(limits.connections_max));
-        let turnaways = Arc::new(Turnaways::new(Arc::clone(&shell)));
+        let turnaways = Arc::new(Turnaways::new(ear.clone()));
         let life_max = limits.age.saturating_add(limits.grace());
-        Self { listener: listener.into(), shell, permits, turnaways, life_max }
+        Self { listener, ear, permits, turnaways, life_max }
     }
 
     /// Whether threads of their own may serve them.
@@ -112,8 +155,8 @@ impl Connections {
             Socket::Other(bytes) => Detached::Other(bytes),
         };
         let line = Arc::new(Line::default());
-        let peer = Peer { conn: self.shell.connected(), address, line };
-        let open = Open { shell: Arc::clone(&self.shell), conn: peer.conn };
+        let peer = Peer { conn: self.ear.connected(), address, line };
+        let open = Open { ear: self.ear.clone(), conn: peer.conn };
         let rest = Rest { peer, life_max: self.life_max, lane: None, _open: open, _permit: permit };
         Some(Accepted { socket, rest })
     }
@@ -137,14 +180,29 @@ impl Peer {
     }
 }
 
-/// A hold on a connection that can only cut it.
+/// A hold on a connection that can only cut it, or have it outlive its age.
 #[derive(Debug, Default)]
-pub(super) struct Line(Notify);
+pub(super) struct Line {
+    cut: Notify,
+    has_no_age: AtomicBool,
+}
 
 impl Line {
     /// Ends the connection and all that it carries.
     pub(super) fn cut(&self) {
-        self.0.notify_one();
+        self.cut.notify_one();
+    }
+
+    /// Has the connection last as long as the call that it carries, however old it gets.
+    pub(super) fn keep(&self) {
+        self.has_no_age.store(true, Ordering::Relaxed);
+    }
+
+    async fn comes_of_age(&self, life_max: Duration) {
+        tokio::time::sleep(life_max).await;
+        if self.has_no_age.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
     }
 }
 
@@ -212,8 +270,8 @@ impl Connection {
         let end = Box::pin(async move {
             tokio::select! {
                 biased;
-                () = line.0.notified() => "the peer stands still",
-                () = tokio::time::sleep(life_max) => "the connection has come of age",
+                () = line.cut.notified() => "the peer stands still",
+                () = line.comes_of_age(life_max) => "the connection has come of age",
             }
         });
         Self { transport, n_replayed: 0, end, ended: None, rest }
@@ -234,13 +292,13 @@ impl Connection {
 /// Tells the core when the connection is closed.
 #[derive(Debug)]
 struct Open {
-    shell: Arc<Shell>,
+    ear: Ear,
     conn: ConnId,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.shell.tell(Input::Disconnected { conn: self.conn });
+        self.ear.tell(Input::Disconnected { conn: self.conn });
     }
 }
 

@@ -29,6 +29,9 @@ const REFLECTION: &str = "/grpc.reflection.";
 const OPERATOR: &str = "/ps.v1.Operator/";
 const PARAMETERS: &str = "/ps.v1.Parameters/";
 const PULL: &str = "/ps.v1.Parameters/Pull";
+const PARTITION: &str = "/ps.v1.Partition/";
+/// Partition 0's standing stream: silent while nothing is decided.
+const FOLLOW: &str = "/ps.v1.Partition/Follow";
 /// A worker's standing stream: silent while it computes.
 const PUSH_PULL: &str = "/ps.v1.Parameters/PushPull";
 
@@ -103,11 +106,13 @@ impl Keys {
     }
 }
 
-/// Workers train; operators look, take theta and stop. Neither needs more for reflection.
+/// Workers train; operators look, take theta and stop, and partition 0 speaks to other servers as one
+/// of them. Neither needs more for reflection.
 fn may(role: Role, path: &str) -> bool {
+    let trains = path.starts_with(PARAMETERS) || path.starts_with(PARTITION);
     match role {
-        Role::Worker => !path.starts_with(OPERATOR),
-        Role::Operator => !path.starts_with(PARAMETERS) || path == PULL,
+        Role::Worker => !path.starts_with(OPERATOR) && path != FOLLOW,
+        Role::Operator => !trains || path == PULL || path == FOLLOW,
     }
 }
 
@@ -207,7 +212,8 @@ where
             return refused(&error);
         };
         let path = request.uri().path();
-        let is_paced = path != PUSH_PULL && !path.starts_with(REFLECTION);
+        let is_standing = path == PUSH_PULL || path == FOLLOW;
+        let is_paced = !is_standing && !path.starts_with(REFLECTION);
         let stall = self.rules.stall;
         let request = match is_paced {
             true => request.map(|body| Body::new(Paced::new(body, stall))),
@@ -293,6 +299,9 @@ mod tests {
             ("/ps.v1.Parameters/PushPull", [true, false]),
             ("/ps.v1.Parameters/Evaluate", [true, false]),
             ("/ps.v1.Parameters/MergeStatistics", [true, false]),
+            ("/ps.v1.Partition/Stage", [true, false]),
+            ("/ps.v1.Partition/Take", [true, false]),
+            ("/ps.v1.Partition/Follow", [false, true]),
             ("/ps.v1.Operator/Status", [false, true]),
             ("/ps.v1.Operator/Stop", [false, true]),
             ("/ps.v1.Operator/Checkpoint", [false, true]),

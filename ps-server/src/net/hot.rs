@@ -62,6 +62,22 @@ impl Incoming {
         }
     }
 
+    /// The next message, of at most `bytes_max`; `None` where the caller has ended the stream. Nothing is
+    /// lost when the future is dropped.
+    pub(super) async fn message<M: Message + Default>(
+        &mut self,
+        bytes_max: usize,
+    ) -> Result<Option<M>, Status> {
+        loop {
+            if let Some(message) = self.inbox.next_message(bytes_max)? {
+                return Ok(Some(message));
+            }
+            if !self.more().await? {
+                return Ok(None);
+            }
+        }
+    }
+
     /// The only message of a call that has one.
     pub(super) async fn only<M: Message + Default>(&mut self) -> Result<M, Status> {
         let mut only = None;

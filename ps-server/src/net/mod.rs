@@ -3,7 +3,9 @@
 mod assemble;
 mod chunks;
 mod connections;
+mod elsewhere;
 mod entrance;
+mod following;
 mod gate;
 mod hot;
 mod lanes;
@@ -11,6 +13,7 @@ mod membership;
 mod operator;
 mod pace;
 mod parameters;
+mod partition;
 mod peers;
 mod protection;
 mod router;
@@ -22,7 +25,8 @@ mod turnaways;
 
 pub use assemble::{Assembly, Progress, Push};
 pub use connections::{Connections, Listener};
+pub use following::{Facts, Following};
 pub use peers::{NotGathered, Peers, Ways};
 pub use protection::Protection;
-pub use router::{Health, serve};
+pub use router::{Health, serve, serve_follower};
 pub use shell::Shell;

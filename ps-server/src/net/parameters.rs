@@ -38,7 +38,7 @@ use crate::table::Snapshot;
 
 /// Parts of messages between theta and the connection: enough to keep it busy, few enough to stay in
 /// cache. A chunk is two of them.
-const PARTS_AHEAD: usize = 8;
+pub(super) const PARTS_AHEAD: usize = 8;
 
 /// The service over the shell.
 #[derive(Debug, Clone)]
@@ -115,7 +115,7 @@ impl ParametersService {
             Delivery::Pulled(header, theta) => {
                 let (outlet, outgoing) = self.outlet(peer);
                 tokio::spawn(async move {
-                    if send_all(&outlet, chunks::of_pull(header, theta)).await {
+                    if send_all(&outlet, chunks::of_pull(header, theta, 0)).await {
                         // Whoever is gone does not need to know.
                         let _ = outlet.send(Err(Status::ok(""))).await;
                     }
@@ -190,7 +190,7 @@ async fn steps(
 }
 
 /// Whether the reader was there to the end.
-async fn send_all(outlet: &Outlet, parts: impl Iterator<Item = Bytes>) -> bool {
+pub(super) async fn send_all(outlet: &Outlet, parts: impl Iterator<Item = Bytes>) -> bool {
     for part in parts {
         if outlet.send(Ok(part)).await.is_err() {
             return false;
@@ -217,11 +217,11 @@ async fn deliver(
     }
 }
 
-fn nothing() -> ps_common::Error {
+pub(super) fn nothing() -> ps_common::Error {
     ps_common::Error::new(ps_common::ErrorCode::Empty, "the stream carries no push")
 }
 
-fn status_of(failure: Failure) -> Status {
+pub(super) fn status_of(failure: Failure) -> Status {
     match failure {
         Failure::Refused(error) => to_status(&error),
         Failure::Broken(status) => status,

@@ -37,6 +37,8 @@ use crate::group::{Group, Lost, Member, Peer};
 use ways::Way;
 pub use ways::Ways;
 
+#[cfg(test)]
+mod tests;
 mod ways;
 
 /// Of one attempt.
@@ -262,7 +264,7 @@ impl Follower {
     async fn reach(self, until: Instant) -> Result<Opened, NotGathered> {
         let Self { partition, way, open } = self;
         let [mut pause, longest] = PAUSES;
-        let mut said = false;
+        let mut last: Option<String> = None;
         loop {
             let attempt = tokio::time::timeout_at(until, attempt(&way, &open)).await;
             let what = match attempt {
@@ -275,7 +277,8 @@ impl Follower {
                     return Err(NotGathered::Refused(ExitError::config(what)));
                 }
                 Ok(Err(NotOpened::NotYet(what))) => what,
-                Err(_) => "it does not answer".to_owned(),
+                // What it was before says more.
+                Err(_) => last.clone().unwrap_or_else(|| "it does not answer".to_owned()),
             };
             if Instant::now() + pause >= until {
                 return Err(NotGathered::Missing(Lost {
@@ -285,9 +288,10 @@ impl Follower {
                     code: None,
                 }));
             }
-            if !std::mem::replace(&mut said, true) {
+            if last.is_none() {
                 tracing::info!(%partition, url = way.url, what, "waiting for a server");
             }
+            last = Some(what);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(longest);
         }

@@ -19,11 +19,14 @@ use tonic_health::server::HealthReporter;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::connections::Connections;
+use super::elsewhere::{Elsewhere, FollowerOperator};
+use super::following::Following;
 use super::gate::GateLayer;
 use super::lanes::{Incoming, Lanes};
 use super::membership::MembershipService;
 use super::operator::OperatorService;
 use super::parameters::ParametersService;
+use super::partition::PartitionService;
 use super::protection::Protection;
 use super::shell::Shell;
 use super::turnaways::Turnaways;
@@ -40,38 +43,51 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 
 const MEMBERSHIP: &str = <MembershipServer<MembershipService> as NamedService>::NAME;
 const PARAMETERS: &str = ParametersService::NAME;
+const PARTITION: &str = PartitionService::NAME;
 const OPERATOR: &str = <OperatorServer<OperatorService> as NamedService>::NAME;
 
 /// What the health service says.
 #[derive(Clone)]
-pub struct Health(HealthReporter);
+pub struct Health {
+    reporter: HealthReporter,
+    /// That serve from the start.
+    from_start: &'static [&'static str],
+    /// That serve while there is a theta.
+    with_theta: &'static [&'static str],
+}
 
 impl Health {
-    /// The server takes joins; there is no theta yet, so `Parameters` does not serve.
+    /// The server takes calls; there is no theta yet, so what is about theta does not serve.
     pub async fn ready(&self) {
-        self.set(&["", MEMBERSHIP, OPERATOR], ServingStatus::Serving).await;
-        self.set(&[PARAMETERS], ServingStatus::NotServing).await;
+        self.set(self.from_start, ServingStatus::Serving).await;
+        self.uninitialized().await;
     }
 
     /// There is a theta.
     pub async fn initialized(&self) {
-        self.set(&[PARAMETERS], ServingStatus::Serving).await;
+        self.set(self.with_theta, ServingStatus::Serving).await;
+    }
+
+    /// There is none, or none any more.
+    pub async fn uninitialized(&self) {
+        self.set(self.with_theta, ServingStatus::NotServing).await;
     }
 
     /// The server is going.
     pub async fn draining(&self) {
-        self.set(&["", MEMBERSHIP, OPERATOR, PARAMETERS], ServingStatus::NotServing).await;
+        self.set(self.from_start, ServingStatus::NotServing).await;
+        self.uninitialized().await;
     }
 
     async fn set(&self, services: &[&str], status: ServingStatus) {
         for service in services {
-            self.0.set_service_status(*service, status).await;
+            self.reporter.set_service_status(*service, status).await;
         }
     }
 }
 
-/// The services, and a hold on their health; not serving yet.
-fn routes(shell: &Arc<Shell>, stall: Duration, turnaways: Arc<Turnaways>) -> (Routes, Health) {
+/// `routes` with what every server serves besides.
+fn with_common(routes: Routes) -> (Routes, HealthReporter) {
     let (reporter, health) = tonic_health::server::health_reporter();
     let reflection = |builder: tonic_reflection::server::Builder<'static>| {
         builder
@@ -81,19 +97,40 @@ fn routes(shell: &Arc<Shell>, stall: Duration, turnaways: Arc<Turnaways>) -> (Ro
     let new = tonic_reflection::server::Builder::configure;
     let v1 = reflection(new()).build_v1().expect("our own descriptor set is valid");
     let v1alpha = reflection(new()).build_v1alpha().expect("our own descriptor set is valid");
+    (routes.add_service(health).add_service(v1).add_service(v1alpha), reporter)
+}
+
+/// The services, and a hold on their health; not serving yet.
+fn routes(shell: &Arc<Shell>, stall: Duration, turnaways: Arc<Turnaways>) -> (Routes, Health) {
     let shell = || Arc::clone(shell);
     let parameters = ParametersService { shell: shell(), stall, turnaways };
     let membership = MembershipServer::new(MembershipService { shell: shell() })
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
     let operator = OperatorServer::new(OperatorService { shell: shell() })
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
-    let routes = Routes::new(parameters)
-        .add_service(membership)
+    let routes = Routes::new(parameters).add_service(membership).add_service(operator);
+    let (routes, reporter) = with_common(routes);
+    let (from_start, with_theta) = (&["", MEMBERSHIP, OPERATOR][..], &[PARAMETERS][..]);
+    (routes, Health { reporter, from_start, with_theta })
+}
+
+/// The services of a server that decides nothing: what only partition 0 can answer is refused.
+fn routes_of_follower(
+    following: &Arc<Following>,
+    stall: Duration,
+    turnaways: Arc<Turnaways>,
+) -> (Routes, Health) {
+    let partition = following.partition();
+    let service = PartitionService { following: Arc::clone(following), stall, turnaways };
+    let operator = OperatorServer::new(FollowerOperator { following: Arc::clone(following) })
+        .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+    let routes = Routes::new(service)
         .add_service(operator)
-        .add_service(health)
-        .add_service(v1)
-        .add_service(v1alpha);
-    (routes, Health(reporter))
+        .add_service(Elsewhere::<ParametersService>::new(partition))
+        .add_service(Elsewhere::<MembershipServer<MembershipService>>::new(partition));
+    let (routes, reporter) = with_common(routes);
+    let (from_start, with_theta) = (&["", OPERATOR][..], &[PARTITION, PARAMETERS][..]);
+    (routes, Health { reporter, from_start, with_theta })
 }
 
 /// What every lane serves.
@@ -117,9 +154,35 @@ pub async fn serve(
     ready: impl FnOnce(Health),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ExitError> {
+    let routes = routes(&shell, protection.limits().stall, connections.turnaways());
+    serve_routes(routes, connections, protection, ready, stop).await
+}
+
+/// As [`serve`], a server that carries out what partition 0 decides.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_follower(
+    following: Arc<Following>,
+    connections: Connections,
+    protection: &Protection,
+    ready: impl FnOnce(Health),
+    stop: impl Future<Output = ()>,
+) -> Result<(), ExitError> {
+    let stall = protection.limits().stall;
+    let routes = routes_of_follower(&following, stall, connections.turnaways());
+    serve_routes(routes, connections, protection, ready, stop).await
+}
+
+async fn serve_routes(
+    (routes, health): (Routes, Health),
+    connections: Connections,
+    protection: &Protection,
+    ready: impl FnOnce(Health),
+    stop: impl Future<Output = ()>,
+) -> Result<(), ExitError> {
     let turnaways = connections.turnaways();
     let limits = *protection.limits();
-    let (routes, health) = routes(&shell, limits.stall, Arc::clone(&turnaways));
     let entrance = protection.entrance(Arc::clone(&turnaways));
     let gate = GateLayer(Arc::new(protection.rules(turnaways)));
     let served = Served { routes, gate, age: limits.age };

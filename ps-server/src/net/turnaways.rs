@@ -3,14 +3,13 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use ps_common::ErrorCode;
 use tokio::time::Instant;
 
-use super::shell::Shell;
+use super::connections::Ear;
 use crate::core::Input;
 
 /// The log has at most one line of each kind in this time.
@@ -71,13 +70,13 @@ struct Tally {
 /// The counts.
 #[derive(Debug)]
 pub(super) struct Turnaways {
-    shell: Arc<Shell>,
+    ear: Ear,
     tallies: Mutex<[Tally; Why::N]>,
 }
 
 impl Turnaways {
-    pub(super) fn new(shell: Arc<Shell>) -> Self {
-        Self { shell, tallies: Mutex::default() }
+    pub(super) fn new(ear: impl Into<Ear>) -> Self {
+        Self { ear: ear.into(), tallies: Mutex::default() }
     }
 
     /// Notes that the peer at `address` was turned away; `detail` is for the log.
@@ -85,7 +84,7 @@ impl Turnaways {
         if let Some(n_total) = self.count(why, Instant::now()) {
             tracing::warn!(%address, n_total, %detail, "{}", why.text());
         }
-        self.shell.tell(Input::Rejected { caller: None, code: why.code() });
+        self.ear.tell(Input::Rejected { caller: None, code: why.code() });
     }
 
     /// The count so far, where the log should have it.

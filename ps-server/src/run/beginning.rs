@@ -189,7 +189,8 @@ impl Program {
             (Some(ErrorCode::ConfigMismatch), _) => {
                 return Err(ExitError::config(lost.to_string()));
             }
-            (Some(_), Some(name)) => Stumble::Unusable(name, lost.to_string()),
+            // It says so of a file that it cannot read.
+            (Some(ErrorCode::NotDurable), Some(name)) => Stumble::Unusable(name, lost.to_string()),
             _ => Stumble::Lost(lost),
         }))
     }

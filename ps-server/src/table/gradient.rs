@@ -74,15 +74,30 @@ impl Gradient {
     /// NON_FINITE with the first index, DIM_MISMATCH beyond `dim`, BAD_LENGTH for a broken element,
     /// OVERLOADED without memory for it and for the theta that it would make.
     pub fn append(&mut self, bytes: impl Buf, dim: usize) -> Result<(), GradientError> {
+        self.append_from(0, bytes, dim)
+    }
+
+    /// As [`Gradient::append`], of a part of a gradient whose first element is `first_key` of the whole:
+    /// errors name elements so.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn append_from(
+        &mut self,
+        first_key: usize,
+        bytes: impl Buf,
+        dim: usize,
+    ) -> Result<(), GradientError> {
         match self {
-            Self::F32(values) => append(values, bytes, dim),
-            Self::F64(values) => append(values, bytes, dim),
+            Self::F32(values) => append(values, first_key, bytes, dim),
+            Self::F64(values) => append(values, first_key, bytes, dim),
         }
     }
 }
 
 fn append<T: Element>(
     values: &mut Vec<T>,
+    first_key: usize,
     mut bytes: impl Buf,
     dim: usize,
 ) -> Result<(), GradientError> {
@@ -127,7 +142,7 @@ fn append<T: Element>(
         }
     }
     if let Some(index) = first_non_finite(&values[start..]) {
-        let (key, value) = (start + index, values[start + index]);
+        let (key, value) = (first_key + start + index, values[start + index]);
         values.truncate(start);
         return Err(Error::new(
             ErrorCode::NonFinite,

@@ -136,7 +136,7 @@ mod tests {
             ("ftp://a:1", "neither http nor https"),
             ("http://a", "no port"),
             ("http://a:0", "no port"),
-            ("http://:1", "not a URL"),
+            ("http://:1", "no host"),
             ("a:1/x", "after the port"),
             ("https://a:1", "--peer-ca"),
         ] {

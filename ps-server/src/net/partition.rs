@@ -1,0 +1,175 @@
+//! The `Partition` service: parts of gradients in, this server's part of theta out, partition 0's
+//! decisions.
+//!
+//! Not the generated one, for the reason that `parameters` gives. What a decision means is not known
+//! here.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use ps_common::calls::PullHeader;
+use ps_common::partition::{Decision, Take};
+use ps_common::wire::partition::PARTITION_MESSAGE_BYTES_MAX;
+use ps_common::wire::pb::partition_server::SERVICE_NAME;
+use ps_common::wire::status::to_status;
+use ps_common::wire::{frames, pb};
+use tokio::sync::mpsc;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::server::NamedService;
+use tower::Service;
+
+use super::assemble::{Host, read_push_for};
+use super::chunks;
+use super::connections::Peer;
+use super::following::Following;
+use super::hot::{self, Incoming};
+use super::pace::Outlet;
+use super::parameters::{PARTS_AHEAD, nothing, send_all, status_of};
+use super::turnaways::Turnaways;
+use crate::follower::{Given, StreamId};
+
+/// The service of a server that decides nothing.
+#[derive(Debug, Clone)]
+pub(super) struct PartitionService {
+    pub(super) following: Arc<Following>,
+    /// Of a peer inside a push or an answer.
+    pub(super) stall: Duration,
+    pub(super) turnaways: Arc<Turnaways>,
+}
+
+impl NamedService for PartitionService {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl Service<Request<Body>> for PartitionService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            let answer = service.answer(request).await;
+            Ok(answer.unwrap_or_else(Status::into_http))
+        })
+    }
+}
+
+impl PartitionService {
+    async fn answer(self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.expect("every connection has a peer").clone();
+        let path = request.uri().path().to_owned();
+        let method = path.rsplit_once('/').map_or("", |(_, method)| method);
+        let incoming = Incoming::of(request)?;
+        match method {
+            "Stage" => self.stage(incoming).await,
+            "Take" => self.take(peer, incoming).await,
+            "Follow" => Ok(self.follow(peer, incoming)),
+            _ => Err(Status::unimplemented("")),
+        }
+    }
+
+    /// The way out of an answer to `peer`, and what it is read from.
+    fn outlet(&self, peer: Peer) -> (Outlet, hot::Outgoing) {
+        let (bytes, outgoing) = mpsc::channel(PARTS_AHEAD);
+        let turnaways = Arc::clone(&self.turnaways);
+        (Outlet { bytes, peer, stall: self.stall, turnaways }, outgoing)
+    }
+
+    async fn stage(&self, mut incoming: Incoming) -> Result<Response<Body>, Status> {
+        let follower = self.following.follower();
+        let host = Host::Follower(follower);
+        // There is no report to count it in.
+        let rejected = |_, _| {};
+        let push = match read_push_for(host, &mut incoming, self.stall, rejected).await {
+            Ok(Some(push)) => push,
+            Ok(None) => return Err(to_status(&nothing())),
+            Err(failure) => return Err(status_of(failure)),
+        };
+        let digest = follower.stage(&push.header, push.gradient, push.digest);
+        let digest = digest.map_err(|e| to_status(&e))?;
+        Ok(hot::single(frames::plain(&pb::StageResponse { digest })))
+    }
+
+    async fn take(&self, peer: Peer, mut incoming: Incoming) -> Result<Response<Body>, Status> {
+        let begun = Instant::now();
+        let request = incoming.only::<pb::TakeRequest>().await?;
+        let take = Take::try_from(request).map_err(|e| to_status(&e))?;
+        let given = self.following.take(&take).await.map_err(|e| to_status(&e))?;
+        let Given { give, theta, first_key } = given;
+        let waited = begun.elapsed();
+        let header =
+            PullHeader { version: give.version, state: give.state, seconds: give.seconds, waited };
+        let (outlet, outgoing) = self.outlet(peer);
+        tokio::spawn(async move {
+            if send_all(&outlet, chunks::of_pull(header, theta, first_key)).await {
+                // Whoever is gone does not need to know.
+                let _ = outlet.send(Err(Status::ok(""))).await;
+            }
+        });
+        Ok(hot::streamed(outgoing))
+    }
+
+    fn follow(&self, peer: Peer, mut incoming: Incoming) -> Response<Body> {
+        // The stream lasts as long as the job: its connection has no age.
+        peer.line.keep();
+        let address = peer.address;
+        let (outlet, outgoing) = self.outlet(peer);
+        let following = Arc::clone(&self.following);
+        tokio::spawn(async move {
+            let mut stream = None;
+            let status = tokio::select! {
+                biased;
+                end = decisions(&following, &mut incoming, &outlet, &mut stream) => {
+                    end.err().unwrap_or_else(|| Status::ok(""))
+                }
+                () = following.closing() => to_status(&following.draining()),
+                () = outlet.bytes.closed() => Status::cancelled("partition 0 is gone"),
+            };
+            if let Some(stream) = stream {
+                following.disconnected(stream);
+                if following.ended().is_none() {
+                    let why = status.message();
+                    tracing::warn!(%address, why, "partition 0's decisions have ended");
+                }
+            }
+            // Partition 0 may be gone: then nobody needs to know.
+            let _ = outlet.send(Err(status)).await;
+        });
+        hot::streamed(outgoing)
+    }
+}
+
+/// Carries out decisions in their order until the stream ends; its name goes to `stream`.
+async fn decisions(
+    following: &Following,
+    incoming: &mut Incoming,
+    outlet: &Outlet,
+    stream: &mut Option<StreamId>,
+) -> Result<(), Status> {
+    while let Some(decision) = incoming.message::<pb::Decision>(PARTITION_MESSAGE_BYTES_MAX).await?
+    {
+        let decision = Decision::try_from(decision).map_err(|e| to_status(&e))?;
+        let done = match *stream {
+            Some(stream) => following.decide(stream, decision, outlet).await,
+            None => following.open(decision, outlet, stream).await,
+        };
+        done.map_err(|e| to_status(&e))?;
+        if following.ended().is_some() {
+            // Nothing can follow.
+            break;
+        }
+    }
+    Ok(())
+}
