@@ -6,7 +6,7 @@
 //! the update that is prepared and not in force. A decision that does not fit is an error, which ends
 //! the life: partition 0 begins another one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,19 +20,17 @@ use ps_common::partition::{
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
-use crate::applier::{Applier, Pending};
-use crate::core::{CallId, Compensate, Order, Unapplied};
+use crate::applier::Applier;
+use crate::core::Unapplied;
 use crate::numeric::Optimizer;
 use crate::table::{Captured, Gradient, Snapshot, Store, check_room};
 
-#[cfg(test)]
-mod tests;
+mod life;
+
+use life::{Answer, Life};
 
 /// When a worker should ask again a server that waits for partition 0.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
-
-/// Pushes of one rank that are kept: the one that partition 0 knows of, and the next.
-const STAGED_PER_RANK_MAX: usize = 2;
 
 /// What the server was started with.
 #[derive(Debug)]
@@ -139,38 +137,6 @@ struct State {
     life: Option<Life>,
     /// How the job ended, and why.
     ended: Option<(JobState, String)>,
-}
-
-/// One life of the job, from Begin on.
-#[derive(Debug)]
-struct Life {
-    epoch: u32,
-    /// Once there is theta: the job's number and tables.
-    job: Option<(u64, Tables)>,
-    applier: Arc<Applier>,
-    n_staged_ever: u64,
-    /// By rank, the oldest first.
-    staged: HashMap<u32, VecDeque<Staged>>,
-    /// By rank, the newest.
-    given: HashMap<u32, Answer>,
-    pending: Option<Pending>,
-    /// As partition 0 said it last.
-    state: JobState,
-}
-
-#[derive(Debug)]
-struct Staged {
-    name: PushName,
-    digest: u32,
-    /// That the applier knows it by.
-    gradient: CallId,
-}
-
-#[derive(Debug)]
-struct Answer {
-    give: Give,
-    /// None once it is taken.
-    theta: Option<Arc<Snapshot>>,
 }
 
 /// What an operator sees.
@@ -472,6 +438,7 @@ impl Follower {
     pub fn take(&self, take: &Take) -> Result<Taken, Error> {
         let mut state = self.state.lock();
         let is_over = state.ended.is_some();
+        // Also before theta is made: who has joined may ask before this server has heard of it.
         let life = self.life_of_any(&mut state, take.caller)?;
         let wanted = (take.caller.incarnation, take.exchange);
         let first_key = life.first_key(self.spec.partition);
@@ -505,9 +472,9 @@ impl Follower {
         self.life_of_any(state, caller)
     }
 
+    /// As [`Follower::life_of`], after the job, too.
     fn life_of_any<'s>(&self, state: &'s mut State, caller: Caller) -> Result<&'s mut Life, Error> {
-        let life = state.life.as_mut().filter(|life| life.job.is_some());
-        let life = life.ok_or_else(|| self.not_yet())?;
+        let life = state.life.as_mut().ok_or_else(|| self.not_yet())?;
         match caller.incarnation >> 32 == u64::from(life.epoch) {
             true => Ok(life),
             false => Err(self.epoch_changed(caller, life.epoch)),
@@ -591,81 +558,6 @@ impl Spec {
     }
 }
 
-impl Life {
-    /// Of the part of `partition`; 0 before there is theta.
-    fn first_key(&self, partition: Partition) -> usize {
-        let dim = self.job.as_ref().map_or(0, |(_, tables)| tables.dim());
-        partition.keys(dim).start
-    }
-
-    fn theta(&self) -> Result<Arc<Snapshot>, Error> {
-        self.applier.snapshot().ok_or_else(no_theta_to_decide_on)
-    }
-
-    fn stage(&mut self, name: PushName, gradient: Gradient, digest: u32) -> Result<u32, Error> {
-        let of_rank = self.staged.entry(name.caller.rank).or_default();
-        if let Some(staged) = of_rank.iter().find(|staged| staged.name == name) {
-            self.applier.recycle(gradient);
-            if staged.digest == digest {
-                return Ok(digest);
-            }
-            let what = format!(
-                "rank {} has staged other bytes as its push of clock {} (CRC-32 {:08x}, now \
-                 {digest:08x})",
-                name.caller.rank, name.clock, staged.digest
-            );
-            return Err(Error::new(ErrorCode::SeqReused, what).with("clock", name.clock));
-        }
-        self.n_staged_ever += 1;
-        let call = CallId(self.n_staged_ever);
-        self.applier.hold(call, gradient);
-        of_rank.push_back(Staged { name, digest, gradient: call });
-        if of_rank.len() > STAGED_PER_RANK_MAX
-            && let Some(oldest) = of_rank.pop_front()
-        {
-            self.applier.forget(oldest.gradient);
-        }
-        Ok(digest)
-    }
-
-    /// Lets go of what was staged under this name, if it was.
-    fn unstage(&mut self, name: PushName) -> Option<CallId> {
-        let of_rank = self.staged.get_mut(&name.caller.rank)?;
-        let place = of_rank.iter().position(|staged| staged.name == name)?;
-        of_rank.remove(place).map(|staged| staged.gradient)
-    }
-
-    fn forget(&mut self, name: PushName) {
-        if let Some(gradient) = self.unstage(name) {
-            self.applier.forget(gradient);
-        }
-    }
-
-    /// An update by the gradients that are here, which are the order's from now on.
-    fn order(&mut self, joint: &Joint) -> Result<Order, Error> {
-        let mut parts = Vec::with_capacity(joint.parts.len());
-        for (name, weight) in &joint.parts {
-            let gradient = self.unstage(*name).ok_or_else(|| {
-                astray(&format!(
-                    "Prepare names the push of rank {} and clock {}, which is not staged here",
-                    name.caller.rank, name.clock
-                ))
-            })?;
-            parts.push((gradient, *weight));
-        }
-        Ok(Order {
-            parts,
-            combine: joint.combine,
-            rate_factor: joint.rate_factor,
-            compensation: joint.compensation.map(|(lambda, rank, version_pulled)| Compensate {
-                lambda,
-                rank,
-                version_pulled,
-            }),
-        })
-    }
-}
-
 fn life_in(state: &mut State) -> Result<&mut Life, Error> {
     state.life.as_mut().ok_or_else(|| astray("a decision comes before Begin"))
 }
@@ -693,3 +585,6 @@ fn astray(what: &str) -> Error {
 fn no_theta_to_decide_on() -> Error {
     astray("a decision on theta comes before Create")
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,8 +115,9 @@ impl Decider {
 
     /// With theta made.
     async fn created(address: &str) -> Self {
-        let decider = Self::begun(address, 1, None).await;
+        let mut decider = Self::begun(address, 1, None).await;
         decider.tell(Decision::Create { tables: tables(), dtype: Dtype::F64, job: 9 });
+        assert!(decider.collect().await == part_of(&whole()), "theta is made");
         decider
     }
 

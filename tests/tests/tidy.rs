@@ -80,6 +80,7 @@ fn pure_parts_know_no_runtime_network_or_clock() {
         "ps-server/src/numeric",
         "ps-server/src/table",
         "ps-server/src/driver.rs",
+        "ps-server/src/follower",
         "ps-worker/src/model",
         "psctl/src/peers",
     ] {

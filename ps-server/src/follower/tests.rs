@@ -234,6 +234,20 @@ fn m9_theta_is_given_once_to_the_newest_exchange() {
 }
 
 #[test]
+fn m9_who_asks_before_theta_is_made_waits_and_who_pushes_tries_again() {
+    let follower = follower();
+    let stream = follower.open(open(settings("0.5"))).expect("the same settings");
+    assert_eq!(code(take(&follower, 0, 1)), Some(ErrorCode::NotInitialized), "no life yet");
+    let begin = Decision::Begin { epoch: EPOCH, checkpoint: None };
+    follower.decide(stream, begin).expect("first");
+    assert!(matches!(take(&follower, 0, 1), Ok(Taken::NotYet)));
+    assert_eq!(code(follower.admit(caller(0, 1))), Some(ErrorCode::NotInitialized));
+    done(&follower, stream, create());
+    follower.decide(stream, give(0, 1, 0)).expect("version 0");
+    assert_eq!(taken(&follower, 0, 1).0, 0);
+}
+
+#[test]
 fn m9_what_was_given_stays_as_it_was() {
     let (follower, stream) = begun();
     follower.decide(stream, give(0, 1, 0)).expect("version 0");

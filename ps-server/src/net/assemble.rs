@@ -95,14 +95,6 @@ impl<'a> Assembly<'a> {
         Self::begin_at(Host::Driver(driver), header)
     }
 
-    /// As [`Assembly::begin`], of the part of a push that one of several servers keeps.
-    ///
-    /// # Errors
-    /// The refusal of the header, or as [`Follower::admit`].
-    pub fn begin_part(follower: &'a Follower, header: PushHeader) -> Result<Self, Error> {
-        Self::begin_at(Host::Follower(follower), header)
-    }
-
     fn begin_at(host: Host<'a>, header: PushHeader) -> Result<Self, Error> {
         let (shape, gradient) = host.admit(header.caller)?;
         Ok(Self { host, header, gradient, digest: crc32fast::Hasher::new(), shape })

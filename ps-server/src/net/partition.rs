@@ -17,6 +17,7 @@ use ps_common::wire::partition::PARTITION_MESSAGE_BYTES_MAX;
 use ps_common::wire::pb::partition_server::SERVICE_NAME;
 use ps_common::wire::status::to_status;
 use ps_common::wire::{frames, pb};
+use ps_common::{Error, ErrorCode};
 use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::body::Body;
@@ -122,8 +123,6 @@ impl PartitionService {
     }
 
     fn follow(&self, peer: Peer, mut incoming: Incoming) -> Response<Body> {
-        // The stream lasts as long as the job: its connection has no age.
-        peer.line.keep();
         let address = peer.address;
         let (outlet, outgoing) = self.outlet(peer);
         let following = Arc::clone(&self.following);
@@ -158,18 +157,28 @@ async fn decisions(
     outlet: &Outlet,
     stream: &mut Option<StreamId>,
 ) -> Result<(), Status> {
-    while let Some(decision) = incoming.message::<pb::Decision>(PARTITION_MESSAGE_BYTES_MAX).await?
-    {
+    loop {
+        let next = incoming.message::<pb::Decision>(PARTITION_MESSAGE_BYTES_MAX);
+        let next = match *stream {
+            Some(_) => next.await?,
+            // Afterwards it may be silent for as long as nothing is decided.
+            None => tokio::time::timeout(outlet.stall, next).await.map_err(|_| {
+                let what = format!("no decision came within {:?}", outlet.stall);
+                to_status(&Error::new(ErrorCode::Deadline, what))
+            })??,
+        };
+        let Some(decision) = next else { return Ok(()) };
         let decision = Decision::try_from(decision).map_err(|e| to_status(&e))?;
         let done = match *stream {
             Some(stream) => following.decide(stream, decision, outlet).await,
             None => following.open(decision, outlet, stream).await,
         };
         done.map_err(|e| to_status(&e))?;
+        // The stream lasts as long as the job: its connection has no age.
+        outlet.peer.line.keep();
         if following.ended().is_some() {
             // Nothing can follow.
-            break;
+            return Ok(());
         }
     }
-    Ok(())
 }
