@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use ps_common::error::Retry;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::JobState;
@@ -176,13 +177,20 @@ struct Opened {
     holding: Vec<CheckpointName>,
 }
 
-/// A follower's end of what [`Group`] tells.
-struct Sender(mpsc::UnboundedSender<Decision>);
+/// The way in for what [`Group`] tells a follower; none after the end, which closes the stream.
+struct Sender(Mutex<Option<mpsc::UnboundedSender<Decision>>>);
 
 impl Peer for Sender {
     fn tell(&self, decision: Decision) {
-        // Whoever listens for its answers finds out that it is gone.
-        let _ = self.0.send(decision);
+        let mut sender = self.0.lock();
+        let is_last = matches!(decision, Decision::End { .. });
+        if let Some(sender) = &*sender {
+            // Whoever listens for its answers finds out that it is gone.
+            let _ = sender.send(decision);
+        }
+        if is_last {
+            *sender = None;
+        }
     }
 }
 
@@ -203,7 +211,7 @@ async fn talk(
     let (alarm, lost) = watch::channel(None);
     let member = |Opened { follower, decisions, .. }: &Opened| Member {
         url: follower.way.url.clone(),
-        peer: Box::new(Sender(decisions.clone())),
+        peer: Box::new(Sender(Mutex::new(Some(decisions.clone())))),
     };
     let members = opened.iter().map(member).collect();
     let alarm = move |lost: &Lost| drop(alarm.send_replace(Some(lost.clone())));

@@ -75,15 +75,7 @@ impl Program {
 
         let served = serve_job(&self.args, &shell, &health, peers.as_ref(), signals).await?;
         health.draining().await;
-        let over = match &served {
-            Served::Lost(lost) => {
-                // Held calls are told to come again.
-                shell.tell(Input::Drain);
-                // Without checkpoints nobody goes on.
-                self.survive(lost.clone()).is_err().then(|| (JobState::Failed, lost.to_string()))
-            }
-            Served::Over(_) => ended(&shell).then(|| shell.driver().state()),
-        };
+        let over = self.last_word(&shell, &served);
         if let (Some(peers), Some((state, reason))) = (peers, over) {
             peers.end(state, reason).await;
         }
@@ -113,6 +105,19 @@ impl Program {
                 Err(ExitError::new(Exit::Failed, format!("the job failed: {reason}")))
             }
             _ => Ok(End::Over),
+        }
+    }
+
+    /// What other servers should hear of the job's end; `None`: it has not ended. Held calls are told to
+    /// come again where a server is lost.
+    fn last_word(&self, shell: &Shell, served: &Served) -> Option<(JobState, String)> {
+        match served {
+            Served::Lost(lost) => {
+                shell.tell(Input::Drain);
+                // Without checkpoints nobody goes on.
+                self.survive(lost.clone()).is_err().then(|| (JobState::Failed, lost.to_string()))
+            }
+            Served::Over(_) => ended(shell).then(|| shell.driver().state()),
         }
     }
 }
