@@ -373,19 +373,33 @@ fn two_servers_speak_tls_to_workers_and_to_each_other() {
         format!("--report={}", report.display()),
     ];
     let servers = [server(1, &[]), server(0, &peers)];
-    let worker = |rank: u32| {
-        let flags = [
+    let shown_by = |role: &str| {
+        [
             format!("--server={}", urls.join(",")),
-            format!("--rank={rank}"),
             "--connect-timeout=60s".to_owned(),
             file("tls-ca", "ca.pem"),
-            file("tls-cert", "worker.pem"),
-            file("tls-key", "worker-key.pem"),
-            file("token-file", "worker.token"),
-        ];
-        Process::start("ps-worker", &flags.iter().map(String::as_str).collect::<Vec<_>>())
+            file("tls-cert", &format!("{role}.pem")),
+            file("tls-key", &format!("{role}-key.pem")),
+            file("token-file", &format!("{role}.token")),
+        ]
     };
-    for process in [worker(0), worker(1)].into_iter().chain(servers) {
+    let start = |program: &str, first: &str, role: &str| {
+        let flags = shown_by(role);
+        let words = std::iter::once(first).chain(flags.iter().map(String::as_str));
+        Process::start(program, &words.collect::<Vec<_>>())
+    };
+    let first = start("ps-worker", "--rank=0", "worker");
+    // The job waits for the second worker; an operator may take theta from both servers meanwhile.
+    let out = format!("--out={}", folder.path().join("theta.npy").display());
+    wait_until("theta, for an operator", || {
+        let flags = shown_by("operator");
+        let words = ["export", &out].into_iter().chain(flags.iter().map(String::as_str));
+        let (code, output) = Process::start("psctl", &words.collect::<Vec<_>>()).wait();
+        assert!(!output.contains("PERMISSION_DENIED"), "{output}");
+        (code == Some(0)).then_some(())
+    });
+    let second = start("ps-worker", "--rank=1", "worker");
+    for process in [first, second].into_iter().chain(servers) {
         process.expect_exit(0);
     }
     let text = std::fs::read_to_string(report).expect("a report");
