@@ -340,6 +340,72 @@ fn what_several_servers_cannot_do_is_refused_by_name() {
     }
 }
 
+#[test]
+fn two_servers_speak_tls_to_workers_and_to_each_other() {
+    let want = local(&["--workers=2", "--rounds=30"]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let certs = folder.path().join("certs");
+    psctl(&["certs", "--out", &certs.to_string_lossy(), "--host", "ps.test"]);
+    let file = |flag: &str, name: &str| format!("--{flag}={}", certs.join(name).display());
+    let ports = [free_port(), free_port()];
+    let urls = ports.map(|port| format!("https://127.0.0.1:{port}"));
+    let report = folder.path().join("report.json");
+    let secure = [
+        file("tls-cert", "server.pem"),
+        file("tls-key", "server-key.pem"),
+        file("tls-client-ca", "ca.pem"),
+        file("worker-token-file", "worker.token"),
+        file("operator-token-file", "operator.token"),
+    ];
+    let server = |index: usize, more: &[String]| {
+        let mut flags = vec![
+            format!("--listen=127.0.0.1:{}", ports[index]),
+            format!("--partition={index}/2"),
+            "--workers=2".to_owned(),
+            "--rounds=30".to_owned(),
+        ];
+        flags.extend(secure.iter().chain(more).cloned());
+        Process::start("ps-server", &flags.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let peers = [
+        format!("--peers={}", urls[1]),
+        file("peer-ca", "ca.pem"),
+        format!("--report={}", report.display()),
+    ];
+    let servers = [server(1, &[]), server(0, &peers)];
+    let shown_by = |role: &str| {
+        [
+            format!("--server={}", urls.join(",")),
+            "--connect-timeout=60s".to_owned(),
+            file("tls-ca", "ca.pem"),
+            file("tls-cert", &format!("{role}.pem")),
+            file("tls-key", &format!("{role}-key.pem")),
+            file("token-file", &format!("{role}.token")),
+        ]
+    };
+    let start = |program: &str, first: &str, role: &str| {
+        let flags = shown_by(role);
+        let words = std::iter::once(first).chain(flags.iter().map(String::as_str));
+        Process::start(program, &words.collect::<Vec<_>>())
+    };
+    let first = start("ps-worker", "--rank=0", "worker");
+    // The job waits for the second worker; an operator may take theta from both servers meanwhile.
+    let out = format!("--out={}", folder.path().join("theta.npy").display());
+    wait_until("theta, for an operator", || {
+        let flags = shown_by("operator");
+        let words = ["export", &out].into_iter().chain(flags.iter().map(String::as_str));
+        let (code, output) = Process::start("psctl", &words.collect::<Vec<_>>()).wait();
+        assert!(!output.contains("PERMISSION_DENIED"), "{output}");
+        (code == Some(0)).then_some(())
+    });
+    let second = start("ps-worker", "--rank=1", "worker");
+    for process in [first, second].into_iter().chain(servers) {
+        process.expect_exit(0);
+    }
+    let text = std::fs::read_to_string(report).expect("a report");
+    assert_same(&serde_json::from_str(&text).expect("JSON"), &want, "TLS both ways, tokens");
+}
+
 /// A process that gets `TF_CONFIG`.
 fn with_variable(program: &str, config: &str, arguments: &[&str]) -> Process {
     let mut command = Command::new(binary(program));

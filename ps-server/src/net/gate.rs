@@ -30,6 +30,8 @@ const OPERATOR: &str = "/ps.v1.Operator/";
 const PARAMETERS: &str = "/ps.v1.Parameters/";
 const PULL: &str = "/ps.v1.Parameters/Pull";
 const PARTITION: &str = "/ps.v1.Partition/";
+/// The other servers' parts of what a pull gives.
+const TAKE: &str = "/ps.v1.Partition/Take";
 /// Partition 0's standing stream: silent while nothing is decided.
 const FOLLOW: &str = "/ps.v1.Partition/Follow";
 /// A worker's standing stream: silent while it computes.
@@ -112,7 +114,7 @@ fn may(role: Role, path: &str) -> bool {
     let trains = path.starts_with(PARAMETERS) || path.starts_with(PARTITION);
     match role {
         Role::Worker => !path.starts_with(OPERATOR) && path != FOLLOW,
-        Role::Operator => !trains || path == PULL || path == FOLLOW,
+        Role::Operator => !trains || matches!(path, PULL | TAKE | FOLLOW),
     }
 }
 
@@ -300,7 +302,7 @@ mod tests {
             ("/ps.v1.Parameters/Evaluate", [true, false]),
             ("/ps.v1.Parameters/MergeStatistics", [true, false]),
             ("/ps.v1.Partition/Stage", [true, false]),
-            ("/ps.v1.Partition/Take", [true, false]),
+            ("/ps.v1.Partition/Take", [true, true]),
             ("/ps.v1.Partition/Follow", [false, true]),
             ("/ps.v1.Operator/Status", [false, true]),
             ("/ps.v1.Operator/Stop", [false, true]),

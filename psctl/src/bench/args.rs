@@ -53,6 +53,9 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_value = "1,2,4",
           value_parser = clap::value_parser!(u32).range(1..=64))]
     pub workers: Vec<u32>,
+    /// Server processes that share theta; bare sockets have one server whatever this is
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub servers: u32,
     /// How pushes are ordered
     #[arg(long = "mode", value_delimiter = ',', default_value = "async")]
     pub modes: Vec<Mode>,
@@ -154,6 +157,18 @@ impl Args {
             return Err(ExitError::config(
                 "a debug build is about thirty times slower and its figures mean nothing: \
                  run `cargo run --release --bin psctl -- bench`",
+            ));
+        }
+        if let Some(n) = self.sizes.iter().find(|&&n| n < self.servers as usize) {
+            return Err(ExitError::config(format!(
+                "--servers {} with --sizes {n}: each server has at least one element",
+                self.servers
+            )));
+        }
+        if self.servers > 1 && self.tls.is_some() {
+            return Err(ExitError::config(
+                "--servers and --tls exclude each other: the bench has no operator's token for \
+                 servers to speak to each other",
             ));
         }
         for job in self.jobs() {

@@ -27,27 +27,27 @@ pub(super) struct Sample {
     pub(super) gb_per_second: f64,
     /// Of all processes, per 10^9 bytes of payload.
     pub(super) cpu_seconds_per_gb: f64,
-    /// Of the server process alone.
+    /// Of the server processes alone.
     pub(super) server_cpu_seconds_per_gb: f64,
     /// Half of all workers' steps are not longer.
     pub(super) p50: Duration,
     /// 99 % of all workers' steps are not longer.
     pub(super) p99: Duration,
-    /// Of the server process, from its start.
+    /// Of the server processes, from their start.
     pub(super) server_peak_rss_bytes: u64,
 }
 
-/// Measures `side` at `job` for about `aim`.
+/// Measures `side`, with so many servers, at `job` for about `aim`.
 ///
 /// # Errors
 /// A process that fails or falls silent, or a theta that is not what the pushes amount to.
 pub(super) fn measure(
-    side: Side,
+    (side, n_servers): (Side, u32),
     job: &Job,
     way: &Way,
     aim: Duration,
 ) -> Result<Sample, ExitError> {
-    let mut fleet = Fleet::start(side, job, way)?;
+    let mut fleet = Fleet::start((side, n_servers), job, way)?;
     let (warmed_up, seconds_per_step) = warm_up(&mut fleet, job, aim)?;
     // One push is kept for the check.
     let steps = choose_steps(aim, seconds_per_step).min(pushes_max(job) - warmed_up - 1);
@@ -55,7 +55,10 @@ pub(super) fn measure(
     let cpu_before = cpu_times(&fleet)?;
     let wall = fleet.steps(steps, patience(seconds_per_step * steps as f64))?;
     let cpu_after = cpu_times(&fleet)?;
-    let server_peak_rss_bytes = measure::peak_rss_bytes(fleet.pids()[0])?;
+    let mut server_peak_rss_bytes = 0;
+    for pid in fleet.pids().0 {
+        server_peak_rss_bytes += measure::peak_rss_bytes(pid)?;
+    }
 
     let mut times = fleet.times()?;
     times.sort_unstable();
@@ -64,14 +67,15 @@ pub(super) fn measure(
     let n_steps = steps as f64 * f64::from(job.workers);
     let gb = n_steps * job.payload_bytes_per_step() as f64 / 1e9;
     let seconds = wall.as_secs_f64();
-    let cpu: Vec<f64> = cpu_after.iter().zip(cpu_before).map(|(a, b)| a - b).collect();
+    let server_cpu = cpu_after.0 - cpu_before.0;
+    let worker_cpu = cpu_after.1 - cpu_before.1;
     Ok(Sample {
         steps,
         seconds,
         steps_per_second: n_steps / seconds,
         gb_per_second: gb / seconds,
-        cpu_seconds_per_gb: cpu.iter().sum::<f64>() / gb,
-        server_cpu_seconds_per_gb: cpu[0] / gb,
+        cpu_seconds_per_gb: (server_cpu + worker_cpu) / gb,
+        server_cpu_seconds_per_gb: server_cpu / gb,
         p50: measure::percentile(&times, 50.0),
         p99: measure::percentile(&times, 99.0),
         server_peak_rss_bytes,
@@ -124,8 +128,13 @@ fn check(
     fleet.check(pushes)
 }
 
-fn cpu_times(fleet: &Fleet) -> Result<Vec<f64>, ExitError> {
-    fleet.pids().into_iter().map(|pid| Ok(measure::cpu_time(pid)?.as_secs_f64())).collect()
+/// Seconds of the servers, and of the workers.
+fn cpu_times(fleet: &Fleet) -> Result<(f64, f64), ExitError> {
+    let sum = |pids: Vec<u32>| -> Result<f64, ExitError> {
+        pids.into_iter().map(|pid| Ok(measure::cpu_time(pid)?.as_secs_f64())).sum()
+    };
+    let (servers, workers) = fleet.pids();
+    Ok((sum(servers)?, sum(workers)?))
 }
 
 /// Far more than what is expected, so that only a hang is taken for one.

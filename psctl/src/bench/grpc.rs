@@ -77,6 +77,11 @@ fn real_args(args: &ServerArgs) -> Result<RealServerArgs, ExitError> {
             arguments.extend([flag.into(), folder.join(file).into_os_string()]);
         }
     }
+    arguments.extend(args.partition.as_ref().map(|of| format!("--partition={of}").into()));
+    if !args.peers.is_empty() {
+        let urls: Vec<_> = args.peers.iter().map(|at| format!("http://{at}")).collect();
+        arguments.push(format!("--peers={}", urls.join(",")).into());
+    }
     RealServerArgs::command()
         .mut_args(|arg| arg.env(clap::builder::Resettable::Reset))
         .try_get_matches_from(arguments)
@@ -88,12 +93,12 @@ fn real_args(args: &ServerArgs) -> Result<RealServerArgs, ExitError> {
 pub(super) async fn connect(args: &WorkerArgs) -> Result<Connection, ExitError> {
     let Way { congestion, tls } = args.way.clone();
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{}", args.address);
+    let urls: Vec<_> = args.address.iter().map(|at| format!("{scheme}://{at}")).collect();
     let tls_ca = tls.map(|folder| folder.join("ca.pem"));
     let credentials =
-        Credentials::load(&CredentialArgs { tls_ca, ..CredentialArgs::default() }, &[&url])?;
+        Credentials::load(&CredentialArgs { tls_ca, ..CredentialArgs::default() }, &urls)?;
     let approach = Approach { congestion, credentials, ..Approach::default() };
-    let client = Client::connect_with(&[&url], CONNECT_PATIENCE, &approach).await?;
+    let client = Client::connect_with(&urls, CONNECT_PATIENCE, &approach).await?;
     let tables = Tables::new(vec![Table::zeros("theta", &[args.job.n as u64], false)])
         .map_err(|e| ExitError::config("--sizes makes no theta").because(e))?;
     let request = JoinRequest {
@@ -173,16 +178,15 @@ mod tests {
         let (told, address) = std::sync::mpsc::channel();
         // It serves until the test's process ends.
         std::thread::spawn(move || {
-            serve(&ServerArgs { job, way: Way::default() }, |address| {
-                told.send(address).map_err(io::Error::other)
-            })
+            let lone = ServerArgs { job, way: Way::default(), partition: None, peers: Vec::new() };
+            serve(&lone, |address| told.send(address).map_err(io::Error::other))
         });
         let address = address.recv().expect("the server serves");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
             let mut workers = Vec::new();
             for rank in 0..job.workers {
-                let args = WorkerArgs { job, way: Way::default(), address, rank };
+                let args = WorkerArgs { job, way: Way::default(), address: vec![address], rank };
                 workers.push(connect(&args).await.expect("joins"));
             }
             let mut theta = vec![T::ZERO; job.n];

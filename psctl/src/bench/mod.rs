@@ -88,8 +88,9 @@ pub fn run(args: &Args, out: &mut impl Write, progress: &mut impl Write) -> Resu
                 if side == Side::Grpc && args.raw_only {
                     continue;
                 }
-                let way = if side == Side::Grpc { &way } else { &plain };
-                let sample = cell::measure(side, &job, way, args.seconds)?;
+                let (way, n_servers) =
+                    if side == Side::Grpc { (&way, args.servers) } else { (&plain, 1) };
+                let sample = cell::measure((side, n_servers), &job, way, args.seconds)?;
                 note(&progress_line(side, &job, repeat, args.repeats, &sample));
                 match side {
                     Side::Grpc => grpc.push(sample),
@@ -99,7 +100,7 @@ pub fn run(args: &Args, out: &mut impl Write, progress: &mut impl Write) -> Resu
         }
         rows.push(Row::new(&job, &grpc, &raw));
     }
-    let results = Results { machine, tls: args.tls.is_some(), rows };
+    let results = Results { machine, servers: args.servers, tls: args.tls.is_some(), rows };
     write_results(&results, args.json, out)
         .map_err(|e| ExitError::new(Exit::Io, "cannot write the results").because(e))?;
     args.plot.as_ref().map_or(Ok(()), |path| plot::chart(&results).write(path))

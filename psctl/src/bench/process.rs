@@ -16,9 +16,6 @@ use super::Side;
 use super::args::{Job, Way};
 use super::protocol::{Order, Report, say};
 
-/// The server's place among the processes; the worker of rank r follows at r + 1.
-const SERVER: usize = 0;
-
 /// How long a process may take to connect or to report.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -35,8 +32,10 @@ struct Heard {
     report: Option<Report>,
 }
 
-/// A server process and its worker processes, connected.
+/// Server processes, mostly one, and worker processes, connected.
 pub(super) struct Fleet {
+    /// They stand before the workers.
+    n_servers: usize,
     processes: Vec<Process>,
     heard: mpsc::Receiver<Heard>,
     speaker: mpsc::Sender<Heard>,
@@ -44,15 +43,16 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Starts all processes and returns when every worker is connected.
-    pub(super) fn start(side: Side, job: &Job, way: &Way) -> Result<Self, ExitError> {
+    pub(super) fn start(
+        (side, n_servers): (Side, u32),
+        job: &Job,
+        way: &Way,
+    ) -> Result<Self, ExitError> {
         let (speaker, heard) = mpsc::channel();
-        let mut fleet = Self { processes: Vec::new(), heard, speaker };
+        let mut fleet =
+            Self { n_servers: n_servers as usize, processes: Vec::new(), heard, speaker };
         let common = [flags::to_arguments(job), flags::to_arguments(way)].concat();
-        fleet.spawn(&format!("{side}-server"), &common, "")?;
-        let (_, report) = fleet.hear(PATIENCE)?;
-        let Report::Listening { address } = report else {
-            return Err(fleet.unexpected(SERVER, &report));
-        };
+        let address = fleet.serve(side, &common)?;
         for rank in 0..job.workers {
             let mut arguments = common.clone();
             arguments.push(format!("--address={address}").into());
@@ -63,6 +63,32 @@ impl Fleet {
             expect(report, &Report::Connected)
         })?;
         Ok(fleet)
+    }
+
+    /// Starts the servers, the first one last because it calls the others; their addresses, in order
+    /// of partition.
+    fn serve(&mut self, side: Side, common: &[OsString]) -> Result<String, ExitError> {
+        let n_servers = self.n_servers;
+        let mut addresses: Vec<String> = Vec::new();
+        for index in (1..n_servers).chain([0]) {
+            let mut arguments = common.to_vec();
+            if n_servers > 1 {
+                arguments.push(format!("--partition={index}/{n_servers}").into());
+            }
+            if index == 0 && n_servers > 1 {
+                arguments.push(format!("--peers={}", addresses.join(",")).into());
+            }
+            let which = if index == 0 { String::new() } else { format!(" {index}") };
+            self.spawn(&format!("{side}-server"), &arguments, &which)?;
+            match self.hear(PATIENCE)? {
+                (_, Report::Listening { address }) if index == 0 => {
+                    addresses.insert(0, address.to_string());
+                }
+                (_, Report::Listening { address }) => addresses.push(address.to_string()),
+                (heard, other) => return Err(self.unexpected(heard.from, &other)),
+            }
+        }
+        Ok(addresses.join(","))
     }
 
     fn spawn(&mut self, role: &str, arguments: &[OsString], which: &str) -> Result<(), ExitError> {
@@ -94,9 +120,11 @@ impl Fleet {
         Ok(())
     }
 
-    /// Process ids: the server's, then the workers' by rank.
-    pub(super) fn pids(&self) -> Vec<u32> {
-        self.processes.iter().map(|p| p.child.id()).collect()
+    /// Process ids of the servers, and of the workers by rank.
+    pub(super) fn pids(&self) -> (Vec<u32>, Vec<u32>) {
+        let mut servers: Vec<_> = self.processes.iter().map(|p| p.child.id()).collect();
+        let workers = servers.split_off(self.n_servers);
+        (servers, workers)
     }
 
     /// Has every worker do `steps` steps; the time from the first order to the last report.
@@ -122,14 +150,14 @@ impl Fleet {
 
     /// One more step of worker 0 alone, whose pull then shows what all pushes have come to.
     pub(super) fn last_step(&mut self, patience: Duration) -> Result<(), ExitError> {
-        self.order(SERVER + 1, &Order::Steps { steps: 1 })?;
+        self.order(self.n_servers, &Order::Steps { steps: 1 })?;
         self.hear_each(1, patience, |report| expect(report, &Report::Done))?;
         Ok(())
     }
 
     /// Has worker 0 compare theta as it last pulled it with what `pushes` make of zeros.
     pub(super) fn check(&mut self, pushes: Vec<u64>) -> Result<(), ExitError> {
-        self.order(SERVER + 1, &Order::Check { pushes })?;
+        self.order(self.n_servers, &Order::Check { pushes })?;
         match self.hear(PATIENCE)? {
             (_, Report::Checked) => Ok(()),
             (_, Report::Different { key, expected, got }) => Err(ExitError::new(
@@ -137,19 +165,19 @@ impl Fleet {
                 format!(
                     "{} pulled {got} at key {key} where all pushes make {expected}: \
                      its figures would mean nothing",
-                    self.processes[SERVER + 1].name
+                    self.processes[self.n_servers].name
                 ),
             )),
-            (_, other) => Err(self.unexpected(SERVER + 1, &other)),
+            (heard, other) => Err(self.unexpected(heard.from, &other)),
         }
     }
 
     fn n_workers(&self) -> usize {
-        self.processes.len() - 1
+        self.processes.len() - self.n_servers
     }
 
     fn order_all(&mut self, order: &Order) -> Result<(), ExitError> {
-        (SERVER + 1..self.processes.len()).try_for_each(|process| self.order(process, order))
+        (self.n_servers..self.processes.len()).try_for_each(|process| self.order(process, order))
     }
 
     fn order(&mut self, process: usize, order: &Order) -> Result<(), ExitError> {

@@ -35,6 +35,12 @@ pub(super) struct ServerArgs {
     pub(super) job: Job,
     #[command(flatten)]
     pub(super) way: Way,
+    /// Which of several servers, as i/S.
+    #[arg(long)]
+    pub(super) partition: Option<String>,
+    /// The other servers, for the first one.
+    #[arg(long, value_delimiter = ',')]
+    pub(super) peers: Vec<SocketAddr>,
 }
 
 /// What a worker of either side is told.
@@ -44,9 +50,9 @@ pub(super) struct WorkerArgs {
     pub(super) job: Job,
     #[command(flatten)]
     pub(super) way: Way,
-    /// Of the server.
-    #[arg(long)]
-    pub(super) address: SocketAddr,
+    /// Of the servers, in order of partition.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub(super) address: Vec<SocketAddr>,
     /// Among the workers, from 0.
     #[arg(long)]
     pub(super) rank: u32,
@@ -112,7 +118,7 @@ fn raw_worker<T: Element>(
     orders: &mpsc::Receiver<Order>,
 ) -> Result<(), ExitError> {
     let failed = |e| ExitError::new(Exit::Io, "the bare-socket worker failed").because(e);
-    let stream = raw::worker::connect(args.address, args.rank, args.way.congestion.as_deref())
+    let stream = raw::worker::connect(args.address[0], args.rank, args.way.congestion.as_deref())
         .map_err(failed)?;
     obey::<T>(args, orders, |gradient, theta, steps| {
         raw::worker::steps(&stream, gradient, theta, steps).map_err(failed)

@@ -17,6 +17,8 @@ use super::measure::{Machine, median};
 pub(super) struct Results {
     /// Where.
     pub(super) machine: Machine,
+    /// Server processes of gRPC that shared theta.
+    pub(super) servers: u32,
     /// Whether gRPC went inside TLS.
     pub(super) tls: bool,
     /// One per cell.
@@ -166,6 +168,11 @@ const COLUMNS: &str = "mode          n   W    steps/s   GB/s   s/GB   p50 us   p
 /// The table for a person, with what one needs to know to read it.
 pub(super) fn show(results: &Results) -> String {
     let machine = &results.machine;
+    let way = match (results.servers, results.tls) {
+        (1, false) => String::new(),
+        (1, true) => ", gRPC inside TLS 1.3".to_owned(),
+        (n, _) => format!(", gRPC with {n} servers, bare sockets with one"),
+    };
     let mut text = format!(
         "{}, {} cores, {}, kernel {}, load average {:.2} before the run\n\
          loopback TCP{}, congestion control {} (the system's is {})\n\n{SIDES}\n{COLUMNS}\n",
@@ -174,7 +181,7 @@ pub(super) fn show(results: &Results) -> String {
         show_bytes(machine.memory_bytes),
         machine.kernel,
         machine.load_average,
-        if results.tls { ", gRPC inside TLS 1.3" } else { "" },
+        way,
         machine.congestion_control,
         machine.congestion_control_system,
     );

@@ -40,9 +40,12 @@ impl Bundle {
             File { name: "ca.pem", content: ca.pem(), is_secret: false },
             File { name: "ca-key.pem", content: ca.key().serialize_pem(), is_secret: true },
         ];
-        let server = ("ps server", ExtendedKeyUsagePurpose::ServerAuth, names);
-        let worker = ("ps worker", ExtendedKeyUsagePurpose::ClientAuth, Vec::new());
-        let operator = ("ps operator", ExtendedKeyUsagePurpose::ClientAuth, Vec::new());
+        let (serves, calls) =
+            (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
+        // The first of several servers calls the others.
+        let server = ("ps server", vec![serves, calls.clone()], names);
+        let worker = ("ps worker", vec![calls.clone()], Vec::new());
+        let operator = ("ps operator", vec![calls], Vec::new());
         for (holder, [cert, key]) in [
             (server, ["server.pem", "server-key.pem"]),
             (worker, ["worker.pem", "worker-key.pem"]),
@@ -118,16 +121,16 @@ fn authority(valid: &Validity) -> Result<CertifiedIssuer<'static, KeyPair>, Exit
     CertifiedIssuer::self_signed(params, KeyPair::generate().map_err(failed)?).map_err(failed)
 }
 
-/// Certificate and key of one holder (name, use, names to be called by), as PEM.
+/// Certificate and key of one holder (name, uses, names to be called by), as PEM.
 fn leaf(
-    (name, usage, names): (&str, ExtendedKeyUsagePurpose, Vec<String>),
+    (name, uses, names): (&str, Vec<ExtendedKeyUsagePurpose>, Vec<String>),
     valid: &Validity,
     ca: &CertifiedIssuer<'static, KeyPair>,
 ) -> Result<(String, String), ExitError> {
     let mut params = CertificateParams::new(names).map_err(failed)?;
     params.distinguished_name.push(DnType::CommonName, name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![usage];
+    params.extended_key_usages = uses;
     params.use_authority_key_identifier_extension = true;
     valid.apply(&mut params);
     let key = KeyPair::generate().map_err(failed)?;

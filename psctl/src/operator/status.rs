@@ -6,6 +6,7 @@ use clap::Args;
 use ps_common::calls::Status;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::JobState;
+use ps_common::partition::Partition;
 use serde::Serialize;
 
 use super::ServerAddress;
@@ -82,7 +83,10 @@ async fn others(address: &ServerAddress, first: &Status) -> Result<Vec<ServerLin
         dim: status.dim,
         trouble: String::new(),
     };
-    let mut lines = vec![line(&address.server[0], first)];
+    // The first one speaks for the job, all of whose elements it counts.
+    let count = u32::try_from(address.server.len()).expect("a command line holds fewer");
+    let own = Partition { index: 0, count }.keys(first.dim as usize).len();
+    let mut lines = vec![ServerLine { dim: own as u64, ..line(&address.server[0], first) }];
     for url in &address.server[1..] {
         let asked = match address.connect_to(std::slice::from_ref(url)).await {
             Ok(client) => client.status().await.map_err(|failure| failure.to_string()),
