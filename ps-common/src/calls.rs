@@ -106,6 +106,10 @@ pub struct PushHeader {
     /// Longest time that the answer may be held; `None`: the server's limit.
     #[serde(skip)]
     pub wait_max: Option<Duration>,
+    /// The caller's number for the theta of the answer, which it takes from the other servers by it;
+    /// 0 where there are none.
+    #[serde(skip)]
+    pub exchange: u64,
 }
 
 /// What became of a push.
@@ -150,6 +154,8 @@ pub struct PullRequest {
     pub r#final: bool,
     /// Answer by then with what there is; `None`: the server's limit.
     pub wait_max: Option<Duration>,
+    /// As [`PushHeader::exchange`].
+    pub exchange: u64,
 }
 
 /// A pulled theta, without its values.

@@ -1,4 +1,5 @@
-//! Flags from three places: the command line, then `PS_...` variables, then `--config FILE.toml`.
+//! Flags from three places: the command line, then `PS_...` variables, then `--config FILE.toml`. A
+//! process that is a task of a cluster has some of them from there.
 //!
 //! A configuration file is turned into arguments, so that clap checks it like the rest; the way
 //! back (`to_arguments`, `to_toml`) goes through serde, so that no flag can be forgotten.
@@ -7,10 +8,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::cluster::{self, Place, TF_CONFIG, TaskArgs};
 use crate::exit::{Exit, ExitError};
 
 /// Options from a file, and back.
@@ -49,13 +51,93 @@ pub struct ProgramArgs {
 ///
 /// Usage errors, `--help` and `--version` end the process as clap does it.
 pub fn parse(command: &Command, arguments: &[OsString]) -> Result<ArgMatches, ExitError> {
+    Ok(command.clone().get_matches_from(with_file(command, arguments)?))
+}
+
+/// A flag that follows from the place of a process in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Implied {
+    /// Its long name.
+    pub flag: &'static str,
+    /// As it would be given.
+    pub value: String,
+}
+
+/// As [`parse`]; then fills in what follows from the place that `--cluster` or the variable
+/// [`TF_CONFIG`] gives the process, which `implied` says. What is given besides must be the same.
+///
+/// # Errors
+/// As [`parse`]; I/O and bad data of the cluster; configuration, naming both, where a flag
+/// contradicts it.
+pub fn parse_task(
+    command: &Command,
+    arguments: &[OsString],
+    implied: impl FnOnce(&Place, &ArgMatches) -> Result<Vec<Implied>, ExitError>,
+) -> Result<ArgMatches, ExitError> {
+    let mut all = with_file(command, arguments)?;
+    let matches = command.clone().get_matches_from(&all);
+    let flags = TaskArgs::from_arg_matches(&matches)
+        .map_err(|e| ExitError::new(Exit::Bug, "the cluster's flags cannot be read").because(e))?;
+    let Some((place, from)) = read_place(&flags)? else {
+        cluster::refuse_alone(&flags)?;
+        return Ok(matches);
+    };
+    for Implied { flag, value } in implied(&place, &matches)? {
+        match given(command, &matches, flag) {
+            None => all.push(format!("--{flag}={value}").into()),
+            Some(given) if plain_urls(&given) == plain_urls(&value) => {}
+            Some(given) => {
+                return Err(ExitError::config(format!(
+                    "--{flag} {given}, but {from} means --{flag} {value}"
+                )));
+            }
+        }
+    }
+    Ok(command.clone().get_matches_from(all))
+}
+
+/// Where the cluster says that this process is, and who says so.
+fn read_place(flags: &TaskArgs) -> Result<Option<(Place, String)>, ExitError> {
+    let (text, from) = match &flags.cluster {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| {
+                let what = format!("cannot read --cluster {}", path.display());
+                ExitError::new(Exit::Io, what).because(e)
+            })?;
+            (text, path.display().to_string())
+        }
+        None => match std::env::var(TF_CONFIG) {
+            Ok(text) => (text, TF_CONFIG.to_owned()),
+            Err(_) => return Ok(None),
+        },
+    };
+    Ok(cluster::place(&text, &from, flags)?.map(|place| (place, from)))
+}
+
+/// What the command line, the environment or the configuration file says, as text.
+fn given(command: &Command, matches: &ArgMatches, flag: &str) -> Option<String> {
+    let argument = command.get_arguments().find(|a| a.get_long() == Some(flag))?;
+    let id = argument.get_id().as_str();
+    let source = matches.value_source(id);
+    if !matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
+        return None;
+    }
+    let texts = matches.get_raw(id)?.map(|text| text.to_string_lossy().into_owned());
+    Some(texts.collect::<Vec<_>>().join(","))
+}
+
+/// `HOST:PORT` and `http://HOST:PORT` are the same.
+fn plain_urls(text: &str) -> String {
+    text.replace("http://", "")
+}
+
+/// The arguments with what stands in the file that `--config` names.
+fn with_file(command: &Command, arguments: &[OsString]) -> Result<Vec<OsString>, ExitError> {
     let first = command.clone().ignore_errors(true).try_get_matches_from(arguments).ok();
     let (command_called, given) = innermost(command, first.as_ref());
     let config =
         given.and_then(|m| m.try_get_one::<std::path::PathBuf>("config").ok().flatten().cloned());
-    let Some(path) = config else {
-        return Ok(command.clone().get_matches_from(arguments));
-    };
+    let Some(path) = config else { return Ok(arguments.to_vec()) };
     let table = read_toml(&path)?;
     let mut all = arguments.to_vec();
     for (key, value) in &table {
@@ -77,7 +159,7 @@ pub fn parse(command: &Command, arguments: &[OsString]) -> Result<ArgMatches, Ex
             })?,
         );
     }
-    Ok(command.clone().get_matches_from(all))
+    Ok(all)
 }
 
 /// The subcommand that the arguments arrive at, with its part of the matches.
@@ -160,7 +242,7 @@ fn text_of(value: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::{Args, CommandFactory, FromArgMatches, Parser};
+    use clap::{Args, CommandFactory, Parser};
 
     #[derive(Parser, Debug, PartialEq, Serialize)]
     #[command(name = "demo")]
@@ -202,6 +284,57 @@ mod tests {
             to_arguments(&flags).iter().map(|a| a.to_string_lossy().into_owned()).collect();
         let again: Vec<&str> = again.iter().map(String::as_str).collect();
         assert_eq!(demo(&again).expect("ok"), flags);
+    }
+
+    #[derive(Parser, Debug)]
+    #[command(name = "task")]
+    struct Tasked {
+        #[command(flatten)]
+        task: TaskArgs,
+        #[arg(long, default_value_t = 4)]
+        workers: u32,
+        #[arg(long, value_delimiter = ',')]
+        server: Vec<String>,
+    }
+
+    fn tasked(arguments: &[&str]) -> Result<Tasked, ExitError> {
+        let arguments: Vec<OsString> =
+            std::iter::once("task").chain(arguments.iter().copied()).map(Into::into).collect();
+        let implied = |place: &Place, _: &ArgMatches| {
+            let urls: Vec<_> = place.servers.iter().map(|a| format!("http://{a}")).collect();
+            Ok(vec![
+                Implied { flag: "workers", value: place.n_workers.to_string() },
+                Implied { flag: "server", value: urls.join(",") },
+            ])
+        };
+        let matches = parse_task(&Tasked::command(), &arguments, implied)?;
+        Ok(Tasked::from_arg_matches(&matches).expect("parsed"))
+    }
+
+    #[test]
+    fn a_cluster_fills_in_what_follows_and_is_not_contradicted() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), r#"{"ps": ["a:1", "b:2"], "worker": ["c:3"]}"#)
+            .expect("written");
+        let cluster = format!("--cluster={}", file.path().display());
+        let job = [&cluster[..], "--job-name=worker", "--task-index=0"];
+        for more in [&[][..], &["--workers=1"], &["--server=a:1,http://b:2"]] {
+            let args = tasked(&[&job[..], more].concat()).expect("fine");
+            assert_eq!((args.workers, args.server.len()), (1, 2));
+            assert_eq!(args.task.cluster.as_deref(), Some(file.path()));
+        }
+        for (more, says) in [
+            ("--workers=4", "--workers 4, but "),
+            ("--server=b:2,a:1", "means --server http://a:1,http://b:2"),
+        ] {
+            let error = tasked(&[&job[..], &[more]].concat()).expect_err(says);
+            assert!(error.exit == Exit::Config && error.message.contains(says), "{error}");
+        }
+        let error = tasked(&["--cluster=/no/such.json"]).expect_err("no file");
+        assert!(error.exit == Exit::Io && error.message.contains("/no/such.json"), "{error}");
+        let error = tasked(&["--task-index=1"]).expect_err("no cluster");
+        assert!(error.message.contains("--task-index 1 has no meaning"), "{error}");
+        assert_eq!(tasked(&[]).expect("fine").workers, 4);
     }
 
     #[test]

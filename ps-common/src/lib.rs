@@ -5,6 +5,7 @@
 //! gradients in `ps-worker/src/model`.
 
 pub mod calls;
+pub mod cluster;
 pub mod codec;
 #[cfg(feature = "net")]
 pub mod congestion;

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::calls::Caller;
 use crate::dtype::Dtype;
@@ -69,6 +70,14 @@ impl FromStr for Partition {
     }
 }
 
+/// What partition 0 is shown of a push's parts at the others (`staged` on the wire): CRC-32 over
+/// their digests in order of partition, each as four bytes little-endian.
+pub fn staged_digest(digests: &[u32]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    digests.iter().for_each(|digest| hasher.update(&digest.to_le_bytes()));
+    hasher.finalize()
+}
+
 /// A push by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PushName {
@@ -100,6 +109,17 @@ pub struct Joint {
     pub rate_factor: f64,
     /// Strength, rank and version of the theta that the gradient is corrected by.
     pub compensation: Option<(f64, u32, u64)>,
+}
+
+/// A worker's wish for a part of theta.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Take {
+    /// Whose.
+    pub caller: Caller,
+    /// The number of the exchange in which partition 0 gives it.
+    pub exchange: u64,
+    /// Longest time that the answer may be held; `None`: the server's limit.
+    pub wait_max: Option<Duration>,
 }
 
 /// theta goes out to a caller.
@@ -206,6 +226,13 @@ mod tests {
             assert!(most - least <= 1 && least > 0, "{ranges:?}");
         }
         assert_eq!(Partition { index: 0, count: 3 }.first_keys(10), [0, 4, 7]);
+    }
+
+    #[test]
+    fn the_digest_of_digests_is_that_of_their_bytes_in_order() {
+        let digests = [0x0403_0201, 0x0807_0605];
+        assert_eq!(staged_digest(&digests), crc32fast::hash(&[1, 2, 3, 4, 5, 6, 7, 8]));
+        assert_eq!(staged_digest(&[]), 0);
     }
 
     #[test]

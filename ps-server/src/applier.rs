@@ -9,13 +9,14 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use ps_common::Dtype;
 use ps_common::import::Imported;
+use ps_common::partition::Partition;
 use ps_common::report::LostUpdates;
 use ps_common::tables::Tables;
 
 use crate::core::{CallId, Compensate, Order, Unapplied};
 use crate::numeric::Optimizer;
 use crate::table::{
-    Captured, Compensation, Gradient, Restoring, SharedStore, Snapshot, Store, Update,
+    Captured, Compensation, Gradient, Prepared, Restoring, SharedStore, Snapshot, Store, Update,
 };
 
 /// Spare gradients that are kept for their memory.
@@ -24,6 +25,7 @@ const SPARES_MAX: usize = 8;
 /// theta, the version that pulls get, and the gradients that are in.
 #[derive(Debug)]
 pub struct Applier {
+    partition: Partition,
     optimizer: Optimizer,
     chunk_bytes: usize,
     start: Option<Imported>,
@@ -44,6 +46,10 @@ enum Theta {
     /// In hogwild mode: updates go on side by side.
     Shared(OnceLock<Arc<SharedStore>>),
 }
+
+/// An update that is computed beside theta and not in force. Dropped, it leaves no trace.
+#[derive(Debug)]
+pub struct Pending(Prepared);
 
 /// What an update has made of theta, to be published together with the core's word of it.
 #[derive(Debug)]
@@ -87,6 +93,7 @@ impl Applier {
     /// Without theta.
     pub fn new(optimizer: Optimizer, chunk_bytes: usize) -> Self {
         Self {
+            partition: Partition::WHOLE,
             optimizer,
             chunk_bytes,
             start: None,
@@ -101,6 +108,19 @@ impl Applier {
     pub fn without_locks(mut self) -> Self {
         self.theta = Theta::Shared(OnceLock::new());
         self
+    }
+
+    /// Has the keys of `partition` alone: all lengths are of them from now on. All keys that are told
+    /// stay those of all of theta.
+    #[must_use]
+    pub fn of_partition(mut self, partition: Partition) -> Self {
+        self.partition = partition;
+        self
+    }
+
+    /// Which of how many servers it is the theta of.
+    pub fn partition(&self) -> Partition {
+        self.partition
     }
 
     /// Lets theta start at `start` and not as the tables' initialisers say.
@@ -137,7 +157,7 @@ impl Applier {
         }
     }
 
-    /// Elements and type of theta; `None` before it is made.
+    /// Elements that are here and type of theta; `None` before it is made.
     pub fn shape(&self) -> Option<(usize, Dtype)> {
         match &self.theta {
             Theta::Versions { current, .. } => current.lock().as_ref().map(|s| (s.dim, s.dtype)),
@@ -182,7 +202,8 @@ impl Applier {
     /// # Panics
     /// If what it starts from has other tables or another type.
     pub fn create(&self, tables: &Tables, dtype: Dtype) {
-        let mut store = Store::new(tables, dtype, self.optimizer, self.chunk_bytes);
+        let (optimizer, chunk_bytes) = (self.optimizer, self.chunk_bytes);
+        let mut store = Store::part(tables, self.partition, dtype, optimizer, chunk_bytes);
         if let Some(start) = &self.start {
             store.start_from(start);
         }
@@ -191,7 +212,8 @@ impl Applier {
 
     /// Begins to put `version` of theta back, for [`Applier::restore`].
     pub fn restoring(&self, tables: &Tables, dtype: Dtype, version: u64) -> Restoring {
-        Store::restoring(tables, dtype, self.optimizer, self.chunk_bytes, version)
+        let part = (tables, self.partition);
+        Store::restoring(part, dtype, self.optimizer, self.chunk_bytes, version)
     }
 
     /// Takes `store` for theta, in place of [`Applier::create`].
@@ -256,24 +278,50 @@ impl Applier {
         order: &Order,
         record: &mut Recorder<'_>,
     ) -> Result<Fresh, Unapplied> {
-        let mut parts = self.take(order);
-        let result = match &self.theta {
-            Theta::Versions { store, .. } => self.update_in_turn(store, order, &parts, record),
-            Theta::Shared(store) => {
-                let store = store.get().expect("created at the first join");
-                assert!(order.compensation.is_none(), "async mode's, which has locks");
-                let [(gradient, 1.0)] = &mut parts[..] else {
-                    panic!("an update without locks is of one gradient as it came: {order:?}")
-                };
-                let stored = store.update(gradient, order.rate_factor);
-                stored.map(|()| Fresh(None)).map_err(overflow)
-            }
+        let Theta::Shared(store) = &self.theta else {
+            let pending = self.prepare_recorded(order, record)?;
+            return Ok(self.commit(pending));
         };
-        let mut gradients = self.gradients.lock();
-        for (gradient, _) in parts {
-            gradients.recycle(gradient);
+        let mut parts = self.take(order);
+        let store = store.get().expect("created at the first join");
+        assert!(order.compensation.is_none(), "async mode's, which has locks");
+        let [(gradient, 1.0)] = &mut parts[..] else {
+            panic!("an update without locks is of one gradient as it came: {order:?}")
+        };
+        let stored = store.update(gradient, order.rate_factor);
+        self.recycle_all(parts);
+        stored.map(|()| Fresh(None)).map_err(overflow)
+    }
+
+    /// Computes an update by gradients that are held, which are let go, beside theta as it is. Where
+    /// several servers move their parts of theta together, each does this first; then all of them
+    /// [`Applier::commit`], or all drop what this gave.
+    ///
+    /// # Errors
+    /// As [`Applier::update`].
+    ///
+    /// # Panics
+    /// As [`Applier::update`], and without locks.
+    pub fn prepare(&self, order: &Order) -> Result<Pending, Unapplied> {
+        self.prepare_recorded(order, &mut |_| Ok(()))
+    }
+
+    /// Puts an update in force. What it gives is to be published together with the core's word of it.
+    ///
+    /// # Panics
+    /// If `pending` is not what the last [`Applier::prepare`] gave.
+    pub fn commit(&self, pending: Pending) -> Fresh {
+        let mut store = self.store().lock();
+        let store = store.as_mut().expect("created at the first join");
+        store.commit(pending.0);
+        Fresh(Some(store.snapshot()))
+    }
+
+    fn store(&self) -> &Mutex<Option<Box<Store>>> {
+        match &self.theta {
+            Theta::Versions { store, .. } => store,
+            Theta::Shared(_) => panic!("without locks an update is prepared and stored in one"),
         }
-        result
     }
 
     /// The gradients of an order, which are its own: nobody else asks for them.
@@ -283,28 +331,38 @@ impl Applier {
         order.parts.iter().map(|(call, weight)| (take(call), *weight)).collect()
     }
 
-    fn update_in_turn(
+    fn recycle_all(&self, parts: Vec<(Gradient, f64)>) {
+        let mut gradients = self.gradients.lock();
+        for (gradient, _) in parts {
+            gradients.recycle(gradient);
+        }
+    }
+
+    fn prepare_recorded(
         &self,
-        store: &Mutex<Option<Box<Store>>>,
         order: &Order,
-        parts: &[(Gradient, f64)],
         record: &mut Recorder<'_>,
-    ) -> Result<Fresh, Unapplied> {
+    ) -> Result<Pending, Unapplied> {
+        let parts = self.take(order);
         let pulled = order.compensation.and_then(|wanted| self.kept(wanted));
-        let mut store = store.lock();
-        let store = store.as_mut().expect("created at the first join");
         let update = Update {
-            parts,
+            parts: &parts,
             combine: order.combine,
             rate_factor: order.rate_factor,
             compensation: pulled
                 .as_ref()
                 .map(|(lambda, pulled)| Compensation { lambda: *lambda, pulled }),
         };
-        let prepared = store.prepare(&update).map_err(overflow)?;
-        record(parts).map_err(|what| Unapplied::NotWritten { what })?;
-        store.commit(prepared);
-        Ok(Fresh(Some(store.snapshot())))
+        let prepared = {
+            let mut store = self.store().lock();
+            store.as_mut().expect("created at the first join").prepare(&update).map_err(overflow)
+        };
+        let recorded = prepared.and_then(|prepared| {
+            record(&parts).map_err(|what| Unapplied::NotWritten { what })?;
+            Ok(Pending(prepared))
+        });
+        self.recycle_all(parts);
+        recorded
     }
 
     /// theta that a gradient was computed at, if it is the one that its worker was given last.
@@ -359,6 +417,33 @@ mod tests {
         applier.keep(1, applier.snapshot().expect("there"));
         assert!(applier.kept(wanted(1, 0)).is_none(), "the newer one has taken its place");
         assert_eq!(applier.kept(wanted(1, 1)).expect("given").1.values::<f64>(), [-1.0]);
+    }
+
+    #[test]
+    fn an_update_that_is_prepared_is_seen_once_it_is_in_force_or_never() {
+        let applier =
+            Applier::new(Optimizer::sgd(1.0), 64).of_partition(Partition { index: 1, count: 2 });
+        let tables = Tables::new(vec![Table::zeros("w", &[3], true)]).expect("valid");
+        applier.create(&tables, Dtype::F64);
+        assert_eq!(applier.shape(), Some((1, Dtype::F64)), "the last key of three");
+        let prepare = |call, value| {
+            applier.hold(CallId(call), Gradient::F64(vec![value]));
+            applier.prepare(&Order::alone(CallId(call)))
+        };
+        let seen = || {
+            let snapshot = applier.snapshot().expect("created");
+            (snapshot.version, snapshot.values::<f64>())
+        };
+        drop(prepare(1, 1.0).expect("finite"));
+        assert_eq!(seen(), (0, vec![0.0]), "dropped");
+        let pending = prepare(2, 2.0).expect("finite");
+        assert_eq!(seen(), (0, vec![0.0]), "not in force");
+        applier.publish(applier.commit(pending));
+        assert_eq!(seen(), (1, vec![-2.0]));
+        let pending = prepare(3, f64::MAX).expect("finite");
+        applier.publish(applier.commit(pending));
+        let overflow = prepare(4, f64::MAX).expect_err("twice the largest");
+        assert_eq!(overflow, Unapplied::Overflow { key: 2 });
     }
 
     /// Applier of one table of 3 elements, and another that is put back from what it captures.

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::{ArgMatches, Args, Parser};
 use ps_common::Dtype;
+use ps_common::cluster::{Place, Task, TaskArgs};
 use ps_common::exit::ExitError;
-use ps_common::flags::ProgramArgs;
+use ps_common::flags::{Implied, ProgramArgs};
 use ps_common::units::parse_duration;
 use serde::Serialize;
 
@@ -40,6 +41,8 @@ Examples:
   ps-worker                                             the built-in problem, a server here
   ps-worker --server http://10.0.0.5:50051 --rank 2     a certain rank of a server elsewhere
   ps-worker --server https://ps:50051 --tls-ca ca.pem --token-file worker.token
+  ps-worker --server http://a:50051,http://b:50051      two servers that share theta, in order
+  ps-worker --cluster cluster.json --job-name worker --task-index 1
   ps-worker --evaluate --eval-every 10                  looks on and measures the loss
 
 Every option is also a PS_... environment variable and a key of --config FILE.toml.
@@ -84,9 +87,15 @@ pub struct EvaluationArgs {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Worker")]
 pub struct AttachArgs {
-    /// URL of the server
-    #[arg(long, env = "PS_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
-    pub server: String,
+    /// URL of the server; of all of them, in order of partition, where several share theta
+    #[arg(
+        long,
+        env = "PS_SERVER",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:50051"
+    )]
+    pub server: Vec<String>,
     /// Take this rank, and the shard that goes with it [default: the lowest vacant one]
     #[arg(long, env = "PS_RANK")]
     pub rank: Option<u32>,
@@ -106,6 +115,10 @@ pub struct AttachArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub credentials: CredentialArgs,
+    /// Its place in a cluster; the flags above are what follows from it.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub task: TaskArgs,
     /// As every program.
     #[command(flatten)]
     #[serde(flatten)]
@@ -118,8 +131,8 @@ pub struct AttachArgs {
 /// Where and how, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attachment {
-    /// `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT`.
-    pub server: String,
+    /// `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT` of each server, in order of partition.
+    pub servers: Vec<String>,
     /// TLS and the token, as they go with the URL.
     pub credentials: CredentialArgs,
     /// K, where the user insists.
@@ -146,6 +159,37 @@ pub enum Part {
     Evaluate(EvaluationArgs),
 }
 
+/// The flags that follow from a place in a cluster.
+///
+/// # Errors
+/// Configuration where the place is a server's.
+pub fn implied(place: &Place, given: &ArgMatches) -> Result<Vec<Implied>, ExitError> {
+    let scheme = match given.contains_id("tls_ca") {
+        true => "https",
+        false => "http",
+    };
+    let urls: Vec<String> = place.servers.iter().map(|at| format!("{scheme}://{at}")).collect();
+    let evaluate = match place.task {
+        Task::Worker(_) => false,
+        Task::Evaluator => true,
+        Task::Server(partition) => {
+            return Err(ExitError::config(format!(
+                "task {} of ps is a server: start ps-server for it",
+                partition.index
+            )));
+        }
+    };
+    let mut implied = vec![
+        Implied { flag: "server", value: urls.join(",") },
+        Implied { flag: "workers", value: place.n_workers.to_string() },
+        Implied { flag: "evaluate", value: evaluate.to_string() },
+    ];
+    if let Task::Worker(rank) = place.task {
+        implied.push(Implied { flag: "rank", value: rank.to_string() });
+    }
+    Ok(implied)
+}
+
 impl WorkerArgs {
     /// Checks combinations.
     ///
@@ -156,9 +200,10 @@ impl WorkerArgs {
         let part = if attach.evaluate { self.check_evaluator()? } else { self.check_worker()? };
         let patience = parse_duration(&attach.connect_timeout)
             .map_err(|what| ExitError::config(format!("--connect-timeout: {what}")))?;
+        check_servers(&attach.server)?;
         attach.credentials.check(&attach.server)?;
         Ok(Attachment {
-            server: attach.server.clone(),
+            servers: attach.server.clone(),
             credentials: attach.credentials.clone(),
             workers: attach.workers,
             dtype: attach.dtype,
@@ -204,6 +249,22 @@ impl WorkerArgs {
     }
 }
 
+/// Checks that no server is named twice, and that there is one.
+///
+/// # Errors
+/// Configuration, naming the flag and the URL.
+pub fn check_servers(urls: &[String]) -> Result<(), ExitError> {
+    for (i, url) in urls.iter().enumerate() {
+        if url.is_empty() {
+            return Err(ExitError::config("--server: a URL is empty; expected URL[,URL...]"));
+        }
+        if urls[..i].contains(url) {
+            return Err(ExitError::config(format!("--server names {url} twice")));
+        }
+    }
+    Ok(())
+}
+
 /// Reads `MIN..MAX` or `MIN`, whole numbers.
 fn parse_range(text: &str) -> Result<(u64, u64), ExitError> {
     let (min, max) = text.split_once("..").unwrap_or((text, text));
@@ -234,7 +295,7 @@ mod tests {
     #[test]
     fn defaults_are_a_worker_of_a_local_server() {
         let spec = args(&[]).check().expect("valid");
-        assert_eq!(spec.server, "http://127.0.0.1:50051");
+        assert_eq!(spec.servers, ["http://127.0.0.1:50051"]);
         assert_eq!(spec.patience, Duration::from_secs(30));
         assert_eq!(spec.part, Part::Work { rank: None, delay_ms: None });
         let spec = args(&["--rank=3", "--compute-delay-ms=2..5"]).check().expect("valid");
@@ -253,10 +314,38 @@ mod tests {
             (&["--evaluate", "--data-is-shard=true"], "--data-is-shard"),
             (&["--compute-delay-ms=5..2"], "--compute-delay-ms 5..2"),
             (&["--connect-timeout=soon"], "--connect-timeout: "),
+            (&["--server=a:1,b:2,a:1"], "--server names a:1 twice"),
+            (&["--server=a:1,"], "--server: a URL is empty"),
         ] {
             let error = args(arguments).check().expect_err(says);
             assert!(error.exit == Exit::Config && error.message.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn a_place_in_a_cluster_means_flags() {
+        let text = r#"{"ps": ["a:1", "b:2"], "chief": ["c:3"], "worker": ["d:4"]}"#;
+        let of = |job: &str, more: &[&str]| {
+            let task =
+                TaskArgs { job_name: Some(job.to_owned()), task_index: Some(0), cluster: None };
+            let place =
+                ps_common::cluster::place(text, "c", &task).expect("good").expect("a place");
+            let command = WorkerArgs::command();
+            let given = command.get_matches_from(["ps-worker"].iter().chain(more));
+            let flags = implied(&place, &given)?;
+            let flags: Vec<_> = flags.iter().map(|f| format!("--{}={}", f.flag, f.value)).collect();
+            let flags: Vec<_> = flags.iter().map(String::as_str).chain(more.to_vec()).collect();
+            args(&flags).check()
+        };
+        let worker = of("worker", &[]).expect("fine");
+        assert_eq!(worker.servers, ["http://a:1", "http://b:2"]);
+        assert_eq!(worker.workers, Some(2));
+        assert_eq!(worker.part, Part::Work { rank: Some(1), delay_ms: None });
+        let secure = of("chief", &["--tls-ca=ca.pem"]).expect("fine");
+        assert_eq!(secure.servers, ["https://a:1", "https://b:2"]);
+        assert!(matches!(of("evaluator", &[]).expect("fine").part, Part::Evaluate(_)));
+        let error = of("ps", &[]).expect_err("another program");
+        assert!(error.exit == Exit::Config && error.message.contains("ps-server"), "{error}");
     }
 
     #[test]

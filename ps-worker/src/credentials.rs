@@ -32,11 +32,19 @@ pub struct CredentialArgs {
 }
 
 impl CredentialArgs {
-    /// Checks combinations with the server's URL; whether it wants TLS.
+    /// Checks combinations with the servers' URLs; whether they want TLS.
     ///
     /// # Errors
     /// Configuration, naming the flags.
-    pub fn check(&self, url: &str) -> Result<bool, ExitError> {
+    pub fn check(&self, urls: &[impl AsRef<str>]) -> Result<bool, ExitError> {
+        let mut any = false;
+        for url in urls {
+            any |= self.check_one(url.as_ref())?;
+        }
+        Ok(any)
+    }
+
+    fn check_one(&self, url: &str) -> Result<bool, ExitError> {
         if !url.starts_with("https://") {
             for (flag, given) in [
                 ("--tls-ca", self.tls_ca.is_some()),
@@ -87,7 +95,7 @@ mod tests {
             (&half, "https://h:1", "--tls-key"),
             (&other_half, "https://h:1", "--tls-cert"),
         ] {
-            let error = args.check(url).expect_err(says);
+            let error = args.check(&[url]).expect_err(says);
             assert!(error.exit == Exit::Config && error.message.contains(says), "{error}");
         }
         for (args, url, tls) in [
@@ -96,7 +104,9 @@ mod tests {
             (&ca, "https://h:1", true),
             (&name, "https://h:1", true),
         ] {
-            assert_eq!(args.check(url).expect("valid"), tls);
+            assert_eq!(args.check(&[url]).expect("valid"), tls);
         }
+        let error = ca.check(&["https://h:1", "http://h:2"]).expect_err("one in the clear");
+        assert!(error.message.contains("--server http://h:2"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use ps_common::{flags, logging};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
-use crate::args::{Part, WorkerArgs};
+use crate::args::{Part, WorkerArgs, implied};
 use crate::net::Surroundings;
 use crate::net::evaluate::evaluate;
 use crate::net::link::keep_alive;
@@ -20,7 +20,7 @@ use crate::net::session::{Duty, work};
 /// # Errors
 /// What the program ends with. Usage errors, `--help` and `--version` end the process here.
 pub fn main(arguments: &[OsString]) -> Result<(), ExitError> {
-    let matches = flags::parse(&WorkerArgs::command(), arguments)?;
+    let matches = flags::parse_task(&WorkerArgs::command(), arguments, implied)?;
     let args = WorkerArgs::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if args.attach.program.file.print_config {
         // Somebody who closed stdout does not want it.

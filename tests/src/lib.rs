@@ -8,6 +8,7 @@
 mod caller;
 mod cluster;
 pub mod frames;
+mod group;
 mod processes;
 mod proxy;
 pub mod rows;
@@ -15,6 +16,7 @@ mod shim;
 
 pub use caller::{Caller, Sent, header, patient_client, reason_of, tables};
 pub use cluster::{assert_close, data, golden, local, losses, numbers};
+pub use group::{Group, GroupCaller};
 pub use processes::{Process, binary, data_dir, free_port, project_root, wait_until};
 pub use proxy::{Proxy, Way};
 pub use shim::{Killed, Shim};

@@ -8,6 +8,7 @@ use ps_common::calls::{
     PushResult, Status,
 };
 use ps_common::job::WorkerStats;
+use ps_common::partition::{Decision, Take, Word};
 use ps_common::statistics::Statistics;
 use ps_common::wire::parameters::{merge_request, merge_response, merged_from};
 use ps_common::wire::pb;
@@ -17,7 +18,7 @@ use crate::pushes::join_request;
 /// Decodes what follows the first byte as the message that the byte names.
 pub(crate) fn decode(input: &[u8]) -> bool {
     let Some((&kind, bytes)) = input.split_first() else { return false };
-    match kind % 13 {
+    match kind % 16 {
         0 => there_and_back::<pb::JoinRequest, JoinRequest>(bytes),
         1 => there_and_back::<pb::LeaveRequest, Leave>(bytes),
         2 => there_and_back::<pb::PushHeader, PushHeader>(bytes),
@@ -40,6 +41,9 @@ pub(crate) fn decode(input: &[u8]) -> bool {
             true
         }),
         11 => pb::StopRequest::decode(bytes).is_ok(),
+        13 => there_and_back::<pb::Decision, Decision>(bytes),
+        14 => there_and_back::<pb::Word, Word>(bytes),
+        15 => there_and_back::<pb::TakeRequest, Take>(bytes),
         _ => statistics(bytes),
     }
 }
@@ -170,5 +174,53 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         pb::StopRequest { reason: "enough".to_owned() }.encode_to_vec(),
         merge_request(CALLER, &moments).encode_to_vec(),
     ];
-    (0u8..).zip(messages).map(|(kind, bytes)| [&[kind], &bytes[..]].concat()).collect()
+    let numbered = (0u8..).zip(messages).chain(between_servers(join.tables));
+    numbered.map(|(kind, bytes)| [&[kind], &bytes[..]].concat()).collect()
+}
+
+/// What servers of one job tell each other, and what a worker asks the others for: by kind.
+fn between_servers(tables: Vec<pb::Table>) -> Vec<(u8, Vec<u8>)> {
+    use pb::decision::Decision;
+    use pb::word::Word;
+    let Caller { rank, incarnation } = CALLER;
+    let push = pb::PushName { rank, incarnation, clock: 2 };
+    let checkpoint = pb::CheckpointName { job: 9, epoch: 1, version: 4 };
+    let state = pb::JobState::Running.into();
+    let settings = [("lr".to_owned(), "0.1".to_owned())].into();
+    let compensation = pb::prepare::Compensation { lambda: 0.04, rank, version_pulled: 3 };
+    let decisions = [
+        Decision::Open(pb::Open { protocol_version: 1, partition: 1, n_partitions: 2, settings }),
+        Decision::Begin(pb::Begin { epoch: 2, checkpoint: Some(checkpoint) }),
+        Decision::Create(pb::Create { tables, dtype: pb::Dtype::F32.into(), job: 9 }),
+        Decision::Prepare(pb::Prepare {
+            parts: vec![pb::prepare::Part { push: Some(push), weight: 0.5 }; 2],
+            combine: pb::prepare::Combine::TrimmedMean.into(),
+            trimmed: 1,
+            rate_factor: 1.0,
+            compensation: Some(compensation),
+        }),
+        Decision::Commit(pb::Empty {}),
+        Decision::Give(pb::Give {
+            rank,
+            incarnation,
+            exchange: 5,
+            version: 4,
+            state,
+            seconds: 0.5,
+        }),
+        Decision::Keep(rank),
+        Decision::Forget(push),
+        Decision::End(pb::End { state, reason: "enough".to_owned() }),
+    ];
+    let words = [
+        Word::Holding(pb::Holding { checkpoints: vec![checkpoint; 2], program: String::new() }),
+        Word::Prepared(pb::Prepared { overflow: Some(3) }),
+        Word::Saved(pb::Saved { version: 4, error: "no room".to_owned() }),
+        Word::Part(pb::TensorPart { last: true, data: vec![1; 8].into() }),
+    ];
+    let take = pb::TakeRequest { rank, incarnation, exchange: 5, wait_ms_max: 20 };
+    let decision = |it| (13, pb::Decision { decision: Some(it) }.encode_to_vec());
+    let word = |it| (14, pb::Word { word: Some(it) }.encode_to_vec());
+    let take = (15, take.encode_to_vec());
+    decisions.map(decision).into_iter().chain(words.map(word)).chain([take]).collect()
 }

@@ -6,7 +6,7 @@ use super::enums::{Parse, aggregate_from, aggregate_into};
 use super::{bad_field, finite, millis, pb, required, seconds};
 use crate::calls::{Caller, JoinAnswer, JoinRequest, Leave};
 use crate::error::{Error, ErrorCode};
-use crate::job::{Metrics, PROTOCOL_VERSION, WorkerStats};
+use crate::job::{Fingerprint, Metrics, PROTOCOL_VERSION, WorkerStats};
 use crate::tables::{Initializer, Table, Tables};
 
 /// Longest key or value of a fingerprint, bytes.
@@ -28,16 +28,11 @@ impl TryFrom<pb::JoinRequest> for JoinRequest {
             .with("want", PROTOCOL_VERSION)
             .with("got", request.protocol_version));
         }
-        for text in request.fingerprint.iter().flat_map(|(k, v)| [k, v]) {
-            if text.len() > FINGERPRINT_TEXT_MAX {
-                return Err(bad_field("fingerprint", "has a key or value above 4096 bytes"));
-            }
-        }
         Ok(Self {
             protocol_version: request.protocol_version,
+            fingerprint: fingerprint_from("fingerprint", request.fingerprint)?,
             role: request.role.parse()?,
             rank: request.rank,
-            fingerprint: request.fingerprint,
             tables: tables_from(request.tables)?,
             dtype: if request.dtype == 0 { None } else { Some(request.dtype.parse()?) },
             program: request.program,
@@ -130,7 +125,16 @@ fn first_keys_from(keys: Vec<u64>, dim: usize) -> Result<Vec<usize>, Error> {
     Ok(keys.into_iter().map(|key| key as usize).collect())
 }
 
-fn tables_from(tables: Vec<pb::Table>) -> Result<Option<Tables>, Error> {
+/// Keys and values of a length that a person can read.
+pub(super) fn fingerprint_from(field: &str, map: Fingerprint) -> Result<Fingerprint, Error> {
+    let is_long = |text: &String| text.len() > FINGERPRINT_TEXT_MAX;
+    if map.iter().any(|(key, value)| is_long(key) || is_long(value)) {
+        return Err(bad_field(field, "has a key or value above 4096 bytes"));
+    }
+    Ok(map)
+}
+
+pub(super) fn tables_from(tables: Vec<pb::Table>) -> Result<Option<Tables>, Error> {
     if tables.is_empty() {
         return Ok(None);
     }
@@ -179,7 +183,7 @@ fn initializer_into(initializer: Initializer) -> pb::Initializer {
     pb::Initializer { kind: kind.into(), scale: initializer.scale(), seed }
 }
 
-fn tables_into(tables: &Tables) -> Vec<pb::Table> {
+pub(super) fn tables_into(tables: &Tables) -> Vec<pb::Table> {
     tables
         .iter()
         .map(|table| pb::Table {

@@ -8,6 +8,7 @@ pub mod frames;
 mod membership;
 mod operator;
 pub mod parameters;
+pub mod partition;
 pub mod status;
 
 /// The generated types and services of package `ps.v1`.

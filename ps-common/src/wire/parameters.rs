@@ -23,6 +23,7 @@ impl TryFrom<pb::PushHeader> for PushHeader {
             loss: header.loss.map(|x| finite("loss", x)).transpose()?,
             penalty: header.penalty.map(|x| finite("penalty", x)).transpose()?,
             wait_max: wait_max(header.wait_ms_max),
+            exchange: header.exchange,
         })
     }
 }
@@ -38,7 +39,7 @@ impl From<PushHeader> for pb::PushHeader {
             loss: header.loss,
             penalty: header.penalty,
             wait_ms_max: header.wait_max.map_or(0, millis),
-            exchange: 0,
+            exchange: header.exchange,
         }
     }
 }
@@ -77,6 +78,7 @@ impl From<pb::PullRequest> for PullRequest {
             version_min: request.version_min,
             r#final: request.r#final,
             wait_max: wait_max(request.wait_ms_max),
+            exchange: request.exchange,
         }
     }
 }
@@ -89,7 +91,7 @@ impl From<PullRequest> for pb::PullRequest {
             version_min: request.version_min,
             r#final: request.r#final,
             wait_ms_max: request.wait_max.map_or(0, millis),
-            exchange: 0,
+            exchange: request.exchange,
         }
     }
 }

@@ -75,6 +75,7 @@ fn push(
         loss: None,
         penalty: None,
         wait_max: None,
+        exchange: 0,
     };
     let call = CallId(call);
     let conn = ConnId(caller.rank.into());

@@ -156,6 +156,7 @@ impl Life {
             loss: None,
             penalty: None,
             wait_max: None,
+            exchange: 0,
         };
         let digest = crc32fast::hash(as_le_bytes(&values));
         let answer = self.feed(Some(&values), |call| Input::Push {

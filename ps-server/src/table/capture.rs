@@ -3,10 +3,12 @@
 //! Taken out without a copy: updates go on and leave what was captured as it is. Put back piece by
 //! piece, as a file is read. Knows the sections' names and lengths, not the file.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytemuck::Pod;
 use bytes::Bytes;
+use ps_common::partition::Partition;
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Element};
 
@@ -63,24 +65,25 @@ impl Store {
         Captured { theta: self.snapshot(), slots }
     }
 
-    /// Begins to put `version` back, as it was captured, in chunks of `chunk_bytes`, whatever they
-    /// were before.
+    /// Begins to put `version` of the keys of `partition` back, as it was captured, in chunks of
+    /// `chunk_bytes`, whatever they were before.
     pub fn restoring(
-        tables: &Tables,
+        (tables, partition): (&Tables, Partition),
         dtype: Dtype,
         optimizer: Optimizer,
         chunk_bytes: usize,
         version: u64,
     ) -> Restoring {
-        let dim = tables.dim();
+        let keys = partition.keys(tables.dim());
+        let dim = keys.len();
         let chunk_len = (chunk_bytes / dtype.size_bytes()).max(1);
         let n_slots = optimizer.rule.slots().len();
         let name = |name| format!("{OPTIMIZER}{name}");
         Restoring {
-            dim,
             version,
             optimizer,
-            tables: tables.clone(),
+            penalized: penalized(tables, &keys),
+            keys,
             parts: match dtype {
                 Dtype::F32 => AnyParts::F32(Parts::new(&optimizer, (dim, chunk_len))),
                 Dtype::F64 => AnyParts::F64(Parts::new(&optimizer, (dim, chunk_len))),
@@ -93,10 +96,10 @@ impl Store {
 /// A store that is being put back, section by section.
 #[derive(Debug)]
 pub struct Restoring {
-    dim: usize,
+    keys: Range<usize>,
     version: u64,
     optimizer: Optimizer,
-    tables: Tables,
+    penalized: Vec<Range<usize>>,
     parts: AnyParts,
     /// None if the rule remembers nothing.
     n_steps: Option<Part<u64>>,
@@ -150,12 +153,13 @@ impl Restoring {
     /// # Errors
     /// The first section that is too short, with both lengths.
     pub fn finish(self) -> Result<Store, String> {
-        let Self { dim, version, optimizer, tables, parts, n_steps } = self;
+        let Self { keys, version, optimizer, penalized, parts, n_steps } = self;
         let (dtype, theta) = match parts {
             AnyParts::F32(parts) => (Dtype::F32, AnyTheta::F32(parts.finish(version, n_steps)?)),
             AnyParts::F64(parts) => (Dtype::F64, AnyTheta::F64(parts.finish(version, n_steps)?)),
         };
-        Ok(Store { dim, dtype, version, theta, optimizer, penalized: penalized(&tables) })
+        let (dim, first_key) = (keys.len(), keys.start);
+        Ok(Store { dim, first_key, dtype, version, theta, optimizer, penalized })
     }
 }
 

@@ -82,10 +82,12 @@ enum Cells {
 #[derive(Debug)]
 pub struct SharedStore {
     dim: usize,
+    /// In all of theta.
+    first_key: usize,
     chunk_len: usize,
     cells: Cells,
     optimizer: Optimizer,
-    /// Keys of penalised tables, in order.
+    /// Penalised elements, in order, counted from the first that is here.
     penalized: Vec<Range<usize>>,
     version: AtomicU64,
     stride: usize,
@@ -113,6 +115,7 @@ impl SharedStore {
         let dim = first.dim;
         Self {
             dim,
+            first_key: store.first_key,
             chunk_len: (chunk_bytes / first.dtype.size_bytes()).max(1),
             cells: match first.dtype {
                 Dtype::F32 => Cells::F32(cells(&first)),
@@ -164,7 +167,7 @@ impl SharedStore {
     /// at times `rate_factor`. The gradient is clipped in its place.
     ///
     /// # Errors
-    /// The first key that would overflow as theta is before the first store; then nothing has
+    /// The first key, counted over all of theta, that would overflow as theta is before the first store; then nothing has
     /// changed. What others store meanwhile is not foreseen: an element that would overflow only
     /// because of them stays as they left it, so that theta is finite at all times.
     ///
@@ -203,7 +206,7 @@ impl SharedStore {
         for (keys, motion) in runs() {
             let moved = |key: &usize| motion.moved(cells[*key].load(), gradient[*key]);
             if let Some(key) = keys.clone().find(|key| !moved(key).is_finite()) {
-                return Err(key);
+                return Err(self.first_key + key);
             }
         }
         let (mut checked, mut lost) = (0, 0);

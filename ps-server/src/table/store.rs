@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ps_common::import::Imported;
 use ps_common::job::Combine;
+use ps_common::partition::Partition;
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Element};
 use sha2::{Digest, Sha256};
@@ -22,7 +23,7 @@ pub struct Snapshot {
     pub version: u64,
     /// Of its elements.
     pub dtype: Dtype,
-    /// Elements.
+    /// Elements: of this server's part, where there are several servers.
     pub dim: usize,
     /// Its bytes, little-endian, cut into chunks in order of key.
     pub chunks: Vec<Bytes>,
@@ -98,38 +99,61 @@ enum AnyPrepared {
     F64(super::theta::Prepared<f64>),
 }
 
-/// theta, its version, its update rule.
+/// theta, its version, its update rule; or the part of theta that this server has.
 #[derive(Debug)]
 pub struct Store {
+    /// Elements that are here.
     pub(super) dim: usize,
+    /// Of the first of them, in all of theta.
+    pub(super) first_key: usize,
     pub(super) dtype: Dtype,
     pub(super) version: u64,
     pub(super) theta: AnyTheta,
     pub(super) optimizer: Optimizer,
-    /// Keys of penalised tables, in order.
+    /// Penalised elements, in order, counted from the first that is here.
     pub(super) penalized: Vec<Range<usize>>,
 }
 
 impl Store {
     /// theta at version 0, as the tables' initialisers say, in chunks of `chunk_bytes`.
     pub fn new(tables: &Tables, dtype: Dtype, optimizer: Optimizer, chunk_bytes: usize) -> Self {
-        let dim = tables.dim();
-        let chunk_len = (chunk_bytes / dtype.size_bytes()).max(1);
-        let theta = match dtype {
-            Dtype::F32 => AnyTheta::F32(first_theta(tables, chunk_len)),
-            Dtype::F64 => AnyTheta::F64(first_theta(tables, chunk_len)),
-        };
-        Self { dim, dtype, version: 0, theta, optimizer, penalized: penalized(tables) }
+        Self::part(tables, Partition::WHOLE, dtype, optimizer, chunk_bytes)
     }
 
-    /// Lets theta start at `start` and not as the initialisers say.
+    /// As [`Store::new`], the keys of `partition` alone: the bits that they have in the whole, now
+    /// and after the same updates, but where gradients are clipped by their norm.
+    pub fn part(
+        tables: &Tables,
+        partition: Partition,
+        dtype: Dtype,
+        optimizer: Optimizer,
+        chunk_bytes: usize,
+    ) -> Self {
+        let keys = partition.keys(tables.dim());
+        let chunk_len = (chunk_bytes / dtype.size_bytes()).max(1);
+        Self {
+            dim: keys.len(),
+            first_key: keys.start,
+            dtype,
+            version: 0,
+            optimizer,
+            penalized: penalized(tables, &keys),
+            theta: match dtype {
+                Dtype::F32 => AnyTheta::F32(first_theta(tables, keys, chunk_len)),
+                Dtype::F64 => AnyTheta::F64(first_theta(tables, keys, chunk_len)),
+            },
+        }
+    }
+
+    /// Lets theta start at `start`, which is all of it, and not as the initialisers say.
     ///
     /// # Panics
-    /// If it has another length or element type, or somebody reads theta already.
+    /// If it is too short or has another element type, or somebody reads theta already.
     pub fn start_from(&mut self, start: &Imported) {
+        let keys = self.first_key..self.first_key + self.dim;
         match &mut self.theta {
-            AnyTheta::F32(theta) => copy(theta, &start.values()),
-            AnyTheta::F64(theta) => copy(theta, &start.values()),
+            AnyTheta::F32(theta) => copy(theta, &start.values()[keys]),
+            AnyTheta::F64(theta) => copy(theta, &start.values()[keys]),
         }
     }
 
@@ -156,14 +180,15 @@ impl Store {
     /// Computes an update beside theta, which stays as it is until [`Store::commit`].
     ///
     /// # Errors
-    /// The first key where theta or what the update rule remembers would overflow; then nothing has
-    /// changed.
+    /// The first key, counted over all of theta, where theta or what the update rule remembers would
+    /// overflow; then nothing has changed.
     ///
     /// # Panics
     /// If a gradient or the pulled theta has another length or element type: the assembler has
     /// checked them.
     pub fn prepare(&mut self, update: &Update<'_>) -> Result<Prepared, usize> {
         let Update { parts, combine, rate_factor, compensation } = *update;
+        let absolute = |place| self.first_key + place;
         let motion = Motion {
             optimizer: &self.optimizer,
             lr: self.optimizer.rate(self.version),
@@ -177,7 +202,7 @@ impl Store {
                     Gradient::F64(_) => unreachable!("checked by the assembler"),
                 });
                 let mut aggregate = Aggregate::new(&parts, combine, compensation);
-                AnyPrepared::F32(theta.prepare(&mut aggregate, &motion)?)
+                AnyPrepared::F32(theta.prepare(&mut aggregate, &motion).map_err(absolute)?)
             }
             AnyTheta::F64(theta) => {
                 let parts = slices(parts, |g| match g {
@@ -185,7 +210,7 @@ impl Store {
                     Gradient::F32(_) => unreachable!("checked by the assembler"),
                 });
                 let mut aggregate = Aggregate::new(&parts, combine, compensation);
-                AnyPrepared::F64(theta.prepare(&mut aggregate, &motion)?)
+                AnyPrepared::F64(theta.prepare(&mut aggregate, &motion).map_err(absolute)?)
             }
         }))
     }
@@ -225,10 +250,16 @@ impl Store {
     }
 }
 
-/// Neighbours that are both penalised are one range.
-pub(super) fn penalized(tables: &Tables) -> Vec<Range<usize>> {
+/// Those of `here` that are penalised, counted from the first of them. Neighbours that are both
+/// penalised are one range.
+pub(super) fn penalized(tables: &Tables, here: &Range<usize>) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for (_, keys) in tables.ranges().filter(|(table, _)| table.penalized) {
+        let (from, to) = (keys.start.max(here.start), keys.end.min(here.end));
+        if from >= to {
+            continue;
+        }
+        let keys = from - here.start..to - here.start;
         match ranges.last_mut() {
             Some(last) if last.end == keys.start => last.end = keys.end,
             _ => ranges.push(keys),
@@ -237,10 +268,11 @@ pub(super) fn penalized(tables: &Tables) -> Vec<Range<usize>> {
     ranges
 }
 
-/// theta as the tables' initialisers say, the same for any `chunk_len`.
-fn first_theta<T: Element>(tables: &Tables, chunk_len: usize) -> Theta<T> {
-    let mut theta = Theta::zeros(tables.dim(), chunk_len);
-    theta.fill(|first_key, values: &mut [T]| {
+/// The keys `here` of theta as the tables' initialisers say, the same for any `chunk_len`.
+fn first_theta<T: Element>(tables: &Tables, here: Range<usize>, chunk_len: usize) -> Theta<T> {
+    let mut theta = Theta::zeros(here.len(), chunk_len);
+    theta.fill(|place, values: &mut [T]| {
+        let first_key = here.start + place;
         let end = first_key + values.len();
         for (table, keys) in tables.ranges() {
             let (from, to) = (keys.start.max(first_key), keys.end.min(end));
@@ -254,8 +286,8 @@ fn first_theta<T: Element>(tables: &Tables, chunk_len: usize) -> Theta<T> {
 }
 
 fn copy<T: Element>(theta: &mut Theta<T>, values: &[T]) {
-    theta.fill(|first_key, chunk| {
-        chunk.copy_from_slice(&values[first_key..first_key + chunk.len()]);
+    theta.fill(|place, chunk| {
+        chunk.copy_from_slice(&values[place..place + chunk.len()]);
     });
 }
 

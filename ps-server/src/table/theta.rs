@@ -78,7 +78,7 @@ impl<T: Element> Theta<T> {
         }
     }
 
-    /// Lets `write` set the elements of each chunk, given the key of the first.
+    /// Lets `write` set the elements of each chunk, given the place of the first.
     ///
     /// # Panics
     /// If somebody reads theta already.

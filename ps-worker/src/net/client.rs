@@ -1,4 +1,4 @@
-//! One server as a worker sees it: every call of the wire, with its deadline.
+//! A job's servers as a worker sees them, mostly one: every call of the wire, with its deadline.
 //!
 //! Turns domain values into messages and statuses into [`Failure`]s. Decides nothing: what to do
 //! about a failure is `retry`'s and the session's business.
@@ -7,29 +7,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use prost::Message;
-use ps_common::Element;
 use ps_common::calls::{
     Caller, Evaluation, JoinAnswer, JoinRequest, Leave, PullHeader, PullRequest, PushHeader,
     PushResult, Status,
 };
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{JobState, WorkerStats};
+use ps_common::partition::Partition;
 use ps_common::statistics::Statistics;
-use ps_common::wire::frames::{Arrived, PREFIX_BYTES};
+use ps_common::wire::frames::PREFIX_BYTES;
 use ps_common::wire::pb::membership_client::MembershipClient;
 use ps_common::wire::pb::operator_client::OperatorClient;
 use ps_common::wire::pb::parameters_client::ParametersClient;
 use ps_common::wire::status::{Failure, from_status};
-use ps_common::wire::{self, frames, parameters, pb};
-use tokio::sync::mpsc;
+use ps_common::wire::{self, parameters, pb};
+use ps_common::{Element, Error, ErrorCode};
 use tokio::time::Instant;
 
 use super::connect::{Approach, Line, NoConnection, Route};
+use super::others::{Others, call, end, next_of_theta};
 use super::retry::Budget;
-use super::steps::Steps;
-use super::stream::open;
-use super::tensor::{Assembly, ChunkHead, broken, chunks};
+use super::steps::{Steps, together};
+use super::tensor::{Assembly, broken, chunks};
 
 /// An unanswered call is given up after this long; one that waits by its nature has this much on
 /// top of its wait.
@@ -76,14 +77,15 @@ impl Traffic {
     }
 }
 
-/// A connection to one server. Clones share it; it reconnects by itself at the next call after it
-/// was cut.
+/// Connections to the servers of a job: all that is decided is asked of the first, and theta is cut
+/// among all. Clones share them; each reconnects by itself at the next call after it was cut.
 #[derive(Debug, Clone)]
 pub struct Client {
     membership: MembershipClient<Line>,
     parameters: ParametersClient<Line>,
     operator: OperatorClient<Line>,
     line: Line,
+    others: Others,
     traffic: Arc<Traffic>,
 }
 
@@ -93,42 +95,31 @@ impl Client {
     /// # Errors
     /// Configuration where `url` is none; unavailable, with the last cause, where nobody answers.
     pub async fn connect(url: &str, patience: Duration) -> Result<Self, ExitError> {
-        Self::connect_with(url, patience, &Approach::default()).await
+        Self::connect_with(&[url], patience, &Approach::default()).await
     }
 
-    /// Like [`Client::connect`], as `approach` says; `https://HOST:PORT` wants TLS there.
+    /// Connects to the servers of a job, in order of partition, each as [`Client::connect`] and as
+    /// `approach` says; `https://HOST:PORT` wants TLS there.
     ///
     /// # Errors
     /// As [`Client::connect`], and configuration where TLS fails for good. A congestion control that
     /// the system does not know looks like a server that is not reachable, with the kernel's word
     /// for it as the cause.
+    ///
+    /// # Panics
+    /// If there is no server.
     pub async fn connect_with(
-        url: &str,
+        urls: &[impl AsRef<str>],
         patience: Duration,
         approach: &Approach,
     ) -> Result<Self, ExitError> {
-        let route = Route::new(url, approach)?;
-        let mut budget = Budget::new(patience, approach.surroundings.seed);
-        loop {
-            let begun = Instant::now();
-            let error = match route.connect().await {
-                Ok(line) => return Ok(Self::over(line)),
-                Err(NoConnection::Hopeless(error)) => return Err(error),
-                Err(NoConnection::Failed(error)) => error,
-            };
-            // The time that the attempt took counts against the patience as well.
-            let Some(pause) = budget.spend(begun, None) else {
-                return Err(ExitError::new(
-                    Exit::Unavailable,
-                    format!("server {url} is not reachable within {patience:?}; is it up?"),
-                )
-                .because(error));
-            };
-            tokio::time::sleep(pause).await;
-        }
+        let lines = urls.iter().map(|url| dial(url.as_ref(), patience, approach));
+        let mut lines = try_join_all(lines).await?;
+        let first = lines.remove(0);
+        Ok(Self { others: Others::over(lines), ..Self::over(first) })
     }
 
-    /// Calls over a line that is already there.
+    /// Calls over a line that is already there, to a lone server.
     pub fn over(line: impl Into<Line>) -> Self {
         let line = line.into();
         Self {
@@ -142,6 +133,7 @@ impl Client {
                 .max_decoding_message_size(STATUS_BYTES_MAX)
                 .max_encoding_message_size(wire::CONTROL_MESSAGE_BYTES_MAX),
             line,
+            others: Others::default(),
             traffic: Arc::default(),
         }
     }
@@ -157,7 +149,8 @@ impl Client {
         &self.traffic
     }
 
-    /// Enters the job.
+    /// Enters the job. Where it has another number of servers than this client knows, the caller is
+    /// out of it again, and the failure names both.
     ///
     /// # Errors
     /// The server's refusal, or a failed connection; so for all calls below.
@@ -165,7 +158,24 @@ impl Client {
         let request = pb::JoinRequest::from(request);
         let mut stub = self.membership.clone();
         let answer = self.unary(CALL_DEADLINE, request, async move |r| stub.join(r).await).await?;
-        JoinAnswer::try_from(answer).map_err(broken)
+        let answer = JoinAnswer::try_from(answer).map_err(broken)?;
+        let (here, there) = (self.others.n_servers(), answer.first_keys.len());
+        if here as usize != there {
+            let stats = WorkerStats::default();
+            // It was no member that the job has any use for.
+            let _ = self.leave(Leave { caller: answer.caller, stats, final_metrics: None }).await;
+            let what = format!(
+                "--server names {here}, the job has {there} servers: name them all, in order of \
+                 partition"
+            );
+            return Err(Error::new(ErrorCode::ConfigMismatch, what).into());
+        }
+        let whole = Partition { index: 0, count: here };
+        if answer.first_keys != whole.first_keys(answer.dim) {
+            let what = format!("theta is cut at keys {:?}", answer.first_keys);
+            return Err(broken(format!("{what}, not {:?}", whole.first_keys(answer.dim))));
+        }
+        Ok(answer)
     }
 
     /// Renews the lease; `(version of theta, state of the job)`.
@@ -248,38 +258,43 @@ impl Client {
         mut request: PullRequest,
         theta: &mut [T],
     ) -> Result<PullHeader, Failure> {
-        let wait = *request.wait_max.get_or_insert(WAIT_MAX);
-        let request = frames::plain(&pb::PullRequest::from(request));
-        self.traffic.count_sent(request.len() - PREFIX_BYTES);
-        let (requests, queue) = mpsc::channel(1);
-        requests.try_send(request).expect("there is room for it");
-        drop(requests);
-        let limit = wait + CALL_DEADLINE;
-        let mut answers = open(self.line.clone(), "/ps.v1.Parameters/Pull", queue);
-        let dim = theta.len() as u64;
-        let mut assembly = Assembly::new(theta);
+        let limit = *request.wait_max.get_or_insert(WAIT_MAX) + CALL_DEADLINE;
+        let exchange = self.others.next_exchange(request.caller);
+        let request = pb::PullRequest { exchange: exchange.number, ..request.into() };
+        let dim = theta.len();
+        let (own, rest) = theta.split_at_mut(self.others.own_len(dim));
+        let receive = async {
+            let header = self.receive(&request, limit, own).await?;
+            Ok((header, Some(header.version)))
+        };
+        let (header, _) = match self.others.is_empty() {
+            true => receive.await?,
+            false => {
+                let take = self.others.take(exchange, limit, (dim, rest), &self.traffic);
+                together(receive, take).await?
+            }
+        };
+        Ok(header)
+    }
+
+    /// The first server's part of theta.
+    async fn receive<T: Element>(
+        &self,
+        request: &pb::PullRequest,
+        limit: Duration,
+        own: &mut [T],
+    ) -> Result<PullHeader, Failure> {
+        let mut answers = call(self.line.clone(), "/ps.v1.Parameters/Pull", request, &self.traffic);
+        let mut assembly = Assembly::new(own);
         let mut header = None;
         loop {
-            let arrived = within(limit, answers.next::<pb::PullResponse>()).await?;
-            let Some(Arrived { fields: chunk, data, message_bytes }) = arrived else {
-                return Err(broken("theta ends before its last chunk"));
-            };
-            self.traffic.count_received(message_bytes);
-            if chunk.dim != dim {
-                return Err(broken(format!("theta of {} elements, not {dim}", chunk.dim)));
-            }
+            let (chunk, whole) =
+                next_of_theta(&mut answers, limit, &mut assembly, &self.traffic).await?;
             if header.is_none() {
                 header = Some(PullHeader::try_from(&chunk).map_err(broken)?);
             }
-            let head = ChunkHead {
-                dtype: chunk.dtype,
-                version: chunk.version,
-                key: chunk.key,
-                last: chunk.last,
-            };
-            if assembly.accept(head, data)? {
-                // Reading to the end lets the stream close in order.
-                while within(limit, answers.next::<pb::PullResponse>()).await?.is_some() {}
+            if whole {
+                end(&mut answers).await?;
                 return header.ok_or_else(|| broken("theta without a header"));
             }
         }
@@ -296,7 +311,9 @@ impl Client {
         gradient: &[T],
     ) -> Result<PushResult, Failure> {
         let wait = *header.wait_max.get_or_insert(WAIT_MAX);
-        let messages: Vec<_> = messages(header, gradient).collect();
+        let staged = self.others.stage(header, gradient, &self.traffic).await?;
+        let own = &gradient[..self.others.own_len(gradient.len())];
+        let messages: Vec<_> = messages(header, own, staged).collect();
         messages.iter().for_each(|message| self.traffic.count_sent(message.encoded_len()));
         let mut stub = self.parameters.clone();
         let answer = answered(stub.push(tokio_stream::iter(messages)));
@@ -308,7 +325,7 @@ impl Client {
 
     /// A standing stream of steps; it is opened with the first one.
     pub fn steps(&self) -> Steps {
-        Steps::new(self.line.clone(), self.traffic.clone())
+        Steps::new(self.line.clone(), self.others.clone(), self.traffic.clone())
     }
 
     async fn unary<Q: Message, A: Message>(
@@ -324,17 +341,41 @@ impl Client {
     }
 }
 
+/// A connection to `url`, tried again for `patience`.
+async fn dial(url: &str, patience: Duration, approach: &Approach) -> Result<Line, ExitError> {
+    let route = Route::new(url, approach)?;
+    let mut budget = Budget::new(patience, approach.surroundings.seed);
+    loop {
+        let begun = Instant::now();
+        let error = match route.connect().await {
+            Ok(line) => return Ok(line),
+            Err(NoConnection::Hopeless(error)) => return Err(error),
+            Err(NoConnection::Failed(error)) => error,
+        };
+        // The time that the attempt took counts against the patience as well.
+        let Some(pause) = budget.spend(begun, None) else {
+            return Err(ExitError::new(
+                Exit::Unavailable,
+                format!("server {url} is not reachable within {patience:?}; is it up?"),
+            )
+            .because(error));
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// The messages of one push. Each chunk is copied once, out of the gradient.
-pub(super) fn messages<T: Element>(
+fn messages<T: Element>(
     header: PushHeader,
     gradient: &[T],
+    staged: Option<u32>,
 ) -> impl Iterator<Item = pb::PushRequest> {
     chunks(gradient).map(move |chunk| pb::PushRequest {
         header: (chunk.key == 0).then(|| header.into()),
         dtype: pb::Dtype::from(T::DTYPE).into(),
         key: chunk.key,
         last: chunk.last,
-        staged: None,
+        staged: staged.filter(|_| chunk.last),
         data: bytes::Bytes::copy_from_slice(ps_common::dtype::as_le_bytes(chunk.values)),
     })
 }

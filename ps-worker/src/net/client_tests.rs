@@ -243,6 +243,7 @@ fn header(clock: u64) -> PushHeader {
         loss: Some(0.5),
         penalty: None,
         wait_max: None,
+        exchange: 5,
     }
 }
 
@@ -262,7 +263,8 @@ async fn round_trips<T: Element>(client: &Client, n: usize) {
     }
     client.push(header(0), &gradient).await.expect("answered");
     let mut theta = vec![T::ZERO; n];
-    let request = PullRequest { caller: CALLER, version_min: 0, r#final: false, wait_max: None };
+    let request =
+        PullRequest { caller: CALLER, version_min: 0, r#final: false, wait_max: None, exchange: 0 };
     let pulled = client.pull(request, &mut theta).await.expect("answered");
     assert_eq!((pulled.version, pulled.seconds, pulled.waited.as_micros()), (3, 0.5, 7));
     assert!(theta == doubled, "theta of {n} elements");

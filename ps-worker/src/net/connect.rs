@@ -57,16 +57,18 @@ struct Tls {
 }
 
 impl Credentials {
-    /// Reads the files that `args` names, for a server at `url`.
+    /// Reads the files that `args` names, for servers at `urls`.
     ///
     /// # Errors
     /// Configuration or I/O, naming flag and file.
-    pub fn load(args: &CredentialArgs, url: &str) -> Result<Self, ExitError> {
-        let tls = if args.check(url)? { Some(Tls::load(args)?) } else { None };
+    pub fn load(args: &CredentialArgs, urls: &[impl AsRef<str>]) -> Result<Self, ExitError> {
+        let tls = if args.check(urls)? { Some(Tls::load(args)?) } else { None };
         let token = args.token_file.as_deref();
         let token = token.map(|path| Token::read("--token-file", path)).transpose()?;
-        if token.is_some() && tls.is_none() && !is_loopback(&parse_url(url)?) {
-            tracing::warn!(url, "the token goes over the network in the clear; use https://");
+        for url in urls.iter().map(AsRef::as_ref) {
+            if token.is_some() && tls.is_none() && !is_loopback(&parse_url(url)?) {
+                tracing::warn!(url, "the token goes over the network in the clear; use https://");
+            }
         }
         let token = token.map(|token| {
             let mut value =

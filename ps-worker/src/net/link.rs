@@ -79,6 +79,8 @@ pub(super) enum Recovery {
 
 /// A member of a job.
 pub(super) struct Link {
+    servers: Vec<String>,
+    /// The servers, for a person.
     url: String,
     approach: Approach,
     client: Client,
@@ -97,11 +99,12 @@ impl Link {
         request: JoinRequest,
         present: watch::Sender<Option<Presence>>,
     ) -> Result<Option<Self>, ExitError> {
-        let url = attachment.server.clone();
-        let credentials = Credentials::load(&attachment.credentials, &url)?;
+        let servers = attachment.servers.clone();
+        let url = servers.join(",");
+        let credentials = Credentials::load(&attachment.credentials, &servers)?;
         let surroundings = surroundings.clone();
         let approach = Approach { credentials, surroundings, congestion: None };
-        let client = Client::connect_with(&url, attachment.patience, &approach).await?;
+        let client = Client::connect_with(&servers, attachment.patience, &approach).await?;
         let mut budget = Budget::new(attachment.patience, approach.surroundings.seed);
         if let Some(workers) = attachment.workers {
             check_workers(workers, &client, &mut budget, &url).await?;
@@ -119,7 +122,7 @@ impl Link {
             }
             return Err(other_workers(workers, answer.n_shards, &url));
         }
-        let link = Self { url, approach, client, request, answer, budget, present, stats };
+        let link = Self { servers, url, approach, client, request, answer, budget, present, stats };
         link.publish();
         Ok(Some(link))
     }
@@ -214,7 +217,7 @@ impl Link {
         self.present.send_replace(None);
         let traffic = self.client.traffic().clone();
         let patience = self.budget.patience();
-        let client = Client::connect_with(&self.url, patience, &self.approach).await?;
+        let client = Client::connect_with(&self.servers, patience, &self.approach).await?;
         self.client = client.counting(traffic);
         if self.request.role == Role::Worker {
             // The shard in memory goes with the rank.

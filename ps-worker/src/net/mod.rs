@@ -8,6 +8,7 @@ pub mod connect;
 pub mod evaluate;
 mod lesson;
 pub mod link;
+mod others;
 pub mod retry;
 pub mod session;
 #[cfg(test)]

@@ -105,7 +105,8 @@ pub(super) async fn pull<T: Element>(
     loop {
         let pulled = link
             .call(async |client, caller| {
-                let request = PullRequest { caller, version_min, r#final, wait_max: None };
+                let request =
+                    PullRequest { caller, version_min, r#final, wait_max: None, exchange: 0 };
                 client.pull(request, theta).await
             })
             .await?;
@@ -203,7 +204,8 @@ impl<T: Real> Session<T> {
                 .link
                 .call_as_joined(async |client, caller| {
                     let (r#final, wait_max) = (true, None);
-                    let request = PullRequest { caller, version_min: 0, r#final, wait_max };
+                    let request =
+                        PullRequest { caller, version_min: 0, r#final, wait_max, exchange: 0 };
                     client.pull(request, theta).await
                 })
                 .await?;
@@ -250,6 +252,7 @@ impl<T: Real> Session<T> {
                 loss: self.told(loss.loss),
                 penalty: self.told(loss.penalty),
                 wait_max: None,
+                exchange: 0,
             };
             let result = match self.step(header).await? {
                 Ok(result) => result,

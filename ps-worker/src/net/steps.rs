@@ -1,43 +1,43 @@
-//! The standing stream of a worker: gradient out, next theta in, over one PushPull call.
+//! The standing stream of a worker: gradient out, next theta in, over one PushPull call. With several
+//! servers that call goes to the first one, and the others' parts come and go beside it (`others`).
 //!
 //! Owns the order of messages on the stream. A failure ends the stream; the caller opens another
 //! and sends the same push again, which its name keeps from counting twice.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use ps_common::Element;
 use ps_common::calls::{Outcome, PushHeader, PushResult};
 use ps_common::job::JobState;
-use ps_common::wire::frames::{Arrived, PREFIX_BYTES, with_data};
+use ps_common::wire::frames::Arrived;
 use ps_common::wire::pb;
 use ps_common::wire::status::Failure;
-use ps_common::{Element, dtype};
 use tokio::sync::mpsc;
 
 use super::client::{CALL_DEADLINE, Traffic, WAIT_MAX, within};
 use super::connect::Line;
+use super::others::{CHUNKS_QUEUED, Others, send_chunk};
 use super::stream::{Incoming, open};
 use super::tensor::{Assembly, ChunkHead, broken, chunks};
-
-/// Chunks between the copy out of the gradient and the connection: enough to keep it busy, few
-/// enough to stay in cache.
-const CHUNKS_QUEUED: usize = 4;
 
 /// A stream of steps. After an error every further step fails: open another.
 #[derive(Debug)]
 pub struct Steps {
     requests: mpsc::Sender<Bytes>,
     answers: Incoming,
+    others: Others,
     traffic: Arc<Traffic>,
     theta_version: u64,
 }
 
 impl Steps {
-    pub(super) fn new(line: Line, traffic: Arc<Traffic>) -> Self {
+    pub(super) fn new(line: Line, others: Others, traffic: Arc<Traffic>) -> Self {
         let (requests, queue) = mpsc::channel(CHUNKS_QUEUED);
         let answers = open(line, "/ps.v1.Parameters/PushPull", queue);
-        Self { requests, answers, traffic, theta_version: 0 }
+        Self { requests, answers, others, traffic, theta_version: 0 }
     }
 
     /// Version of the theta that the latest step gave: at least that of its result, and more where
@@ -67,9 +67,9 @@ impl Steps {
     ) -> Result<PushResult, Failure> {
         assert_eq!(gradient.len(), theta.len(), "gradient and theta are of one length");
         let limit = *header.wait_max.get_or_insert(WAIT_MAX) + CALL_DEADLINE;
-        let mut waited = Duration::ZERO;
+        let (mut waited, mut staged) = (Duration::ZERO, None);
         loop {
-            let answer = self.attempt(limit, header, gradient, theta).await;
+            let answer = self.attempt(limit, header, &mut staged, gradient, theta).await;
             let mut result = answer.inspect_err(|_| self.answers = Incoming::Ended)?;
             waited += result.waited;
             if result.outcome != Outcome::Waiting || result.state != JobState::Running {
@@ -84,47 +84,85 @@ impl Steps {
         &mut self,
         limit: Duration,
         header: PushHeader,
+        staged: &mut Option<u32>,
         gradient: &[T],
         theta: &mut [T],
     ) -> Result<PushResult, Failure> {
-        let Self { requests, answers, traffic, theta_version } = self;
-        let send = async {
-            for chunk in chunks(gradient) {
-                let fields = pb::PushRequest {
-                    header: (chunk.key == 0).then(|| header.into()),
-                    dtype: pb::Dtype::from(T::DTYPE).into(),
-                    key: chunk.key,
-                    last: chunk.last,
-                    staged: None,
-                    data: Bytes::new(),
-                };
-                let message = with_data(&fields, dtype::as_le_bytes(chunk.values));
-                let n_bytes = message.len() - PREFIX_BYTES;
-                match tokio::time::timeout(CALL_DEADLINE, requests.send(message)).await {
-                    Ok(Ok(())) => traffic.count_sent(n_bytes),
-                    // The call has ended: its answer says why.
-                    Ok(Err(_)) => std::future::pending().await,
-                    Err(_) => {
-                        let what = format!("no chunk could be sent for {CALL_DEADLINE:?}");
-                        return Err(Failure::Transport(what));
+        let Self { requests, answers, traffic, others, theta_version } = self;
+        let dim = theta.len();
+        let exchange = others.next_exchange(header.caller);
+        let own = &gradient[..others.own_len(dim)];
+        let push = async {
+            let stage = async {
+                match *staged {
+                    // What was staged for a push that waits is kept with it.
+                    Some(_) => Ok(()),
+                    None => {
+                        others.stage(header, gradient, traffic).await.map(|digest| *staged = digest)
                     }
                 }
-            }
-            Ok(())
+            };
+            let mut first = Some(pb::PushHeader { exchange: exchange.number, ..header.into() });
+            let mut last = None;
+            let send = async {
+                for chunk in chunks(own) {
+                    match chunk.last {
+                        true => last = Some(chunk),
+                        false => send_chunk(requests, first.take(), chunk, None, traffic).await?,
+                    }
+                }
+                Ok(())
+            };
+            tokio::try_join!(stage, send)?;
+            let last = last.expect("a part has a last chunk");
+            send_chunk(requests, first.take(), last, *staged, traffic).await
         };
         tokio::select! {
             biased;
-            sent = send => sent?,
+            sent = push => sent?,
             early = answers.next::<pb::PushPullResponse>() => return Err(match early {
                 Err(failure) => failure,
                 Ok(None) => ended(),
                 Ok(Some(_)) => broken("an answer before the push was whole"),
             }),
         }
-        let (result, version) = receive(limit, answers, traffic, theta).await?;
+        let (own, rest) = theta.split_at_mut(own.len());
+        let receive = receive(limit, answers, traffic, own);
+        let (result, version) = match others.is_empty() {
+            true => receive.await?,
+            false => together(receive, others.take(exchange, limit, (dim, rest), traffic)).await?,
+        };
         *theta_version = version.unwrap_or(*theta_version);
         Ok(result)
     }
+}
+
+/// The first server's answer with the parts of the others, which are of the same version if it has
+/// theta at all.
+pub(super) async fn together<A>(
+    receive: impl Future<Output = Result<(A, Option<u64>), Failure>>,
+    take: impl Future<Output = Result<u64, Failure>>,
+) -> Result<(A, Option<u64>), Failure> {
+    let (mut receive, mut take) = (pin!(receive), pin!(take));
+    let mut taken = None;
+    let (answer, version) = tokio::select! {
+        answer = &mut receive => answer?,
+        version = &mut take => {
+            taken = Some(version?);
+            receive.await?
+        }
+    };
+    // Without theta nobody gives anything.
+    let Some(version) = version else { return Ok((answer, None)) };
+    let theirs = match taken {
+        Some(version) => version,
+        None => take.await?,
+    };
+    if theirs != version {
+        let what = format!("theta's parts are of versions {version} and {theirs}");
+        return Err(broken(what));
+    }
+    Ok((answer, Some(version)))
 }
 
 /// A server that drains closes the stream without a word; the push may be sent over another one.

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
+use prost::Message;
 use ps_common::wire::PARAMETERS_MESSAGE_BYTES_MAX;
 use ps_common::wire::frames::{Arrived, Carrier, Inbox};
 use ps_common::wire::status::{Failure, from_status};
@@ -52,14 +53,27 @@ impl fmt::Debug for Incoming {
 impl Incoming {
     /// The next message; `None`: the call has ended well. Nothing is lost when the future is dropped.
     pub(super) async fn next<M: Carrier>(&mut self) -> Result<Option<Arrived<M>>, Failure> {
+        self.next_by(|inbox| inbox.next_chunk(PARAMETERS_MESSAGE_BYTES_MAX)).await
+    }
+
+    /// As [`Incoming::next`], of a message that carries no tensor.
+    pub(super) async fn next_message<M: Message + Default>(
+        &mut self,
+    ) -> Result<Option<M>, Failure> {
+        self.next_by(|inbox| inbox.next_message(PARAMETERS_MESSAGE_BYTES_MAX)).await
+    }
+
+    async fn next_by<A>(
+        &mut self,
+        mut next: impl FnMut(&mut Inbox) -> Result<Option<A>, Status>,
+    ) -> Result<Option<A>, Failure> {
         if let Self::Opening(opening) = self {
             let body = opening.await?;
             *self = Self::Open { body, inbox: Inbox::default() };
         }
         let Self::Open { body, inbox } = self else { return Ok(None) };
         loop {
-            let arrived = inbox.next_chunk(PARAMETERS_MESSAGE_BYTES_MAX);
-            if let Some(arrived) = arrived.map_err(|status| broken(status.message()))? {
+            if let Some(arrived) = next(inbox).map_err(|status| broken(status.message()))? {
                 return Ok(Some(arrived));
             }
             let frame = match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
@@ -71,7 +85,9 @@ impl Incoming {
                 Ok(data) => inbox.put(data),
                 Err(frame) => {
                     check_status(&frame.into_trailers().unwrap_or_default())?;
-                    return match inbox.is_empty() {
+                    let is_empty = inbox.is_empty();
+                    *self = Self::Ended;
+                    return match is_empty {
                         true => Ok(None),
                         false => Err(broken("the call ended inside a message")),
                     };

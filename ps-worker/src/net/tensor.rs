@@ -38,6 +38,8 @@ pub(super) fn chunks<T: Element>(values: &[T]) -> impl Iterator<Item = Chunk<'_,
 #[derive(Debug)]
 pub(super) struct Assembly<'a, T> {
     theta: &'a mut [T],
+    /// Of theta's first element here.
+    first_key: usize,
     n_filled: usize,
     version: Option<u64>,
 }
@@ -58,7 +60,17 @@ pub(super) struct ChunkHead {
 impl<'a, T: Element> Assembly<'a, T> {
     /// Nothing has arrived yet.
     pub(super) fn new(theta: &'a mut [T]) -> Self {
-        Self { theta, n_filled: 0, version: None }
+        Self::from_key(0, theta)
+    }
+
+    /// A part of theta, whose first element has `first_key`.
+    pub(super) fn from_key(first_key: usize, theta: &'a mut [T]) -> Self {
+        Self { theta, first_key, n_filled: 0, version: None }
+    }
+
+    /// Elements that it takes.
+    pub(super) fn dim(&self) -> u64 {
+        self.theta.len() as u64
     }
 
     /// Copies a chunk to its place. `Ok(true)`: theta is complete.
@@ -81,8 +93,9 @@ impl<'a, T: Element> Assembly<'a, T> {
         if *self.version.get_or_insert(head.version) != head.version {
             return Err(broken(format!("chunks of more than one version ({})", head.version)));
         }
-        if head.key != self.n_filled as u64 {
-            return Err(broken(format!("a chunk at key {}, not {}", head.key, self.n_filled)));
+        let key = (self.first_key + self.n_filled) as u64;
+        if head.key != key {
+            return Err(broken(format!("a chunk at key {}, not {key}", head.key)));
         }
         let size = T::DTYPE.size_bytes();
         let end = self.n_filled + n_bytes / size;
@@ -142,6 +155,18 @@ mod tests {
         assert_eq!(assembly.accept(head(0, false), &bytes[..16]), Ok(false));
         assert_eq!(assembly.accept(head(2, true), &bytes[16..]), Ok(true));
         assert_eq!(theta, values);
+    }
+
+    #[test]
+    fn a_part_of_theta_counts_keys_over_all_of_it() {
+        let mut part = [0f64; 2];
+        let mut assembly = Assembly::from_key(7, &mut part);
+        let bytes = dtype::as_le_bytes(&[4.0f64, 5.0]);
+        let failure = assembly.accept(head(0, false), &bytes[..8]).expect_err("not from 0");
+        assert!(failure.to_string().contains("at key 0, not 7"), "{failure}");
+        assert_eq!(assembly.accept(head(7, false), &bytes[..8]), Ok(false));
+        assert_eq!(assembly.accept(head(8, true), &bytes[8..]), Ok(true));
+        assert_eq!(part, [4.0, 5.0]);
     }
 
     #[test]

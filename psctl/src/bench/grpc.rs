@@ -91,9 +91,9 @@ pub(super) async fn connect(args: &WorkerArgs) -> Result<Connection, ExitError> 
     let url = format!("{scheme}://{}", args.address);
     let tls_ca = tls.map(|folder| folder.join("ca.pem"));
     let credentials =
-        Credentials::load(&CredentialArgs { tls_ca, ..CredentialArgs::default() }, &url)?;
+        Credentials::load(&CredentialArgs { tls_ca, ..CredentialArgs::default() }, &[&url])?;
     let approach = Approach { congestion, credentials, ..Approach::default() };
-    let client = Client::connect_with(&url, CONNECT_PATIENCE, &approach).await?;
+    let client = Client::connect_with(&[&url], CONNECT_PATIENCE, &approach).await?;
     let tables = Tables::new(vec![Table::zeros("theta", &[args.job.n as u64], false)])
         .map_err(|e| ExitError::config("--sizes makes no theta").because(e))?;
     let request = JoinRequest {
@@ -136,6 +136,7 @@ pub(super) async fn steps<T: Element>(
             loss: None,
             penalty: None,
             wait_max: None,
+            exchange: 0,
         };
         let began = Instant::now();
         let result = connection.steps.step(header, gradient, theta).await;

@@ -200,6 +200,12 @@ impl CompareArgs {
                 error.message = format!("variant `{name}`: {}", error.message);
                 error
             })?;
+            if self.virtual_time.simulated && args.cluster.servers > 1 {
+                return Err(ExitError::config(format!(
+                    "variant `{name}`: --servers {} with --simulated: virtual time has one server",
+                    args.cluster.servers
+                )));
+            }
             if args.job.rounds == 0 {
                 return Err(ExitError::config(format!(
                     "variant `{name}`: --rounds 0 has no meaning with psctl compare: the next run \

@@ -21,12 +21,13 @@ Examples:
   psctl local                                        the built-in problem: 4 workers, 100 rounds
   psctl local --mode async --workers 8 --lr 0.05     no barrier
   psctl local --data train.csv --target last --model logistic --report run.json --plot loss.svg
+  psctl local --servers 2 --workers 4                theta cut between two servers
   psctl local --config run.toml --json | jq .final   the report on stdout
 
-One server process and K worker processes are started on this machine and ended with the command,
+S server processes and K worker processes are started on this machine and ended with the command,
 however it ends. Every option is also a PS_... environment variable and a key of --config FILE.toml.";
 
-/// Trains on this machine: a server process, worker processes, progress, a report
+/// Trains on this machine: server processes, worker processes, progress, a report
 #[derive(Args, Debug, Clone, Serialize)]
 #[command(after_help = EXAMPLES)]
 #[serde(rename_all = "kebab-case")]
@@ -96,13 +97,13 @@ pub struct OutputArgs {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Processes")]
 pub struct ClusterArgs {
-    /// Servers that share theta; more than one is not built yet
-    #[arg(long, env = "PS_SERVERS", default_value_t = 1, value_name = "S")]
+    /// Servers that share theta, each with the keys of its part
+    #[arg(long, env = "PS_SERVERS", default_value_t = 1, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub servers: u32,
-    /// Port of the server on 127.0.0.1; 0 takes any free one
+    /// Port of the first server on 127.0.0.1; 0 takes any free one
     #[arg(long, env = "PS_PORT", default_value_t = 0, value_name = "PORT")]
     pub port: u16,
-    /// How often lost processes are started again, all of them together; the server only with
+    /// How often lost processes are started again, all of them together; servers only with
     /// --checkpoint-dir
     #[arg(long, env = "PS_RESTARTS", default_value_t = 3, value_name = "N")]
     pub restarts: u32,
@@ -123,12 +124,6 @@ impl LocalArgs {
     /// # Errors
     /// A configuration error that names the flag; an output that cannot be created.
     pub fn check(&self) -> Result<Option<String>, ExitError> {
-        if self.cluster.servers != 1 {
-            return Err(ExitError::config(format!(
-                "--servers {}: several servers are not built yet; --servers 1 holds all of theta",
-                self.cluster.servers
-            )));
-        }
         if !self.evaluation.test_labels.is_empty() && self.evaluation.test_data.is_empty() {
             return Err(ExitError::config(
                 "--test-labels has no meaning without --test-data: name the file of the rows, too",
@@ -252,8 +247,7 @@ pub(super) mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_by_name() {
         for (arguments, says) in [
-            (&["--servers=2"][..], "--servers 2"),
-            (&["--test-labels=x"], "--test-labels"),
+            (&["--test-labels=x"][..], "--test-labels"),
             (&["--eval-every=3"], "--eval-every"),
             (&["--data=x", "--data-is-shard=true"], "--data-is-shard"),
             (&["--theta-out=x.bin"], "--theta-out x.bin"),

@@ -28,7 +28,7 @@ pub struct Trained {
     pub error: Option<ExitError>,
 }
 
-/// Trains with one server process and K worker processes, leaves none of them behind, and shows
+/// Trains with S server processes and K worker processes, leaves none of them behind, and shows
 /// and writes what was asked for.
 ///
 /// # Errors

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ps_common::flags::to_arguments;
 
@@ -14,8 +14,8 @@ use super::args::LocalArgs;
 /// A process of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Who {
-    /// Keeps theta.
-    Server,
+    /// Keeps a part of theta: which, counted from 0, who decides.
+    Server(u32),
     /// Has a rank.
     Worker(u32),
     /// Measures the objective.
@@ -25,7 +25,8 @@ pub(super) enum Who {
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Server => f.write_str("server"),
+            Self::Server(0) => f.write_str("server"),
+            Self::Server(index) => write!(f, "server {index}"),
             Self::Worker(rank) => write!(f, "worker {rank}"),
             Self::Evaluator => f.write_str("evaluator"),
         }
@@ -37,45 +38,85 @@ impl Who {
     pub(super) fn rank(self) -> Option<u32> {
         match self {
             Self::Worker(rank) => Some(rank),
-            Self::Server | Self::Evaluator => None,
+            Self::Server(_) | Self::Evaluator => None,
         }
     }
 }
 
-/// Arguments of the server at `port`. `port_file` and `report` are where it leaves its port and its
-/// report.
-pub(super) fn server_arguments(
-    args: &LocalArgs,
-    port: u16,
-    port_file: &Path,
-    report: &Path,
-) -> Vec<OsString> {
+/// Where a server listens and what it leaves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Post<'a> {
+    /// Which of the servers, counted from 0.
+    pub(super) index: u32,
+    /// Where it listens; 0: anywhere.
+    pub(super) port: u16,
+    /// Ports of the servers after the first, which the first one calls.
+    pub(super) others: &'a [u16],
+    /// Where it leaves its port.
+    pub(super) port_file: &'a Path,
+    /// Where the first one leaves the report.
+    pub(super) report: &'a Path,
+}
+
+/// Arguments of the server at `post`.
+pub(super) fn server_arguments(args: &LocalArgs, post: Post<'_>) -> Vec<OsString> {
+    let Post { index, port, others, port_file, report } = post;
+    let n_servers = args.cluster.servers;
     let mut arguments = to_arguments(&args.crew);
     arguments.extend(to_arguments(&args.job));
-    arguments.extend(to_arguments(&args.durability));
+    let mut durability = args.durability.clone();
+    durability.checkpoint_dir = None;
+    arguments.extend(to_arguments(&durability));
+    if let Some(path) = checkpoint_dir(args, index) {
+        arguments.push(path_argument("checkpoint-dir", &path));
+    }
     arguments.push(format!("--listen=127.0.0.1:{port}").into());
     arguments.push(path_argument("port-file", port_file));
-    arguments.push(path_argument("report", report));
-    if let Some(path) = &args.output.theta_out {
-        arguments.push(path_argument("theta-out", path));
+    if n_servers > 1 {
+        arguments.push(format!("--partition={index}/{n_servers}").into());
     }
     if let Some(path) = &args.theta_in {
         arguments.push(path_argument("theta-in", path));
     }
-    if args.needs_evaluator() {
-        arguments.push("--observers=1".into());
+    if index == 0 {
+        if !others.is_empty() {
+            arguments.push(format!("--peers={}", urls(others)).into());
+        }
+        arguments.push(path_argument("report", report));
+        if let Some(path) = &args.output.theta_out {
+            arguments.push(path_argument("theta-out", path));
+        }
+        if args.needs_evaluator() {
+            arguments.push("--observers=1".into());
+        }
     }
     arguments.push("--watch-stdin".into());
     arguments
 }
 
-/// Arguments of a worker, or of the evaluator, of the server at `port`.
+/// Where a server keeps its checkpoints: several servers have a folder each in the one that was
+/// named.
+pub(super) fn checkpoint_dir(args: &LocalArgs, index: u32) -> Option<PathBuf> {
+    let folder = args.durability.checkpoint_dir.as_ref()?;
+    Some(match args.cluster.servers {
+        1 => folder.clone(),
+        _ => folder.join(format!("partition-{index}")),
+    })
+}
+
+/// Servers on this machine.
+fn urls(ports: &[u16]) -> String {
+    let urls: Vec<_> = ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+    urls.join(",")
+}
+
+/// Arguments of a worker, or of the evaluator, of the servers at `ports`.
 ///
 /// # Panics
-/// For the server, which has its own.
-pub(super) fn worker_arguments(args: &LocalArgs, who: Who, port: u16) -> Vec<OsString> {
+/// For a server, which has its own.
+pub(super) fn worker_arguments(args: &LocalArgs, who: Who, ports: &[u16]) -> Vec<OsString> {
     let mut arguments = to_arguments(&args.learn);
-    arguments.push(format!("--server=http://127.0.0.1:{port}").into());
+    arguments.push(format!("--server={}", urls(ports)).into());
     match who {
         Who::Worker(rank) => {
             arguments.push(format!("--rank={rank}").into());
@@ -87,7 +128,7 @@ pub(super) fn worker_arguments(args: &LocalArgs, who: Who, port: u16) -> Vec<OsS
             arguments.push("--evaluate".into());
             arguments.extend(to_arguments(&args.evaluation));
         }
-        Who::Server => panic!("the server is no worker"),
+        Who::Server(_) => panic!("a server is no worker"),
     }
     arguments.push("--watch-stdin".into());
     arguments
@@ -119,13 +160,17 @@ mod tests {
         P::try_parse_from(std::iter::once(name.into()).chain(arguments)).expect("accepted")
     }
 
+    fn post(args: &LocalArgs, index: u32, others: &'static [u16]) -> Post<'static> {
+        let (port_file, report) = (Path::new("/t/port"), Path::new("/t/report"));
+        Post { index, port: args.cluster.port, others, port_file, report }
+    }
+
     fn server(args: &LocalArgs) -> ServerArgs {
-        let (port, report) = (Path::new("/t/port"), Path::new("/t/report"));
-        parsed("ps-server", server_arguments(args, args.cluster.port, port, report))
+        parsed("ps-server", server_arguments(args, post(args, 0, &[])))
     }
 
     fn worker(args: &LocalArgs, who: Who) -> WorkerArgs {
-        parsed("ps-worker", worker_arguments(args, who, 4711))
+        parsed("ps-worker", worker_arguments(args, who, &[4711]))
     }
 
     #[test]
@@ -162,6 +207,33 @@ mod tests {
     }
 
     #[test]
+    fn several_servers_get_the_same_job_and_what_is_their_own() {
+        let flags = ["--servers=3", "--checkpoint-dir=/t/c", "--theta-in=/t/s.csv", "--batch=8"];
+        let args = local(&flags);
+        let words = |index, others| -> Vec<String> {
+            let words = server_arguments(&args, post(&args, index, others));
+            words.into_iter().map(|word| word.into_string().expect("text")).collect()
+        };
+        let (first, third) = (words(0, &[7001, 7002]), words(2, &[]));
+        let has = |words: &[String], word: &str| words.iter().any(|w| w == word);
+        assert!(has(&first, "--partition=0/3") && has(&third, "--partition=2/3"));
+        assert!(has(&first, "--peers=http://127.0.0.1:7001,http://127.0.0.1:7002"));
+        assert!(has(&first, "--checkpoint-dir=/t/c/partition-0"));
+        assert!(has(&third, "--checkpoint-dir=/t/c/partition-2"));
+        for of_all in ["--theta-in=/t/s.csv", "--watch-stdin", "--rounds=100", "--workers=4"] {
+            assert!(has(&first, of_all) && has(&third, of_all), "{of_all}");
+        }
+        for of_the_first in ["--report=/t/report", "--observers=1"] {
+            assert!(has(&first, of_the_first) && !has(&third, of_the_first), "{of_the_first}");
+        }
+        assert!(!third.iter().any(|word| word.starts_with("--peers")));
+        let got: WorkerArgs =
+            parsed("ps-worker", worker_arguments(&args, Who::Worker(0), &[7000, 7001, 7002]));
+        assert_eq!(got.attach.server.len(), 3);
+        assert_eq!(got.attach.server[2], "http://127.0.0.1:7002");
+    }
+
+    #[test]
     fn a_worker_gets_data_and_model_and_its_rank() {
         let args = local(&[
             "--data=a,b.csv",
@@ -180,7 +252,7 @@ mod tests {
         ]);
         let got = worker(&args, Who::Worker(2));
         assert_eq!(to_arguments(&got.learn), to_arguments(&args.learn));
-        assert_eq!(got.attach.server, "http://127.0.0.1:4711");
+        assert_eq!(got.attach.server, ["http://127.0.0.1:4711"]);
         assert_eq!((got.attach.rank, got.attach.evaluate), (Some(2), false));
         assert_eq!(got.attach.compute_delay_ms.as_deref(), Some("2..5"));
         assert!(got.attach.program.watch_stdin);

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use ps_common::cluster::TF_CONFIG;
 use ps_common::exit::{Exit, ExitError};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, ChildStdin};
@@ -66,7 +67,8 @@ impl Processes {
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         // All that it needs stands on its command line; psctl's own PS_REPORT, say, is not for it.
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|n| n.starts_with("PS_") && n != "PS_LOG") {
+            let is_ours = |n: &str| n.starts_with("PS_") && n != "PS_LOG" || n == TF_CONFIG;
+            if name.to_str().is_some_and(is_ours) {
                 command.env_remove(name);
             }
         }

@@ -16,11 +16,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 
 use super::args::LocalArgs;
-use super::plan::{Who, server_arguments, worker_arguments, workers};
+use super::plan::{Post, Who, checkpoint_dir, server_arguments, worker_arguments, workers};
 use super::processes::{Ended, Processes};
 use super::programs::Programs;
 use super::screen::Screen;
-use super::verdict::{Verdict, describe, failure, judge, judge_server};
+use super::verdict::{Verdict, describe, failure, judge, judge_follower, judge_server};
 
 /// A server that does not serve by then never will.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -36,11 +36,13 @@ const ASK_PATIENCE: Duration = Duration::from_millis(500);
 /// If it does not answer, its own end should be seen within this time.
 const GONE_PATIENCE: Duration = Duration::from_millis(200);
 
-/// Where the server leaves what psctl reads.
+/// Who decides.
+const FIRST: Who = Who::Server(0);
+
+/// Where the servers leave what psctl reads.
 #[derive(Debug)]
 pub(super) struct Files {
-    /// The port that it listens on.
-    pub(super) port: PathBuf,
+    directory: PathBuf,
     /// The report.
     pub(super) report: PathBuf,
 }
@@ -48,7 +50,12 @@ pub(super) struct Files {
 impl Files {
     /// In a directory that belongs to this run.
     pub(super) fn within(directory: &Path) -> Self {
-        Self { port: directory.join("port"), report: directory.join("report.json") }
+        Self { directory: directory.to_owned(), report: directory.join("report.json") }
+    }
+
+    /// The port that a server listens on.
+    fn port(&self, index: u32) -> PathBuf {
+        self.directory.join(format!("port-{index}"))
     }
 }
 
@@ -60,7 +67,9 @@ pub(super) struct Run<'a> {
     verbose: bool,
     restarts: u32,
     events: Vec<Event>,
-    /// Others that ended while the server was coming back.
+    /// Of each server, in order of partition; 0 until it has one.
+    ports: Vec<u16>,
+    /// Others that ended while a server was coming back.
     early: Vec<Ended>,
     /// The job's own time, when it was last heard of.
     heard: Option<(Instant, f64)>,
@@ -75,9 +84,12 @@ impl<'a> Run<'a> {
         screen: &'a mut Screen,
         verbose: bool,
     ) -> Self {
+        let mut ports = vec![0; args.cluster.servers as usize];
+        ports[0] = args.cluster.port;
         Self {
             args,
             programs,
+            ports,
             screen,
             verbose,
             restarts: 0,
@@ -92,7 +104,7 @@ impl<'a> Run<'a> {
         self.events
     }
 
-    /// Starts everything and returns once the server has ended with exit code 0.
+    /// Starts everything and returns once the first server has ended with exit code 0.
     ///
     /// # Errors
     /// What ended the run, with the exit code that it means.
@@ -102,13 +114,13 @@ impl<'a> Run<'a> {
         lines: &mut mpsc::UnboundedReceiver<(Who, String)>,
         files: &Files,
     ) -> Result<(), ExitError> {
-        let port = self.start_server(processes, lines, files, self.args.cluster.port).await?;
+        self.start_servers(processes, lines, files).await?;
         for who in workers(self.args) {
-            self.start(processes, who, port)?;
+            self.start(processes, who)?;
         }
         let (send, mut statuses) = mpsc::channel(1);
         let mut poll = JoinSet::new();
-        poll.spawn(follow(port, send));
+        poll.spawn(follow(self.port(), send));
         loop {
             tokio::select! {
                 Some((who, line)) = lines.recv() => self.screen.line(&format!("{who}: {line}")),
@@ -117,74 +129,119 @@ impl<'a> Run<'a> {
                     self.screen.update(&status);
                 }
                 Some(ended) = processes.next() => {
-                    let (mut all, job) = gather(processes, ended, port).await;
-                    if let Some(server) = all.iter().position(|ended| ended.who == Who::Server) {
-                        if !self.server_may_come_back(&all.swap_remove(server))? {
+                    let (mut all, job) = gather(processes, ended, self.port()).await;
+                    if let Some(first) = all.iter().position(|ended| ended.who == FIRST) {
+                        if !self.server_may_come_back(&all.swap_remove(first), None)? {
                             return Ok(());
                         }
                         // At the same address, where workers look for it.
-                        self.start_server(processes, lines, files, port).await?;
+                        self.start_server(processes, files, 0)?;
+                        self.await_server(processes, lines, files, 0).await?;
                         let (send, fresh) = mpsc::channel(1);
                         statuses = fresh;
-                        poll.spawn(follow(port, send));
+                        poll.spawn(follow(self.port(), send));
                         all.append(&mut self.early);
                     }
                     for ended in &all {
-                        self.worker_ended(processes, ended, job, port)?;
+                        match ended.who {
+                            Who::Server(index) => {
+                                if self.server_may_come_back(ended, job)? {
+                                    self.start_server(processes, files, index)?;
+                                }
+                            }
+                            _ => self.worker_ended(processes, ended, job)?,
+                        }
                     }
                 }
             }
         }
     }
 
-    /// Starts the server at `port` and waits until it serves; gives the port that it has.
-    async fn start_server(
+    /// The first server's port.
+    fn port(&self) -> u16 {
+        self.ports[0]
+    }
+
+    /// Starts all servers, the first one last because it calls the others, and waits until it serves.
+    async fn start_servers(
         &mut self,
         processes: &mut Processes,
         lines: &mut mpsc::UnboundedReceiver<(Who, String)>,
         files: &Files,
-        port: u16,
-    ) -> Result<u16, ExitError> {
-        loop {
-            // Of the one before.
-            let _ = std::fs::remove_file(&files.port);
-            let arguments = server_arguments(self.args, port, &files.port, &files.report);
-            processes.start(Who::Server, &self.programs.server, &arguments)?;
-            if let Some(port) = self.port(processes, lines, &files.port).await? {
-                return Ok(port);
+    ) -> Result<(), ExitError> {
+        let n_servers = self.args.cluster.servers;
+        for index in 0..n_servers {
+            if let Some(path) = checkpoint_dir(self.args, index).filter(|_| n_servers > 1) {
+                create_folder(&path)?;
             }
         }
+        for index in 1..n_servers {
+            self.start_server(processes, files, index)?;
+        }
+        for index in 1..n_servers {
+            self.await_server(processes, lines, files, index).await?;
+        }
+        self.start_server(processes, files, 0)?;
+        self.await_server(processes, lines, files, 0).await
     }
 
-    /// Waits until the server has written its port; `None` if it was lost and is to be started again.
-    async fn port(
+    /// Starts a server at its port.
+    fn start_server(
+        &self,
+        processes: &mut Processes,
+        files: &Files,
+        index: u32,
+    ) -> Result<(), ExitError> {
+        let port_file = files.port(index);
+        // Of the one before.
+        let _ = std::fs::remove_file(&port_file);
+        let post = Post {
+            index,
+            port: self.ports[index as usize],
+            others: &self.ports[1..],
+            port_file: &port_file,
+            report: &files.report,
+        };
+        let arguments = server_arguments(self.args, post);
+        processes.start(Who::Server(index), &self.programs.server, &arguments)
+    }
+
+    /// Waits until a server has written its port, and notes it. Servers that are lost meanwhile are
+    /// started again.
+    async fn await_server(
         &mut self,
         processes: &mut Processes,
         lines: &mut mpsc::UnboundedReceiver<(Who, String)>,
-        file: &Path,
-    ) -> Result<Option<u16>, ExitError> {
-        let deadline = Instant::now() + START_PATIENCE;
+        files: &Files,
+        index: u32,
+    ) -> Result<(), ExitError> {
+        let mut deadline = Instant::now() + START_PATIENCE;
         let mut tick = interval(PORT_POLL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some((who, line)) = lines.recv() => self.screen.line(&format!("{who}: {line}")),
                 Some(ended) = processes.next() => match ended.who {
-                    Who::Server if self.server_may_come_back(&ended)? => return Ok(None),
-                    Who::Server => {
-                        let what = "the server ended before it served";
+                    Who::Server(lost) if self.server_may_come_back(&ended, None)? => {
+                        self.start_server(processes, files, lost)?;
+                        deadline = Instant::now() + START_PATIENCE;
+                    }
+                    Who::Server(_) => {
+                        let what = format!("{} ended before it served", ended.who);
                         return Err(ExitError::new(Exit::Failed, what));
                     }
                     Who::Worker(_) | Who::Evaluator => self.early.push(ended),
                 },
                 _ = tick.tick() => {
-                    if let Some(port) = read_port(file) {
-                        return Ok(Some(port));
+                    if let Some(port) = read_port(&files.port(index)) {
+                        self.ports[index as usize] = port;
+                        return Ok(());
                     }
                     if Instant::now() > deadline {
+                        let who = Who::Server(index);
                         return Err(ExitError::new(
                             Exit::Unavailable,
-                            format!("the server does not serve after {START_PATIENCE:?}"),
+                            format!("the {who} does not serve after {START_PATIENCE:?}"),
                         ));
                     }
                 }
@@ -192,15 +249,24 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn start(&self, processes: &mut Processes, who: Who, port: u16) -> Result<(), ExitError> {
-        processes.start(who, &self.programs.worker, &worker_arguments(self.args, who, port))
+    fn start(&self, processes: &mut Processes, who: Who) -> Result<(), ExitError> {
+        processes.start(who, &self.programs.worker, &worker_arguments(self.args, who, &self.ports))
     }
 
     /// Whether another one is to be started in its place; else it is done.
-    fn server_may_come_back(&mut self, ended: &Ended) -> Result<bool, ExitError> {
+    fn server_may_come_back(
+        &mut self,
+        ended: &Ended,
+        job: Option<JobState>,
+    ) -> Result<bool, ExitError> {
         let code = ended.status.and_then(|s| s.code());
         let is_kept = self.args.durability.checkpoint_dir.is_some();
-        match judge_server(code, is_kept, self.args.cluster.restarts - self.restarts) {
+        let left = self.args.cluster.restarts - self.restarts;
+        let verdict = match ended.who {
+            FIRST => judge_server(code, is_kept, left),
+            _ => judge_follower(code, job, is_kept, left),
+        };
+        match verdict {
             Verdict::GoOn => Ok(false),
             Verdict::Fail(exit) => Err(self.failed(exit, ended)),
             Verdict::Restart => {
@@ -216,7 +282,6 @@ impl<'a> Run<'a> {
         processes: &mut Processes,
         ended: &Ended,
         job: Option<JobState>,
-        port: u16,
     ) -> Result<(), ExitError> {
         let code = ended.status.and_then(|s| s.code());
         match judge(code, job, self.args.cluster.restarts - self.restarts) {
@@ -225,7 +290,7 @@ impl<'a> Run<'a> {
             Verdict::Restart => {
                 self.restarts += 1;
                 self.note_restart(ended);
-                self.start(processes, ended.who, port)
+                self.start(processes, ended.who)
             }
         }
     }
@@ -258,6 +323,17 @@ impl<'a> Run<'a> {
     }
 }
 
+/// A server's own folder of checkpoints, in one that has to exist.
+fn create_folder(path: &Path) -> Result<(), ExitError> {
+    match std::fs::create_dir(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            let what = format!("--checkpoint-dir: cannot create {}", path.display());
+            Err(ExitError::new(Exit::CannotCreate, what).because(e))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A worker that fails may do so because the server is gone, whose end is then the one that
 /// counts: unless the server can say how the job stands, further ends are waited for a moment.
 async fn gather(
@@ -265,7 +341,7 @@ async fn gather(
     first: Ended,
     port: u16,
 ) -> (Vec<Ended>, Option<JobState>) {
-    if first.who == Who::Server || first.status.is_some_and(|s| s.success()) {
+    if first.who == FIRST || first.status.is_some_and(|s| s.success()) {
         return (vec![first], None);
     }
     let job = timeout(ASK_PATIENCE, state_of_job(port)).await.ok().flatten();
@@ -273,7 +349,7 @@ async fn gather(
     if job.is_none() {
         let deadline = Instant::now() + GONE_PATIENCE;
         while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, processes.next()).await {
-            let is_server = ended.who == Who::Server;
+            let is_server = ended.who == FIRST;
             all.push(ended);
             if is_server {
                 break;

@@ -45,6 +45,19 @@ pub(super) fn judge_server(code: Option<i32>, is_kept: bool, restarts_left: u32)
     }
 }
 
+/// Judges the end of a server other than the first, who decides and says more if the job is over.
+pub(super) fn judge_follower(
+    code: Option<i32>,
+    job: Option<JobState>,
+    is_kept: bool,
+    restarts_left: u32,
+) -> Verdict {
+    match job {
+        Some(JobState::Done | JobState::Failed) => Verdict::GoOn,
+        _ => judge_server(code, is_kept, restarts_left),
+    }
+}
+
 /// The code that psctl ends with when this child's end is the cause.
 pub(super) fn exit_of(code: Option<i32>) -> Exit {
     const KNOWN: [Exit; 8] = [
@@ -182,6 +195,22 @@ mod tests {
     }
 
     #[test]
+    fn the_first_server_says_why_a_job_has_failed() {
+        use JobState::{Done, Failed, Running};
+        for (code, job, is_kept, expected) in [
+            (Some(0), None, false, Verdict::GoOn),
+            (Some(1), Some(Failed), true, Verdict::GoOn),
+            (None, Some(Done), false, Verdict::GoOn),
+            (None, Some(Running), true, Verdict::Restart),
+            (None, None, true, Verdict::Restart),
+            (None, Some(Running), false, Verdict::Fail(Exit::Failed)),
+            (Some(74), Some(Running), true, Verdict::Fail(Exit::Io)),
+        ] {
+            assert_eq!(judge_follower(code, job, is_kept, 1), expected, "{code:?} {job:?}");
+        }
+    }
+
+    #[test]
     fn a_servers_code_is_kept_where_it_has_a_meaning() {
         assert_eq!(exit_of(Some(73)), Exit::CannotCreate);
         for other in [None, Some(1), Some(101), Some(143)] {
@@ -208,7 +237,7 @@ mod tests {
         let panic =
             ["a", "thread 'x' (7) panicked at src/a.rs:1:2:", "why", "stack backtrace:", "0"]
                 .map(str::to_owned);
-        let (error, rest) = failure(Exit::Failed, Who::Server, None, &panic);
+        let (error, rest) = failure(Exit::Failed, Who::Server(0), None, &panic);
         assert_eq!(error.message, "server ended in an unknown way");
         assert_eq!(rest, panic[1..3]);
     }

@@ -39,7 +39,7 @@ pub struct ExportArgs {
 pub async fn export(args: ExportArgs) -> Result<(), ExitError> {
     Format::of(&args.out).map_err(|e| ExitError::config(format!("--out {e}")))?;
     check_creatable(&args.out)?;
-    let client = args.address.connect().await?;
+    let client = args.address.connect_to_all().await?;
     let wish = JoinRequest {
         protocol_version: PROTOCOL_VERSION,
         role: Role::Observer,
@@ -69,8 +69,13 @@ async fn pull_and_write<T: Element>(
     job: &JoinAnswer,
 ) -> Result<String, ExitError> {
     let mut theta = allocate::<T>(job.dim)?;
-    let request =
-        PullRequest { caller: job.caller, version_min: 0, r#final: false, wait_max: None };
+    let request = PullRequest {
+        caller: job.caller,
+        version_min: 0,
+        r#final: false,
+        wait_max: None,
+        exchange: 0,
+    };
     let pulled =
         client.pull(request, &mut theta).await.map_err(|f| args.address.failed("Pull", f))?;
     let metadata = metadata(&job.fingerprint, pulled.version, pulled.state);

@@ -6,6 +6,7 @@ use clap::Args;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::units::parse_duration;
 use ps_common::wire::status::{Failure, from_status};
+use ps_worker::args::check_servers;
 use ps_worker::credentials::CredentialArgs;
 use ps_worker::net::connect::{NoConnection, Route};
 use ps_worker::net::{Approach, Credentials};
@@ -17,12 +18,19 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::cli::print;
 
-/// Asks a server whether it serves: exit code 0 if so, 1 if not, 69 if it is not reachable
+/// Asks a server, or each of several, whether it serves: exit code 0 if so, 1 if not, 69 if it is not
+/// reachable
 #[derive(Args, Debug)]
 pub struct HealthArgs {
     /// URL of the server, https://HOST:PORT with TLS
-    #[arg(long, env = "PS_SERVER", default_value = "http://127.0.0.1:50051", value_name = "URL")]
-    server: String,
+    #[arg(
+        long,
+        env = "PS_SERVER",
+        default_value = "http://127.0.0.1:50051",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    server: Vec<String>,
     /// Service asked about, such as ps.v1.Parameters; empty: the server as a whole
     #[arg(long, default_value = "", value_name = "NAME")]
     service: String,
@@ -37,13 +45,21 @@ pub struct HealthArgs {
 /// Asks once: a health check that tries again hides what it should show.
 ///
 /// # Errors
-/// Failed where the server says that it does not serve; unavailable where it does not answer.
+/// Failed where a server says that it does not serve; unavailable where it does not answer.
 pub async fn health(args: HealthArgs) -> Result<(), ExitError> {
+    check_servers(&args.server)?;
     let credentials = Credentials::load(&args.credentials, &args.server)?;
     let approach = Approach { credentials, ..Approach::default() };
-    let route = Route::new(&args.server, &approach)?;
+    for server in &args.server {
+        check(&args, server, &approach).await?;
+    }
+    print(&mut std::io::stdout(), "serving\n")
+}
+
+async fn check(args: &HealthArgs, server: &str, approach: &Approach) -> Result<(), ExitError> {
+    let route = Route::new(server, approach)?;
     let unreachable =
-        |what: &str| ExitError::new(Exit::Unavailable, format!("server {}: {what}", args.server));
+        |what: &str| ExitError::new(Exit::Unavailable, format!("server {server}: {what}"));
     let check = async {
         let line = route.connect().await.map_err(|why| match why {
             NoConnection::Hopeless(error) => error,
@@ -56,20 +72,18 @@ pub async fn health(args: HealthArgs) -> Result<(), ExitError> {
         .await
         .map_err(|_| unreachable(&format!("no answer within {:?}", args.timeout)))??;
     match answer {
-        Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => {
-            print(&mut std::io::stdout(), "serving\n")
-        }
+        Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => Ok(()),
         Ok(answer) => Err(ExitError::new(
             Exit::Failed,
-            format!("server {} answers {}", args.server, answer.get_ref().status().as_str_name()),
+            format!("server {server} answers {}", answer.get_ref().status().as_str_name()),
         )),
         Err(status) if status.code() == Code::NotFound => Err(ExitError::new(
             Exit::Failed,
-            format!("server {} has no service `{}`", args.server, args.service),
+            format!("server {server} has no service `{}`", args.service),
         )),
         Err(status) => Err(match from_status(&status) {
             Failure::Refused(error) => {
-                ExitError::config(format!("server {}: {}", args.server, error.message))
+                ExitError::config(format!("server {server}: {}", error.message))
             }
             failure => unreachable("the health check failed").because(failure),
         }),

@@ -88,6 +88,47 @@ fn job(snapshot: &Snapshot, facts: &JobFacts, look: &Look) -> String {
     table.render("", look.width)
 }
 
+/// One of several servers.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct ServerLine {
+    /// Where it is.
+    pub address: String,
+    /// How its job stands; `None`: it does not answer.
+    pub state: Option<JobState>,
+    /// Of its part of theta.
+    pub version: u64,
+    /// Elements of its part.
+    pub dim: u64,
+    /// Why it does not answer; empty if it does.
+    pub trouble: String,
+}
+
+/// All servers in order of partition; nothing where there are none to tell apart.
+pub fn servers(lines: &[ServerLine], look: &Look) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new([
+        ("server", Align::Right),
+        ("state", Align::Left),
+        ("version", Align::Right),
+        ("elements", Align::Right),
+        ("address", Align::Left),
+    ]);
+    for (index, line) in lines.iter().enumerate() {
+        let state = line.state.map_or_else(|| line.trouble.clone(), |state| state.to_string());
+        let known = |number: u64| line.state.map_or(String::new(), |_| number::count(number));
+        table.row([
+            index.to_string(),
+            look.clean(&state),
+            known(line.version),
+            known(line.dim),
+            look.clean(&line.address),
+        ]);
+    }
+    format!("\n{}", table.render("", look.width))
+}
+
 fn workers(snapshot: &Snapshot, look: &Look) -> String {
     let mut table = Table::new([
         ("worker", Align::Right),
@@ -185,6 +226,28 @@ worker  state   clock  samples  compute  wait  wire  silent  address
      2  vacant
 ";
         assert_eq!(status(&snapshot, &facts(), &Look::plain(true)), expected);
+    }
+
+    #[test]
+    fn several_servers_stand_in_order_and_one_that_is_gone_says_so() {
+        let line = |address: &str, state, version, dim, trouble: &str| ServerLine {
+            address: address.to_owned(),
+            state,
+            version,
+            dim,
+            trouble: trouble.to_owned(),
+        };
+        let lines = [
+            line("a:1", Some(JobState::Running), 40, 3925, ""),
+            line("b:2", None, 0, 0, "not reachable"),
+        ];
+        let expected = "
+server  state          version  elements  address
+     0  running             40     3,925  a:1
+     1  not reachable                     b:2
+";
+        assert_eq!(servers(&lines, &Look::plain(true)), expected);
+        assert_eq!(servers(&[], &Look::plain(true)), "");
     }
 
     #[test]

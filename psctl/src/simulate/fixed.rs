@@ -181,6 +181,7 @@ impl<T: Real> Run<'_, T> {
             loss: None,
             penalty: None,
             wait_max: None,
+            exchange: 0,
         };
         let bytes = ps_common::dtype::as_le_bytes(&self.gradient);
         let digest = crc32fast::hash(bytes);

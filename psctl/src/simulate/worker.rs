@@ -272,7 +272,13 @@ impl<T: Real> Worker<T> {
         self.phase = Phase::Pulling { r#final };
         self.since = now;
         let caller = self.terms.as_ref().expect("joined").caller;
-        Action::Call(Request::Pull(PullRequest { caller, version_min: 0, r#final, wait_max: None }))
+        Action::Call(Request::Pull(PullRequest {
+            caller,
+            version_min: 0,
+            r#final,
+            wait_max: None,
+            exchange: 0,
+        }))
     }
 
     /// The next gradient, or the final theta if there is nothing more to push.
@@ -306,6 +312,7 @@ impl<T: Real> Worker<T> {
             loss: told(loss.loss),
             penalty: told(loss.penalty),
             wait_max: None,
+            exchange: 0,
         });
         self.loss = loss;
         loss.n_samples

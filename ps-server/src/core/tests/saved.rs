@@ -69,6 +69,7 @@ fn diverging() -> (Core, Caller, Counted) {
         loss: Some(f64::INFINITY),
         penalty: Some(0.1 + 0.2),
         wait_max: None,
+        exchange: 0,
     };
     let (call, conn) = (CallId(1), ConnId(0));
     let push = Input::Push { call, conn, header, digest: 5, theta: false };

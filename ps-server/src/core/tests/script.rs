@@ -398,6 +398,7 @@ impl Script {
                     version_min: words.number("version").unwrap_or(0),
                     r#final: words.flag("final"),
                     wait_max: words.duration("within"),
+                    exchange: 0,
                 };
                 Input::Pull { call, conn, request }
             }
@@ -425,6 +426,7 @@ impl Script {
             loss: words.number("loss"),
             penalty: words.number("penalty"),
             wait_max: words.duration("within"),
+            exchange: 0,
         };
         let digest = words.number("bytes").unwrap_or(0);
         Input::Push { call, conn, header, digest, theta: !words.flag("bare") }

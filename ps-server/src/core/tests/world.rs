@@ -279,6 +279,7 @@ impl World {
                     loss: Some(f64::from(n_samples)),
                     penalty: None,
                     wait_max: millis(within),
+                    exchange: 0,
                 };
                 self.push(process, header, bytes.into(), theta)
             }
@@ -289,6 +290,7 @@ impl World {
                     version_min: self.core.version() + u64::from(ahead),
                     r#final,
                     wait_max: millis(within),
+                    exchange: 0,
                 };
                 Input::Pull { call: self.call(process), conn: self.connection(process), request }
             }
@@ -441,7 +443,8 @@ impl World {
             return self.step(input).map(drop);
         }
         let Some(version_pulled) = self.processes[process].theta else {
-            let request = PullRequest { caller, version_min: 0, r#final: false, wait_max: None };
+            let request =
+                PullRequest { caller, version_min: 0, r#final: false, wait_max: None, exchange: 0 };
             let (call, conn) = (self.call(process), self.connection(process));
             return self.step(Input::Pull { call, conn, request }).map(drop);
         };
@@ -453,6 +456,7 @@ impl World {
             loss: None,
             penalty: None,
             wait_max: None,
+            exchange: 0,
         };
         // Before the step, which may answer it: sent again only if it is told to wait.
         self.processes[process].pushing = Some(header);

@@ -1,5 +1,7 @@
 //! Captures do not change, and what is put back from them goes on bit by bit.
 
+use ps_common::partition::Partition;
+
 use super::super::{Captured, Restoring};
 use super::updates::{decayed, gradient};
 use super::*;
@@ -39,7 +41,7 @@ fn train(store: &mut Store, steps: std::ops::Range<usize>) {
 fn restoring(wish: &Wish<'_>, dtype: Dtype, chunk: usize, version: u64) -> Restoring {
     let tables = [Table::zeros("W", &[SHAPE.0], true), Table::zeros("b", &[SHAPE.1], false)];
     let tables = Tables::new(tables.into()).expect("sane");
-    Store::restoring(&tables, dtype, optimizer(wish), chunk, version)
+    Store::restoring((&tables, Partition::WHOLE), dtype, optimizer(wish), chunk, version)
 }
 
 /// Puts sections back, cut at a length that divides nothing.

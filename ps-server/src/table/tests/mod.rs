@@ -2,6 +2,7 @@
 
 mod capture;
 mod golden;
+mod parts;
 mod updates;
 
 use ps_common::Dtype;
