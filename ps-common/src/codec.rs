@@ -90,8 +90,11 @@ impl Encoding {
         finite.inspect_err(|_| values.truncate(begin))
     }
 
-    /// Elements of a chunk of these bytes.
-    fn n_elements(self, bytes: &[u8], plain_bytes: usize) -> Result<usize, Error> {
+    /// Elements of a chunk of these bytes; `plain_bytes` is the size of one as theta has it.
+    ///
+    /// # Errors
+    /// BAD_LENGTH where there is no such chunk.
+    pub fn n_elements(self, bytes: &[u8], plain_bytes: usize) -> Result<usize, Error> {
         let whole = |size: usize| bytes.len().is_multiple_of(size).then(|| bytes.len() / size);
         let n = match self {
             Self::Plain => whole(plain_bytes),
