@@ -6,6 +6,7 @@
 
 pub mod calls;
 pub mod cluster;
+pub mod codec;
 #[cfg(feature = "net")]
 pub mod congestion;
 pub mod dtype;

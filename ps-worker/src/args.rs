@@ -7,11 +7,13 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, Parser};
 use ps_common::Dtype;
 use ps_common::cluster::{Place, Task, TaskArgs};
+use ps_common::codec::Codec;
 use ps_common::exit::ExitError;
 use ps_common::flags::{Implied, ProgramArgs};
 use ps_common::units::parse_duration;
 use serde::Serialize;
 
+use crate::coding::WireArgs;
 use crate::credentials::CredentialArgs;
 use crate::data::DataArgs;
 use crate::local_steps::LocalStepsArgs;
@@ -115,6 +117,10 @@ pub struct AttachArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub credentials: CredentialArgs,
+    /// How it sends gradients.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub wire: WireArgs,
     /// Its place in a cluster; the flags above are what follows from it.
     #[command(flatten)]
     #[serde(skip)]
@@ -154,6 +160,8 @@ pub enum Part {
         rank: Option<u32>,
         /// Bounds of the sleep before each push, milliseconds.
         delay_ms: Option<(u64, u64)>,
+        /// How gradients are sent.
+        codec: Codec,
     },
     /// Measurements.
     Evaluate(EvaluationArgs),
@@ -220,6 +228,9 @@ impl WorkerArgs {
         if self.attach.compute_delay_ms.is_some() {
             return refuse("and --compute-delay-ms exclude each other: an evaluator never pushes");
         }
+        if self.attach.wire.check()? != Codec::PLAIN {
+            return refuse("and --wire exclude each other: an evaluator never pushes");
+        }
         if self.learn.data.data_is_shard {
             return refuse(
                 "and --data-is-shard exclude each other: name the files of all shards in --data",
@@ -245,7 +256,8 @@ impl WorkerArgs {
             }
         }
         let delay_ms = self.attach.compute_delay_ms.as_deref().map(parse_range).transpose()?;
-        Ok(Part::Work { rank: self.attach.rank, delay_ms })
+        let codec = self.attach.wire.check()?;
+        Ok(Part::Work { rank: self.attach.rank, delay_ms, codec })
     }
 }
 
@@ -297,9 +309,12 @@ mod tests {
         let spec = args(&[]).check().expect("valid");
         assert_eq!(spec.servers, ["http://127.0.0.1:50051"]);
         assert_eq!(spec.patience, Duration::from_secs(30));
-        assert_eq!(spec.part, Part::Work { rank: None, delay_ms: None });
+        assert_eq!(spec.part, Part::Work { rank: None, delay_ms: None, codec: Codec::PLAIN });
         let spec = args(&["--rank=3", "--compute-delay-ms=2..5"]).check().expect("valid");
-        assert_eq!(spec.part, Part::Work { rank: Some(3), delay_ms: Some((2, 5)) });
+        assert_eq!(
+            spec.part,
+            Part::Work { rank: Some(3), delay_ms: Some((2, 5)), codec: Codec::PLAIN }
+        );
     }
 
     #[test]
@@ -340,7 +355,7 @@ mod tests {
         let worker = of("worker", &[]).expect("fine");
         assert_eq!(worker.servers, ["http://a:1", "http://b:2"]);
         assert_eq!(worker.workers, Some(2));
-        assert_eq!(worker.part, Part::Work { rank: Some(1), delay_ms: None });
+        assert_eq!(worker.part, Part::Work { rank: Some(1), delay_ms: None, codec: Codec::PLAIN });
         let secure = of("chief", &["--tls-ca=ca.pem"]).expect("fine");
         assert_eq!(secure.servers, ["https://a:1", "https://b:2"]);
         assert!(matches!(of("evaluator", &[]).expect("fine").part, Part::Evaluate(_)));

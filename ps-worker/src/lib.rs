@@ -3,6 +3,7 @@
 //! `data` and `model` are pure and know no network; `net` (feature `net`) drives them.
 
 pub mod args;
+pub mod coding;
 pub mod credentials;
 pub mod data;
 pub mod learning;

@@ -7,10 +7,37 @@ use bytes::Bytes;
 use super::enums::Parse;
 use super::{bad_field, finite, micros, millis, pb, required, seconds, wait_max};
 use crate::calls::{Caller, Evaluation, PullHeader, PullRequest, PushHeader, PushResult};
-use crate::dtype::{as_le_bytes, copy_from_le_bytes};
+use crate::codec::Encoding;
+use crate::dtype::{Dtype, as_le_bytes, copy_from_le_bytes};
 use crate::error::Error;
 use crate::job::{JobState, Metrics};
 use crate::statistics::Statistics;
+
+/// How a chunk of this dtype number is written, where theta is of type `theta`; `None`: no such chunk
+/// belongs to it.
+pub fn encoding_from(number: i32, theta: Dtype) -> Option<Encoding> {
+    match pb::Dtype::try_from(number).ok()? {
+        pb::Dtype::F32 => (theta == Dtype::F32).then_some(Encoding::Plain),
+        pb::Dtype::F64 => (theta == Dtype::F64).then_some(Encoding::Plain),
+        pb::Dtype::F16 => Some(Encoding::F16),
+        pb::Dtype::Bf16 => Some(Encoding::Bf16),
+        pb::Dtype::Int8 => Some(Encoding::Int8),
+        pb::Dtype::TopK => Some(Encoding::TopK),
+        pb::Dtype::Unspecified => None,
+    }
+}
+
+/// The dtype number of a chunk that is written so.
+pub fn encoding_into(encoding: Encoding, theta: Dtype) -> i32 {
+    let dtype = match encoding {
+        Encoding::Plain => pb::Dtype::from(theta),
+        Encoding::F16 => pb::Dtype::F16,
+        Encoding::Bf16 => pb::Dtype::Bf16,
+        Encoding::Int8 => pb::Dtype::Int8,
+        Encoding::TopK => pb::Dtype::TopK,
+    };
+    dtype.into()
+}
 
 impl TryFrom<pb::PushHeader> for PushHeader {
     type Error = Error;

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use bytes::Buf;
 use ps_common::calls::{Caller, PushHeader};
+use ps_common::codec::Encoding;
 use ps_common::wire::frames::{Arrived, Pieces};
+use ps_common::wire::parameters::encoding_from;
 use ps_common::wire::{PARAMETERS_MESSAGE_BYTES_MAX, pb};
-use ps_common::{Dtype, Error, ErrorCode};
+use ps_common::{Error, ErrorCode};
 use tonic::Status;
 
 use super::hot::Incoming;
@@ -278,19 +280,14 @@ fn append(
     if !data.has_remaining() {
         return Err(Error::new(ErrorCode::Empty, "a chunk carries no elements"));
     }
-    let got = match pb::Dtype::try_from(chunk.dtype) {
-        Ok(pb::Dtype::F32) => Some(Dtype::F32),
-        Ok(pb::Dtype::F64) => Some(Dtype::F64),
-        Ok(pb::Dtype::Unspecified) | Err(_) => None,
-    };
-    if got != Some(dtype) {
-        return Err(Error::new(
+    let encoding = encoding_from(chunk.dtype, dtype).ok_or_else(|| {
+        Error::new(
             ErrorCode::BadDtype,
             format!("a chunk has dtype number {}, the job's is {dtype}", chunk.dtype),
         )
         .with("want", dtype)
-        .with("got", chunk.dtype));
-    }
+        .with("got", chunk.dtype)
+    })?;
     let next_key = first_key + gradient.len();
     if chunk.key != next_key as u64 {
         return Err(Error::new(
@@ -300,7 +297,10 @@ fn append(
         .with("want", next_key)
         .with("got", chunk.key));
     }
-    gradient.append_from(first_key, data, dim)?;
+    match encoding {
+        Encoding::Plain => gradient.append_from(first_key, data, dim)?,
+        coded => gradient.append_coded(first_key, coded, data, dim)?,
+    }
     if chunk.last && gradient.len() != dim {
         return Err(Error::new(
             ErrorCode::DimMismatch,

@@ -1,6 +1,7 @@
 //! A gradient on its way in: bytes checked while they are hot, cast into place.
 
 use bytes::Buf;
+use ps_common::codec::Encoding;
 use ps_common::dtype::as_le_bytes;
 use ps_common::{Dtype, Element, Error, ErrorCode};
 
@@ -93,6 +94,60 @@ impl Gradient {
             Self::F64(values) => append(values, first_key, bytes, dim),
         }
     }
+
+    /// As [`Gradient::append_from`], of a chunk that is written in fewer bytes.
+    ///
+    /// # Errors
+    /// As there, and BAD_KEY where the places of its elements are out of order.
+    pub fn append_coded(
+        &mut self,
+        first_key: usize,
+        encoding: Encoding,
+        mut bytes: impl Buf,
+        dim: usize,
+    ) -> Result<(), GradientError> {
+        let bytes = bytes.copy_to_bytes(bytes.remaining());
+        match self {
+            Self::F32(values) => append_coded(values, first_key, encoding, &bytes, dim),
+            Self::F64(values) => append_coded(values, first_key, encoding, &bytes, dim),
+        }
+    }
+}
+
+fn append_coded<T: Element>(
+    values: &mut Vec<T>,
+    first_key: usize,
+    encoding: Encoding,
+    bytes: &[u8],
+    dim: usize,
+) -> Result<(), GradientError> {
+    let n = encoding.n_elements(bytes, size_of::<T>())?;
+    make_room(values, n, dim)?;
+    encoding.decode(bytes, values, first_key, dim)
+}
+
+/// Memory for `n` elements more of a gradient of `dim`.
+fn make_room<T: Element>(values: &mut Vec<T>, n: usize, dim: usize) -> Result<(), GradientError> {
+    let start = values.len();
+    let end = start + n;
+    if end > dim {
+        return Err(Error::new(
+            ErrorCode::DimMismatch,
+            format!("the gradient has at least {end} elements, theta has {dim}"),
+        )
+        .with("want", dim)
+        .with("got", end));
+    }
+    if values.capacity() < end {
+        // All at once, but never for more than the sender has begun to deliver.
+        let wanted = if start == 0 { end } else { dim };
+        let n_bytes = |n: usize| (n * size_of::<T>()) as u64;
+        values
+            .try_reserve_exact(wanted - start)
+            .map_err(|_| no_room("a gradient", n_bytes(wanted)))?;
+        check_room("the update by a gradient", n_bytes(wanted))?;
+    }
+    Ok(())
 }
 
 fn append<T: Element>(
@@ -110,24 +165,7 @@ fn append<T: Element>(
         .with("bytes", n_bytes));
     }
     let start = values.len();
-    let end = start + n_bytes / size;
-    if end > dim {
-        return Err(Error::new(
-            ErrorCode::DimMismatch,
-            format!("the gradient has at least {end} elements, theta has {dim}"),
-        )
-        .with("want", dim)
-        .with("got", end));
-    }
-    if values.capacity() < end {
-        // All at once, but never for more than the sender has begun to deliver.
-        let wanted = if start == 0 { end } else { dim };
-        let n_bytes = |n: usize| (n * size) as u64;
-        values
-            .try_reserve_exact(wanted - start)
-            .map_err(|_| no_room("a gradient", n_bytes(wanted)))?;
-        check_room("the update by a gradient", n_bytes(wanted))?;
-    }
+    make_room(values, n_bytes / size, dim)?;
     while bytes.has_remaining() {
         let whole = bytes.chunk().len() / size * size;
         if whole > 0 {

@@ -30,7 +30,7 @@ use super::connect::{Approach, Line, NoConnection, Route};
 use super::others::{Others, call, end, next_of_theta};
 use super::retry::Budget;
 use super::steps::{Steps, together};
-use super::tensor::{Assembly, broken, chunks};
+use super::tensor::{Assembly, Parcel, broken};
 
 /// An unanswered call is given up after this long; one that waits by its nature has this much on
 /// top of its wait.
@@ -311,8 +311,9 @@ impl Client {
         gradient: &[T],
     ) -> Result<PushResult, Failure> {
         let wait = *header.wait_max.get_or_insert(WAIT_MAX);
+        let gradient = Parcel::from(gradient);
         let staged = self.others.stage(header, gradient, &self.traffic).await?;
-        let own = &gradient[..self.others.own_len(gradient.len())];
+        let own = gradient.part(0..self.others.own_len(gradient.len()));
         let messages: Vec<_> = messages(header, own, staged).collect();
         messages.iter().for_each(|message| self.traffic.count_sent(message.encoded_len()));
         let mut stub = self.parameters.clone();
@@ -367,16 +368,16 @@ async fn dial(url: &str, patience: Duration, approach: &Approach) -> Result<Line
 /// The messages of one push. Each chunk is copied once, out of the gradient.
 fn messages<T: Element>(
     header: PushHeader,
-    gradient: &[T],
+    gradient: Parcel<'_, T>,
     staged: Option<u32>,
 ) -> impl Iterator<Item = pb::PushRequest> {
-    chunks(gradient).map(move |chunk| pb::PushRequest {
+    gradient.chunks().map(move |chunk| pb::PushRequest {
         header: (chunk.key == 0).then(|| header.into()),
-        dtype: pb::Dtype::from(T::DTYPE).into(),
+        dtype: chunk.dtype,
         key: chunk.key,
         last: chunk.last,
         staged: staged.filter(|_| chunk.last),
-        data: bytes::Bytes::copy_from_slice(ps_common::dtype::as_le_bytes(chunk.values)),
+        data: bytes::Bytes::copy_from_slice(chunk.bytes),
     })
 }
 

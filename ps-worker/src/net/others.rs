@@ -15,13 +15,13 @@ use ps_common::partition::{Partition, staged_digest};
 use ps_common::wire::frames::{Arrived, PREFIX_BYTES, plain, with_data};
 use ps_common::wire::pb;
 use ps_common::wire::status::Failure;
-use ps_common::{Element, ErrorCode, dtype};
+use ps_common::{Element, ErrorCode};
 use tokio::sync::mpsc;
 
 use super::client::{CALL_DEADLINE, Traffic, within};
 use super::connect::Line;
 use super::stream::{Incoming, open};
-use super::tensor::{Assembly, Chunk, ChunkHead, broken, chunks};
+use super::tensor::{Assembly, Chunk, ChunkHead, Parcel, broken};
 
 /// Chunks between the copy out of the gradient and a connection: enough to keep it busy, few enough
 /// to stay in cache.
@@ -83,7 +83,7 @@ impl Others {
     pub(super) async fn stage<T: Element>(
         &self,
         header: PushHeader,
-        gradient: &[T],
+        gradient: Parcel<'_, T>,
         traffic: &Traffic,
     ) -> Result<Option<u32>, Failure> {
         if self.is_empty() {
@@ -92,9 +92,7 @@ impl Others {
         let count = self.n_servers();
         let staging = (1..).zip(&self.lines[..]).map(|(index, line)| async move {
             let keys = Partition { index, count }.keys(gradient.len());
-            let first_key = keys.start as u64;
-            let part =
-                chunks(&gradient[keys]).map(|chunk| Chunk { key: first_key + chunk.key, ..chunk });
+            let part = gradient.part(keys).chunks();
             let digest = stage(line.clone(), header, part, traffic).await;
             digest.map_err(|failure| of_partition(index, failure))
         });
@@ -137,10 +135,10 @@ impl Others {
 }
 
 /// One server's part of a push; the digest that it answers with.
-async fn stage<'a, T: Element>(
+async fn stage<'a>(
     line: Line,
     header: PushHeader,
-    part: impl Iterator<Item = Chunk<'a, T>>,
+    part: impl Iterator<Item = Chunk<'a>>,
     traffic: &Traffic,
 ) -> Result<u32, Failure> {
     let (requests, queue) = mpsc::channel(CHUNKS_QUEUED);
@@ -170,22 +168,22 @@ async fn stage<'a, T: Element>(
 /// Puts a chunk on its way, at the latest [`CALL_DEADLINE`] after the one before it.
 ///
 /// Where the call has ended it waits for ever: the call's answer says why.
-pub(super) async fn send_chunk<T: Element>(
+pub(super) async fn send_chunk(
     requests: &mpsc::Sender<Bytes>,
     header: Option<pb::PushHeader>,
-    chunk: Chunk<'_, T>,
+    chunk: Chunk<'_>,
     staged: Option<u32>,
     traffic: &Traffic,
 ) -> Result<(), Failure> {
     let fields = pb::PushRequest {
         header,
-        dtype: pb::Dtype::from(T::DTYPE).into(),
+        dtype: chunk.dtype,
         key: chunk.key,
         last: chunk.last,
         staged,
         data: Bytes::new(),
     };
-    let message = with_data(&fields, dtype::as_le_bytes(chunk.values));
+    let message = with_data(&fields, chunk.bytes);
     let n_bytes = message.len() - PREFIX_BYTES;
     match tokio::time::timeout(CALL_DEADLINE, requests.send(message)).await {
         Ok(Ok(())) => {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use ps_common::calls::{JoinRequest, PullHeader, PullRequest, PushHeader, PushResult};
+use ps_common::codec::Codec;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{JobState, Metrics, PROTOCOL_VERSION, Role, WorkerStats};
 use ps_common::{Dtype, Element};
@@ -17,7 +18,9 @@ use tokio::time::Instant;
 use super::link::{Link, Presence, Recovery};
 use super::steps::Steps;
 use super::surroundings::Surroundings;
+use super::tensor::Parcel;
 use crate::args::{Attachment, LearnArgs};
+use crate::coding::Coder;
 use crate::learning::{Learner, Problem};
 use crate::model::{Loss, Real};
 
@@ -32,6 +35,8 @@ pub struct Duty {
     pub rank: Option<u32>,
     /// Bounds of the sleep before each push, milliseconds.
     pub delay_ms: Option<(u64, u64)>,
+    /// How gradients are sent.
+    pub codec: Codec,
 }
 
 /// Works until the job ends.
@@ -62,8 +67,8 @@ pub async fn work(
         "joined"
     );
     match answer.dtype {
-        Dtype::F32 => Session::<f32>::load(link, problem, duty.delay_ms).await?.run().await,
-        Dtype::F64 => Session::<f64>::load(link, problem, duty.delay_ms).await?.run().await,
+        Dtype::F32 => Session::<f32>::load(link, problem, duty).await?.run().await,
+        Dtype::F64 => Session::<f64>::load(link, problem, duty).await?.run().await,
     }
 }
 
@@ -139,6 +144,8 @@ struct Session<T> {
     learner: Option<Learner<T>>,
     theta: Vec<T>,
     gradient: Vec<T>,
+    /// Away while it writes on another thread; none where gradients are sent as they are.
+    coder: Option<Coder<T>>,
     stats: WorkerStats,
     /// Of the latest gradient.
     compute: Duration,
@@ -152,11 +159,7 @@ struct Delay {
 }
 
 impl<T: Real> Session<T> {
-    async fn load(
-        mut link: Link,
-        mut problem: Problem,
-        delay_ms: Option<(u64, u64)>,
-    ) -> Result<Self, ExitError> {
+    async fn load(mut link: Link, mut problem: Problem, duty: Duty) -> Result<Self, ExitError> {
         if let Some(own) = problem.statistics_to_merge() {
             let merged = link
                 .call(async |client, caller| client.merge_statistics(caller, &own).await)
@@ -168,11 +171,20 @@ impl<T: Real> Session<T> {
         }
         let terms = link.answer().clone();
         let seed = problem.seed();
-        let delay = delay_ms.map(|bounds_ms| Delay {
+        let delay = duty.delay_ms.map(|bounds_ms| Delay {
             rng: ChaCha8Rng::seed_from_u64(seed ^ u64::from(terms.caller.rank).rotate_left(32)),
             bounds_ms,
         });
         let dim = terms.dim;
+        let coder = Coder::new(duty.codec, terms.first_keys.clone());
+        if coder.is_some() {
+            tracing::warn!(
+                codec = %duty.codec,
+                "gradients lose something on their way; it is sent with the next one, but not kept \
+                 over a crash of this worker: a run with one is not bit-identical to one without \
+                 (--wire f32 is)"
+            );
+        }
         let load = move || problem.load_shard::<T>(&terms);
         let learner = link.surroundings().compute(load).await??;
         tracing::info!(n_samples = learner.n_samples(), "loaded");
@@ -182,6 +194,7 @@ impl<T: Real> Session<T> {
             learner: Some(learner),
             theta: vec![T::ZERO; dim],
             gradient: vec![T::ZERO; dim],
+            coder,
             stats: WorkerStats::of_learner(),
             compute: INLINE_MAX,
             delay,
@@ -287,7 +300,11 @@ impl<T: Real> Session<T> {
     ) -> Result<Result<PushResult, Recovery>, ExitError> {
         let begun = Instant::now();
         loop {
-            match self.steps.step(header, &self.gradient, &mut self.theta).await {
+            let gradient = match &self.coder {
+                None => Parcel::from(&self.gradient),
+                Some(coder) => Parcel::coded(coder.written()),
+            };
+            match self.steps.step(header, gradient, &mut self.theta).await {
                 Ok(result) => {
                     self.link.succeed();
                     let waited = result.waited.as_secs_f64();
@@ -317,12 +334,29 @@ impl<T: Real> Session<T> {
                 .await?
             }
         };
+        self.write(inline).await?;
         self.compute = begun.elapsed();
         if let Some(Delay { rng, bounds_ms: (min, max) }) = &mut self.delay {
             tokio::time::sleep(Duration::from_millis(rng.random_range(*min..=*max))).await;
         }
         self.stats.compute_seconds += begun.elapsed().as_secs_f64();
         Ok(loss)
+    }
+
+    /// Writes the gradient as it is sent.
+    async fn write(&mut self, inline: bool) -> Result<(), ExitError> {
+        let Some(mut coder) = self.coder.take() else { return Ok(()) };
+        let gradient = std::mem::take(&mut self.gradient);
+        let work = move || {
+            coder.write(&gradient);
+            (coder, gradient)
+        };
+        let (coder, gradient) = match inline {
+            true => work(),
+            false => self.link.surroundings().compute(work).await?,
+        };
+        (self.coder, self.gradient) = (Some(coder), gradient);
+        Ok(())
     }
 
     /// Runs `work` on another thread, which has the learner, theta and gradient meanwhile.

@@ -21,7 +21,7 @@ use super::client::{CALL_DEADLINE, Traffic, WAIT_MAX, within};
 use super::connect::Line;
 use super::others::{CHUNKS_QUEUED, Others, send_chunk};
 use super::stream::{Incoming, open};
-use super::tensor::{Assembly, ChunkHead, broken, chunks};
+use super::tensor::{Assembly, ChunkHead, Parcel, broken};
 
 /// A stream of steps. After an error every further step fails: open another.
 #[derive(Debug)]
@@ -59,12 +59,13 @@ impl Steps {
     ///
     /// # Panics
     /// If gradient and theta differ in length or are empty.
-    pub async fn step<T: Element>(
+    pub async fn step<'a, T: Element>(
         &mut self,
         mut header: PushHeader,
-        gradient: &[T],
+        gradient: impl Into<Parcel<'a, T>>,
         theta: &mut [T],
     ) -> Result<PushResult, Failure> {
+        let gradient = gradient.into();
         assert_eq!(gradient.len(), theta.len(), "gradient and theta are of one length");
         let limit = *header.wait_max.get_or_insert(WAIT_MAX) + CALL_DEADLINE;
         let (mut waited, mut staged) = (Duration::ZERO, None);
@@ -85,13 +86,13 @@ impl Steps {
         limit: Duration,
         header: PushHeader,
         staged: &mut Option<u32>,
-        gradient: &[T],
+        gradient: Parcel<'_, T>,
         theta: &mut [T],
     ) -> Result<PushResult, Failure> {
         let Self { requests, answers, traffic, others, theta_version } = self;
         let dim = theta.len();
         let exchange = others.next_exchange(header.caller);
-        let own = &gradient[..others.own_len(dim)];
+        let own_len = others.own_len(dim);
         let push = async {
             let stage = async {
                 match *staged {
@@ -105,7 +106,7 @@ impl Steps {
             let mut first = Some(pb::PushHeader { exchange: exchange.number, ..header.into() });
             let mut last = None;
             let send = async {
-                for chunk in chunks(own) {
+                for chunk in gradient.part(0..own_len).chunks() {
                     match chunk.last {
                         true => last = Some(chunk),
                         false => send_chunk(requests, first.take(), chunk, None, traffic).await?,
@@ -126,7 +127,7 @@ impl Steps {
                 Ok(Some(_)) => broken("an answer before the push was whole"),
             }),
         }
-        let (own, rest) = theta.split_at_mut(own.len());
+        let (own, rest) = theta.split_at_mut(own_len);
         let receive = receive(limit, answers, traffic, own);
         let (result, version) = match others.is_empty() {
             true => receive.await?,

@@ -2,36 +2,118 @@
 //!
 //! Knows keys, dtypes and lengths; nothing of streams or calls.
 
+use std::ops::Range;
+
 use bytes::Buf;
 use ps_common::Element;
+use ps_common::codec::{Encoded, Encoding};
+use ps_common::dtype::as_le_bytes;
 use ps_common::wire::CHUNK_BYTES;
+use ps_common::wire::parameters::encoding_into;
 use ps_common::wire::status::Failure;
 use tonic::Code;
 
 /// One chunk of a tensor that is being sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Chunk<'a, T> {
+pub(super) struct Chunk<'a> {
     /// Of its first element.
     pub(super) key: u64,
     /// Whether it ends the tensor.
     pub(super) last: bool,
-    /// At most [`CHUNK_BYTES`] of them.
-    pub(super) values: &'a [T],
+    /// How its bytes are written, as on the wire.
+    pub(super) dtype: i32,
+    /// At most [`CHUNK_BYTES`] where they are plain.
+    pub(super) bytes: &'a [u8],
 }
 
-/// The chunks of `values` in order of key.
-///
-/// # Panics
-/// If there are no values: a theta has at least one element.
-pub(super) fn chunks<T: Element>(values: &[T]) -> impl Iterator<Item = Chunk<'_, T>> {
-    assert!(!values.is_empty(), "theta has at least one element");
-    let chunk_len = CHUNK_BYTES / T::DTYPE.size_bytes();
-    let n_chunks = values.len().div_ceil(chunk_len);
-    values.chunks(chunk_len).enumerate().map(move |(i, values)| Chunk {
-        key: (i * chunk_len) as u64,
-        last: i + 1 == n_chunks,
-        values,
-    })
+/// A gradient as it is sent, or the part of it that goes to one server.
+#[derive(Debug, Clone, Copy)]
+pub struct Parcel<'a, T> {
+    /// Of the first element.
+    first_key: usize,
+    content: Content<'a, T>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Content<'a, T> {
+    /// As it is.
+    Plain(&'a [T]),
+    /// Written by a codec, of so many elements.
+    Coded(usize, &'a [Encoded]),
+}
+
+impl<'a, T> From<&'a [T]> for Parcel<'a, T> {
+    fn from(values: &'a [T]) -> Self {
+        Self { first_key: 0, content: Content::Plain(values) }
+    }
+}
+
+impl<'a, T> From<&'a Vec<T>> for Parcel<'a, T> {
+    fn from(values: &'a Vec<T>) -> Self {
+        Self::from(&values[..])
+    }
+}
+
+impl<'a, T: Element> Parcel<'a, T> {
+    /// A whole gradient that a codec has written, in order of key.
+    pub fn coded(chunks: &'a [Encoded]) -> Self {
+        let len = chunks.last().map_or(0, |last| last.begin + last.len);
+        Self { first_key: 0, content: Content::Coded(len, chunks) }
+    }
+
+    /// Elements.
+    pub(super) fn len(&self) -> usize {
+        match self.content {
+            Content::Plain(values) => values.len(),
+            Content::Coded(len, _) => len,
+        }
+    }
+
+    /// What of a whole gradient has these keys, where a chunk begins at the first and one ends at the
+    /// last.
+    pub(super) fn part(&self, keys: Range<usize>) -> Self {
+        let content = match self.content {
+            Content::Plain(values) => Content::Plain(&values[keys.clone()]),
+            Content::Coded(_, chunks) => {
+                let begin = chunks.partition_point(|chunk| chunk.begin < keys.start);
+                let end = chunks.partition_point(|chunk| chunk.begin < keys.end);
+                Content::Coded(keys.len(), &chunks[begin..end])
+            }
+        };
+        Self { first_key: keys.start, content }
+    }
+
+    /// Its chunks in order of key.
+    ///
+    /// # Panics
+    /// If there are no values: a theta has at least one element.
+    pub(super) fn chunks(self) -> impl Iterator<Item = Chunk<'a>> {
+        assert!(self.len() > 0, "theta has at least one element");
+        let chunk_len = CHUNK_BYTES / T::DTYPE.size_bytes();
+        let n_chunks = match self.content {
+            Content::Plain(values) => values.len().div_ceil(chunk_len),
+            Content::Coded(_, chunks) => chunks.len(),
+        };
+        (0..n_chunks).map(move |i| {
+            let (begin, encoding, bytes) = match self.content {
+                Content::Plain(values) => {
+                    let begin = i * chunk_len;
+                    let values = &values[begin..values.len().min(begin + chunk_len)];
+                    (self.first_key + begin, Encoding::Plain, as_le_bytes(values))
+                }
+                Content::Coded(_, chunks) => {
+                    let Encoded { begin, encoding, data, .. } = &chunks[i];
+                    (*begin, *encoding, &data[..])
+                }
+            };
+            Chunk {
+                key: begin as u64,
+                last: i + 1 == n_chunks,
+                dtype: encoding_into(encoding, T::DTYPE),
+                bytes,
+            }
+        })
+    }
 }
 
 /// theta while its chunks arrive; checks that they are in order, of one version and complete.
@@ -123,6 +205,7 @@ pub(super) fn broken(what: impl std::fmt::Display) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ps_common::codec::Feedback;
     use ps_common::dtype;
 
     fn head(key: u64, last: bool) -> ChunkHead {
@@ -134,16 +217,30 @@ mod tests {
         for n in [1usize, 65535, 65536, 65537, 200_000] {
             let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let mut expected = 0;
-            for chunk in chunks(&values) {
+            for chunk in Parcel::from(&values).chunks() {
                 assert_eq!(chunk.key, expected as u64);
-                expected += chunk.values.len();
+                expected += chunk.bytes.len() / 4;
                 assert_eq!(chunk.last, expected == n);
-                assert!(chunk.last || chunk.values.len() == 65536);
-                assert_eq!(chunk.values[0], chunk.key as f32);
+                assert!(chunk.last || chunk.bytes.len() == CHUNK_BYTES);
+                assert_eq!(chunk.bytes[..4], (chunk.key as f32).to_le_bytes());
             }
             assert_eq!(expected, n);
         }
-        assert_eq!(chunks(&vec![0f64; 32769]).count(), 2);
+        assert_eq!(Parcel::from(&vec![0f64; 32769]).chunks().count(), 2);
+    }
+
+    #[test]
+    fn parts_of_a_coded_gradient_are_whole_chunks() {
+        let mut feedback = Feedback::new("f16".parse().expect("valid"));
+        let chunks = feedback.encode(&[1f32; 10], &[0, 4], 3);
+        let whole = Parcel::<f32>::coded(&chunks);
+        assert_eq!(whole.len(), 10);
+        let shown = |part: Parcel<'_, f32>| -> Vec<_> {
+            part.chunks().map(|chunk| (chunk.key, chunk.last, chunk.bytes.len() / 2)).collect()
+        };
+        assert_eq!(shown(whole.part(0..4)), [(0, false, 3), (3, true, 1)]);
+        assert_eq!(shown(whole.part(4..10)), [(4, false, 3), (7, true, 3)]);
+        assert!(whole.chunks().all(|chunk| chunk.dtype == 3));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use ps_common::codec::Codec;
 use ps_common::exit::ExitError;
 use ps_common::export::check_creatable;
 use ps_common::flags::{ConfigArgs, to_arguments};
@@ -206,6 +207,13 @@ impl CompareArgs {
                     args.cluster.servers
                 )));
             }
+            if self.virtual_time.simulated && args.cluster.wire.check()? != Codec::PLAIN {
+                return Err(ExitError::config(format!(
+                    "variant `{name}`: --wire {} with --simulated: in virtual time gradients arrive \
+                     as they are",
+                    args.cluster.wire.wire
+                )));
+            }
             if args.job.rounds == 0 {
                 return Err(ExitError::config(format!(
                     "variant `{name}`: --rounds 0 has no meaning with psctl compare: the next run \
@@ -263,6 +271,8 @@ pub(super) mod tests {
             (&["--latency=2ms"], Exit::Config, "--latency has no meaning without --simulated"),
             (&["--variant=a: --rounds 0"], Exit::Config, "variant `a`: --rounds 0"),
             (&["--variant=a: --take 0"], Exit::Config, "variant `a`: --take 0"),
+            (&["--simulated", "--variant=a: --wire f16"], Exit::Config, "--wire f16 with --sim"),
+            (&["--variant=a: --wire f1"], Exit::Config, "--wire: `f1` is not f32, f16"),
             (&["--variant=a: --servers 2"], Exit::Config, "variant `a`: --servers 2"),
         ] {
             let error = compare(arguments).check().expect_err(says);

@@ -14,6 +14,7 @@ use ps_common::partition::Partition;
 use ps_server::args::{CrewArgs, DurabilityArgs, JobArgs, refuse_of_several};
 use ps_server::run::read_start;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
+use ps_worker::coding::WireArgs;
 use ps_worker::data::BatchSize;
 use serde::Serialize;
 
@@ -108,6 +109,10 @@ pub struct ClusterArgs {
     /// --checkpoint-dir
     #[arg(long, env = "PS_RESTARTS", default_value_t = 3, value_name = "N")]
     pub restarts: u32,
+    /// How gradients are sent.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub wire: WireArgs,
     /// Sleep of every worker before each push: delays for tests
     #[arg(long, hide = true, value_name = "MIN[..MAX]")]
     pub compute_delay_ms: Option<String>,
@@ -159,6 +164,7 @@ impl LocalArgs {
         }
         self.learn.data.check()?;
         self.learn.model.check()?;
+        self.cluster.wire.check()?;
         self.output.check()?;
         Ok(job.config.consistency.warning(self.crew.workers))
     }

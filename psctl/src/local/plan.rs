@@ -119,6 +119,7 @@ pub(super) fn worker_arguments(args: &LocalArgs, who: Who, ports: &[u16]) -> Vec
     arguments.push(format!("--server={}", urls(ports)).into());
     match who {
         Who::Worker(rank) => {
+            arguments.extend(to_arguments(&args.cluster.wire));
             arguments.push(format!("--rank={rank}").into());
             if let Some(ms) = &args.cluster.compute_delay_ms {
                 arguments.push(format!("--compute-delay-ms={ms}").into());
