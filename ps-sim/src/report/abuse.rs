@@ -12,10 +12,11 @@ use ps_tests::{frames, hostile, resident_kib_max};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use tonic::{Code, Status};
 
 use super::Setting;
 use super::figures::{Part, Spread, Table};
-use super::real::{Pusher, join, ms_since, observe, runtime};
+use super::real::{PATIENCE, Pusher, join, ms_since, observe, runtime};
 
 const N_GOOD: u32 = 2;
 const N_BAD: u32 = 3;
@@ -139,7 +140,7 @@ pub(super) fn measure(setting: &Setting) -> Result<Part> {
     }
     part.notes.push(format!(
         "{N_BAD} bad peers and {N_GOOD} good clients (async, N = {DIM} where nothing else is said, a \
-         pull and a push a step, {} ms between steps) share this machine's processors with the server: \
+         pull and a push a step, refusals tried again as workers do, {} ms between steps) share this machine's processors with the server: \
          what the bad ones take to make their load, the good ones lack, too. {} s calm, then {} s of \
          abuse, a server of its own each. Resident is VmHWM, set back before the abuse.",
         THINKING.as_millis(),
@@ -232,9 +233,12 @@ fn steps(scene: &Scene, rank: u32, phase: &AtomicU8) -> Result<(Vec<f64>, Vec<f6
         loop {
             let begun_in = phase.load(Ordering::Relaxed);
             let begun = Instant::now();
-            (pusher.version, _) = pusher.caller.pull().await?;
-            let result = pusher.push().await?;
-            ensure!(result.outcome() == pb::Outcome::Applied, "a good push: {result:?}");
+            while let Err(status) = step(&mut pusher).await {
+                // As a worker does: what asks to come again is tried again, within the same step.
+                let again = status.code() == Code::ResourceExhausted;
+                ensure!(again && begun.elapsed() < PATIENCE, "a good step: {status:?}");
+                tokio::time::sleep(THINKING).await;
+            }
             match begun_in {
                 CALM => calm.push(ms_since(begun)),
                 ABUSED => abused.push(ms_since(begun)),
@@ -243,6 +247,15 @@ fn steps(scene: &Scene, rank: u32, phase: &AtomicU8) -> Result<(Vec<f64>, Vec<f6
             tokio::time::sleep(THINKING).await;
         }
     })
+}
+
+/// A pull and a push that counts.
+async fn step(pusher: &mut Pusher) -> Result<(), Status> {
+    (pusher.version, _) = pusher.caller.pull().await?;
+    match pusher.push().await?.outcome() {
+        pb::Outcome::Applied => Ok(()),
+        other => Err(Status::internal(format!("{other:?}"))),
+    }
 }
 
 fn garbage(scene: &Scene, i: u32) -> Result<()> {
