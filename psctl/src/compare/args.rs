@@ -263,7 +263,11 @@ pub(super) mod tests {
             (&["--latency=2ms"], Exit::Config, "--latency has no meaning without --simulated"),
             (&["--variant=a: --rounds 0"], Exit::Config, "variant `a`: --rounds 0"),
             (&["--variant=a: --take 0"], Exit::Config, "variant `a`: --take 0"),
-            (&["--variant=a: --servers 2"], Exit::Config, "variant `a`: --servers 2"),
+            (
+                &["--variant=a: --servers 2", "--simulated"],
+                Exit::Config,
+                "`a`: --servers 2 with --simulated",
+            ),
         ] {
             let error = compare(arguments).check().expect_err(says);
             assert!(error.exit == exit && error.message.contains(says), "{error}");
