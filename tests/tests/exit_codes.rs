@@ -81,7 +81,7 @@ fn code_78_what_contradicts_itself_or_the_job() {
         ("psctl", vec!["local", "--mode=async", "--aggregate=mean"], "--aggregate"),
         ("psctl", vec!["local", "--optimizer=lion"], "--optimizer"),
         ("psctl", vec!["local", "--mode=hogwild", "--optimizer=adam"], "--optimizer adam"),
-        ("psctl", vec!["local", "--servers=2"], "--servers"),
+        ("psctl", vec!["local", "--servers=2", "--mode=hogwild"], "--servers 2"),
         ("psctl", vec!["local", "--model=mlp"], "--model"),
         ("psctl", vec!["local", "--theta-out=theta.txt"], "theta.txt"),
         ("psctl", vec!["local", "--config", &unknown], "wrokers"),

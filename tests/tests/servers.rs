@@ -134,7 +134,9 @@ fn every_push_counts_once_on_all_servers_and_every_pull_is_one_version() {
     let job = ["--mode=async", "--workers=2", "--rounds=0", "--lr=1"];
     let group = Group::start(3, &job, false);
     let addresses = group.addresses();
-    wait_until("the first server", || std::net::TcpStream::connect(&addresses[0]).ok());
+    for address in &addresses {
+        wait_until("a server", || std::net::TcpStream::connect(address).ok());
+    }
     let pushing = [0, 1].map(|rank| {
         let addresses = addresses.clone();
         std::thread::spawn(move || runtime().block_on(push_all(&addresses, rank, CLOCKS)))

@@ -273,7 +273,11 @@ pub(super) mod tests {
             (&["--variant=a: --take 0"], Exit::Config, "variant `a`: --take 0"),
             (&["--simulated", "--variant=a: --wire f16"], Exit::Config, "--wire f16 with --sim"),
             (&["--variant=a: --wire f1"], Exit::Config, "--wire: `f1` is not f32, f16"),
-            (&["--variant=a: --servers 2"], Exit::Config, "variant `a`: --servers 2"),
+            (
+                &["--variant=a: --servers 2", "--simulated"],
+                Exit::Config,
+                "`a`: --servers 2 with --simulated",
+            ),
         ] {
             let error = compare(arguments).check().expect_err(says);
             assert!(error.exit == exit && error.message.contains(says), "{error}");
