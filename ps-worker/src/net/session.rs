@@ -180,9 +180,9 @@ impl<T: Real> Session<T> {
         if coder.is_some() {
             tracing::warn!(
                 codec = %duty.codec,
-                "gradients lose something on their way; it is sent with the next one, but not kept \
-                 over a crash of this worker: a run with one is not bit-identical to one without \
-                 (--wire f32 is)"
+                "gradients lose something on their way; it is sent with the next one, but is in no \
+                 checkpoint: a run in which a process crashes does not end with the bits of one \
+                 without (with --wire f32 it does)"
             );
         }
         let load = move || problem.load_shard::<T>(&terms);
