@@ -271,6 +271,8 @@ async fn m7_m9_parts_are_staged_counted_and_taken_with_the_bits_of_the_whole() {
     assert_eq!(reason_of(&past), (Code::Aborted, "STALE_ROUND".to_owned()));
 
     decider.tell(Decision::End { state: JobState::Done, reason: String::new() });
+    // Until then this thread has to send what was told.
+    assert_eq!(decider.end().await.map(|status| status.to_string()), None);
     server.expect_exit(0);
 }
 

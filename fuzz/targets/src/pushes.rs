@@ -87,9 +87,9 @@ pub(crate) fn assemble(input: &[u8]) -> bool {
     match (&got, &want) {
         (Some(Ok(push)), Some(Ok(values))) => {
             assert_eq!(push.gradient, Gradient::F32(values.clone()));
-            let bytes: Vec<u8> = messages.iter().flat_map(|m| m.data.to_vec()).collect();
-            let bytes = &bytes[..DIM * 4];
-            assert_eq!(push.digest, crc32fast::hash(bytes));
+            let n_messages = messages.iter().position(|m| m.last).expect("it is whole") + 1;
+            let bytes = messages[..n_messages].iter().flat_map(|m| m.data.to_vec());
+            assert_eq!(push.digest, crc32fast::hash(&bytes.collect::<Vec<u8>>()));
         }
         (Some(Err(got)), Some(Err(want))) => assert_eq!(got, want),
         (None, None) => {}
@@ -158,6 +158,67 @@ fn push_of(driver: &Driver, messages: Vec<pb::PushRequest>) -> Option<Result<Pus
     None
 }
 
+/// The elements of a chunk, at most `room`, written once more by the words of `types.proto`.
+fn decoded(dtype: i32, data: &[u8], room: usize) -> Result<Vec<f32>, ErrorCode> {
+    let word = |at: usize| data.get(at..at + 4).map(|b| [b[0], b[1], b[2], b[3]]);
+    let float = |at: usize| word(at).map_or(f32::NAN, f32::from_le_bytes);
+    let half = |at: usize| u16::from_le_bytes([data[at], data[at + 1]]);
+    let n = match dtype {
+        1 => (data.len() % 4 == 0).then(|| data.len() / 4),
+        3 | 4 => (data.len() % 2 == 0).then(|| data.len() / 2),
+        5 => (data.len() % 260 == 0 || data.len() % 260 > 4)
+            .then(|| data.len() - 4 * data.len().div_ceil(260)),
+        _ => word(0).map(u32::from_le_bytes).map(|n| n as usize).filter(|&n| {
+            let entries = data.len() - 4;
+            entries % 8 == 0 && (entries / 8..=1 << 18).contains(&n) && n > 0
+        }),
+    };
+    let n = n.ok_or(ErrorCode::BadLength)?;
+    if n > room {
+        return Err(ErrorCode::DimMismatch);
+    }
+    let mut values = vec![0f32; n];
+    if dtype == 6 {
+        let n_entries = (data.len() - 4) / 8;
+        let mut next = 0;
+        for entry in 0..n_entries {
+            let place = word(4 + 4 * entry).map(u32::from_le_bytes).expect("counted") as usize;
+            if place < next || place >= n {
+                return Err(ErrorCode::BadKey);
+            }
+            values[place] = float(4 + 4 * (n_entries + entry));
+            next = place + 1;
+        }
+    } else {
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = match dtype {
+                1 => float(4 * i),
+                3 => f16(half(2 * i)),
+                4 => f32::from_bits(u32::from(half(2 * i)) << 16),
+                _ => {
+                    let block = i / 256 * 260;
+                    float(block) * f32::from(data[block + 4 + i % 256].cast_signed())
+                }
+            };
+        }
+    }
+    match values.iter().all(|value| value.is_finite()) {
+        true => Ok(values),
+        false => Err(ErrorCode::NonFinite),
+    }
+}
+
+/// Half precision by its definition.
+fn f16(bits: u16) -> f32 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
+    let magnitude = match exponent {
+        0 => fraction * 2f32.powi(-24),
+        31 => f32::INFINITY,
+        _ => (1024.0 + fraction) * 2f32.powi(exponent - 25),
+    };
+    if bits >> 15 == 1 { -magnitude } else { magnitude }
+}
+
 /// The same, said once more and simply.
 fn twin(messages: &[pb::PushRequest], caller: Caller) -> Option<Result<Vec<f32>, ErrorCode>> {
     let header = match messages.first()?.header {
@@ -179,23 +240,19 @@ fn twin(messages: &[pb::PushRequest], caller: Caller) -> Option<Result<Vec<f32>,
     }
     let mut values: Vec<f32> = Vec::new();
     for (index, message) in messages.iter().enumerate() {
-        let new = message
-            .data
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
         let refused = [
             (index > 0 && message.header.is_some(), ErrorCode::BadField),
             (message.data.is_empty(), ErrorCode::Empty),
-            (message.dtype != 1, ErrorCode::BadDtype),
+            (![1, 3, 4, 5, 6].contains(&message.dtype), ErrorCode::BadDtype),
             (message.key != values.len() as u64, ErrorCode::BadKey),
-            (message.data.len() % 4 != 0, ErrorCode::BadLength),
-            (values.len() + message.data.len() / 4 > DIM, ErrorCode::DimMismatch),
-            (new.clone().any(|x| !x.is_finite()), ErrorCode::NonFinite),
         ];
         if let Some((_, code)) = refused.iter().find(|(is_so, _)| *is_so) {
             return Some(Err(*code));
         }
-        values.extend(new);
+        match decoded(message.dtype, &message.data, DIM - values.len()) {
+            Ok(new) => values.extend(new),
+            Err(code) => return Some(Err(code)),
+        }
         if message.last {
             return Some(if values.len() == DIM {
                 Ok(values)

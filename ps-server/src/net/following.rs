@@ -241,8 +241,12 @@ impl Following {
         loop {
             // Before it looks: what is given after that wakes it.
             let woken = self.waiting.enlist(take.caller);
-            if let Taken::Given(given) = self.follower.take(take)? {
-                return Ok(given);
+            match self.follower.take(take) {
+                Ok(Taken::Given(given)) => return Ok(given),
+                Ok(Taken::NotYet) => {}
+                // Its life has ended because of that.
+                Err(_) if *self.closing.borrow() => return Err(self.draining()),
+                Err(error) => return Err(error),
             }
             tokio::select! {
                 _ = woken => {}

@@ -228,7 +228,7 @@ async fn chunks(programs: &Programs, cases: &mut Vec<Case>) -> Result<()> {
     // Rows of keys travel in fields that this wire has reserved: nobody reads them.
     let begun = sender.message(0, 1, &half[..2]).encode_to_vec();
     for keys in [&[3, 0x80, 0x08][..], &[3], &[3, 3]] {
-        let field = [5 << 3 | 2, u8::try_from(keys.len())?];
+        let field = [6 << 3 | 2, u8::try_from(keys.len())?];
         let message = [&begun, &field[..], keys].concat();
         let input = format!("two elements with the reserved field of keys {keys:?}");
         let expected = ["INVALID_ARGUMENT (DIM_MISMATCH)"];

@@ -85,12 +85,12 @@ async fn rows_6_and_7_there_are_no_sparse_pushes_on_this_wire() {
 
     let (_server, address, mut good) = setting(&[]).await;
     let mut bad = Caller::joined(&address, 1, DIM).await;
-    // A header, two elements, and in field 5 packed keys: 3 and one that theta has not.
+    // A header, two elements, and in field 6 packed keys: 3 and one that theta has not.
     let message = bad.message(0, 1, &[1.0; 2]).encode_to_vec();
     for keys in [&[3, 0x80, 0x08][..], &[3], &[3, 3]] {
         let before = good.pull().await.expect("theta");
         let mut sparse = message.clone();
-        sparse.extend([5 << 3 | 2, u8::try_from(keys.len()).expect("few")]);
+        sparse.extend([6 << 3 | 2, u8::try_from(keys.len()).expect("few")]);
         sparse.extend_from_slice(keys);
         let status = bad.raw("/ps.v1.Parameters/Push", sparse).await;
         assert_eq!(reason_of(&status), invalid("DIM_MISMATCH"), "{keys:?}");
