@@ -164,13 +164,13 @@ fn decoded(dtype: i32, data: &[u8], room: usize) -> Result<Vec<f32>, ErrorCode> 
     let float = |at: usize| word(at).map_or(f32::NAN, f32::from_le_bytes);
     let half = |at: usize| u16::from_le_bytes([data[at], data[at + 1]]);
     let n = match dtype {
-        1 => (data.len() % 4 == 0).then(|| data.len() / 4),
-        3 | 4 => (data.len() % 2 == 0).then(|| data.len() / 2),
-        5 => (data.len() % 260 == 0 || data.len() % 260 > 4)
+        1 => data.len().is_multiple_of(4).then_some(data.len() / 4),
+        3 | 4 => data.len().is_multiple_of(2).then_some(data.len() / 2),
+        5 => (data.len().is_multiple_of(260) || data.len() % 260 > 4)
             .then(|| data.len() - 4 * data.len().div_ceil(260)),
         _ => word(0).map(u32::from_le_bytes).map(|n| n as usize).filter(|&n| {
             let entries = data.len() - 4;
-            entries % 8 == 0 && (entries / 8..=1 << 18).contains(&n) && n > 0
+            entries.is_multiple_of(8) && (entries / 8..=1 << 18).contains(&n) && n > 0
         }),
     };
     let n = n.ok_or(ErrorCode::BadLength)?;

@@ -129,28 +129,31 @@ impl<'a> Run<'a> {
                     self.screen.update(&status);
                 }
                 Some(ended) = processes.next() => {
-                    let (mut all, job) = gather(processes, ended, self.port()).await;
-                    if let Some(first) = all.iter().position(|ended| ended.who == FIRST) {
-                        if !self.server_may_come_back(&all.swap_remove(first), None)? {
-                            return Ok(());
+                    let (all, job) = gather(processes, ended, self.port()).await;
+                    let (servers, mut others): (Vec<_>, Vec<_>) =
+                        all.into_iter().partition(|ended| matches!(ended.who, Who::Server(_)));
+                    let first = servers.iter().find(|ended| ended.who == FIRST);
+                    if let Some(first) = first && !self.server_may_come_back(first, None)? {
+                        return Ok(());
+                    }
+                    // At their old addresses, where workers look for them; and all of them before the
+                    // first one is waited for, which serves once it has found the others.
+                    for ended in &servers {
+                        if let Who::Server(index) = ended.who
+                            && (index == 0 || self.server_may_come_back(ended, job)?)
+                        {
+                            self.start_server(processes, files, index)?;
                         }
-                        // At the same address, where workers look for it.
-                        self.start_server(processes, files, 0)?;
+                    }
+                    if first.is_some() {
                         self.await_server(processes, lines, files, 0).await?;
                         let (send, fresh) = mpsc::channel(1);
                         statuses = fresh;
                         poll.spawn(follow(self.port(), send));
-                        all.append(&mut self.early);
+                        others.append(&mut self.early);
                     }
-                    for ended in &all {
-                        match ended.who {
-                            Who::Server(index) => {
-                                if self.server_may_come_back(ended, job)? {
-                                    self.start_server(processes, files, index)?;
-                                }
-                            }
-                            _ => self.worker_ended(processes, ended, job)?,
-                        }
+                    for ended in &others {
+                        self.worker_ended(processes, ended, job)?;
                     }
                 }
             }
