@@ -27,6 +27,8 @@ pub mod tables;
 pub mod transport;
 pub mod units;
 #[cfg(feature = "net")]
+pub mod url;
+#[cfg(feature = "net")]
 pub mod wire;
 
 pub use dtype::{Dtype, Element};

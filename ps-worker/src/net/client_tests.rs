@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status as GrpcStatus, Streaming};
 
 use super::*;
-use crate::net::connect::parse_url;
+use ps_common::url;
 
 /// Clocks with a meaning of their own.
 const WAITS_ONCE: u64 = 11;
@@ -357,10 +357,13 @@ async fn a_server_that_is_not_there_is_named() {
 #[test]
 fn urls_are_read_with_or_without_a_scheme() {
     for text in ["http://127.0.0.1:50051", "127.0.0.1:50051", "http://127.0.0.1:50051/"] {
-        assert_eq!(parse_url(text).expect(text).authority().expect("has one"), "127.0.0.1:50051");
+        assert_eq!(
+            url::parse("--server", text).expect(text).authority().expect("has one"),
+            "127.0.0.1:50051"
+        );
     }
-    assert_eq!(parse_url("[::1]:7").expect("v6").port_u16(), Some(7));
-    assert_eq!(parse_url("https://h:1").expect("TLS").scheme_str(), Some("https"));
+    assert_eq!(url::parse("--server", "[::1]:7").expect("v6").port_u16(), Some(7));
+    assert_eq!(url::parse("--server", "https://h:1").expect("TLS").scheme_str(), Some("https"));
     for (text, says) in [
         ("ftp://h:1", "neither http nor https"),
         ("h", "there is no port"),
@@ -369,7 +372,7 @@ fn urls_are_read_with_or_without_a_scheme() {
         ("h:1/x", "after the port"),
         ("a b:1", "not a URL"),
     ] {
-        let error = parse_url(text).expect_err(text);
+        let error = url::parse("--server", text).expect_err(text);
         assert!(error.exit == Exit::Config && error.message.contains(says), "{text}: {error}");
     }
 }

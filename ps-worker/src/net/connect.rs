@@ -15,7 +15,7 @@ use ps_common::secrets::{
 };
 use ps_common::transport::{Socket, Transport};
 use ps_common::wire::status::to_status;
-use ps_common::{transport, wire};
+use ps_common::{transport, url, wire};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -66,7 +66,8 @@ impl Credentials {
         let token = args.token_file.as_deref();
         let token = token.map(|path| Token::read("--token-file", path)).transpose()?;
         for url in urls.iter().map(AsRef::as_ref) {
-            if token.is_some() && tls.is_none() && !is_loopback(&parse_url(url)?) {
+            if token.is_some() && tls.is_none() && !url::is_loopback(&url::parse("--server", url)?)
+            {
                 tracing::warn!(url, "the token goes over the network in the clear; use https://");
             }
         }
@@ -112,11 +113,6 @@ impl Tls {
     }
 }
 
-fn is_loopback(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 /// How a server is approached.
 #[derive(Debug, Clone, Default)]
 pub struct Approach {
@@ -151,7 +147,7 @@ impl Route {
     /// # Errors
     /// Configuration where `url` is none, or wants TLS that `approach` does not have.
     pub fn new(url: &str, approach: &Approach) -> Result<Self, ExitError> {
-        let uri = parse_url(url)?;
+        let uri = url::parse("--server", url)?;
         let tls = match (uri.scheme_str(), &approach.credentials.tls) {
             (Some("https"), None) => {
                 return Err(ExitError::config(format!("--server {url} needs --tls-ca")));
@@ -224,8 +220,8 @@ struct Dial {
 impl Dial {
     async fn connect(&self, uri: &Uri) -> io::Result<TokioIo<Watched>> {
         self.lesson.forget();
-        let host = uri.host().expect("parse_url wants one");
-        let port = uri.port_u16().expect("parse_url wants one");
+        let host = uri.host().expect("parsed URLs have one");
+        let port = uri.port_u16().expect("parsed URLs have one");
         // An IPv6 address stands in brackets.
         let host = host.trim_matches(['[', ']']);
         let socket = match &self.dialer {
@@ -376,31 +372,4 @@ fn explained(lesson: &Lesson, error: tonic::transport::Error) -> BoxError {
         Some(lesson) => to_status(&lesson).into(),
         None => error.into(),
     }
-}
-
-/// Reads `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT`.
-///
-/// # Errors
-/// Configuration, naming `--server` and what is wrong with it.
-pub fn parse_url(text: &str) -> Result<Uri, ExitError> {
-    let refuse = |what: &str| {
-        let expected = "expected http://HOST:PORT or https://HOST:PORT";
-        Err(ExitError::config(format!("--server {text}: {what}; {expected}")))
-    };
-    let whole = match text.split_once("://") {
-        None => format!("http://{text}"),
-        Some(("http" | "https", _)) => text.to_owned(),
-        Some(_) => return refuse("the scheme is neither http nor https"),
-    };
-    let Ok(uri) = whole.parse::<Uri>() else { return refuse("not a URL") };
-    if uri.host().is_none_or(str::is_empty) {
-        return refuse("there is no host");
-    }
-    if uri.port_u16().is_none_or(|port| port == 0) {
-        return refuse("there is no port");
-    }
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return refuse("there is something after the port");
-    }
-    Ok(uri)
 }

@@ -7,6 +7,7 @@ use ps_common::partition::Partition;
 use ps_common::secrets::{
     ALPN_HTTP2, Token, cryptography, read_authorities, read_certificates, read_key,
 };
+use ps_common::url;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::version::TLS13;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -47,12 +48,12 @@ impl Ways {
         });
         let token = token.transpose()?;
         let way = |url: &String| {
-            let uri = parse_url(url)?;
+            let uri = url::parse("--peers", url)?;
             let wants_tls = uri.scheme_str() == Some("https");
             if wants_tls && tls.is_none() {
                 return Err(ExitError::config(format!("--peers {url} needs --peer-ca")));
             }
-            if token.is_some() && !wants_tls && !is_loopback(&uri) {
+            if token.is_some() && !wants_tls && !url::is_loopback(&uri) {
                 tracing::warn!(url, "the operators' token goes over the network in the clear");
             }
             let (tls, token) = (tls.clone().filter(|_| wants_tls), token.clone());
@@ -94,35 +95,6 @@ fn tls(ca: &std::path::Path, security: &Security) -> Result<Arc<ClientConfig>, E
     };
     config.alpn_protocols.push(ALPN_HTTP2.to_vec());
     Ok(Arc::new(config))
-}
-
-fn is_loopback(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// Reads `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT`.
-fn parse_url(text: &str) -> Result<Uri, ExitError> {
-    let refuse = |what: &str| {
-        let expected = "expected http://HOST:PORT or https://HOST:PORT";
-        Err(ExitError::config(format!("--peers {text}: {what}; {expected}")))
-    };
-    let whole = match text.split_once("://") {
-        None => format!("http://{text}"),
-        Some(("http" | "https", _)) => text.to_owned(),
-        Some(_) => return refuse("the scheme is neither http nor https"),
-    };
-    let Ok(uri) = whole.parse::<Uri>() else { return refuse("not a URL") };
-    if uri.host().is_none_or(str::is_empty) {
-        return refuse("there is no host");
-    }
-    if uri.port_u16().is_none_or(|port| port == 0) {
-        return refuse("there is no port");
-    }
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return refuse("there is something after the port");
-    }
-    Ok(uri)
 }
 
 #[cfg(test)]
