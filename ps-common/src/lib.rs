@@ -21,6 +21,7 @@ pub mod partition;
 pub mod report;
 #[cfg(feature = "net")]
 pub mod secrets;
+pub mod shared;
 pub mod statistics;
 pub mod tables;
 #[cfg(feature = "net")]

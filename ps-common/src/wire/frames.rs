@@ -296,16 +296,15 @@ fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     None
 }
 
-/// What goes before `data_len` bytes of data, so that prefix, `fields` and data are one message.
-pub fn head(fields: &impl Carrier, data_len: usize) -> Bytes {
-    put(fields, data_len, 0).freeze()
-}
-
-/// A message with its prefix, its data copied.
-pub fn with_data(fields: &impl Carrier, data: &[u8]) -> Bytes {
-    let mut message = put(fields, data.len(), data.len());
-    message.put_slice(data);
-    message.freeze()
+/// A message with its prefix, in the pieces that go out. Long data go as they lie, behind their head;
+/// short ones are copied behind it: a frame of their own costs more.
+pub fn parts<M: Carrier>(fields: &M, data: Bytes) -> impl Iterator<Item = Bytes> + use<M> {
+    let is_short = data.len() < PIECE_BYTES_MIN;
+    let mut first = put(fields, data.len(), if is_short { data.len() } else { 0 });
+    if is_short {
+        first.put_slice(&data);
+    }
+    std::iter::once(first.freeze()).chain((!is_short).then_some(data))
 }
 
 /// A message with its prefix.

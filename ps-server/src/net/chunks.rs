@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ps_common::calls::{PullHeader, PushResult};
-use ps_common::wire::frames::{Carrier, PIECE_BYTES_MIN, head, with_data};
+use ps_common::wire::frames::parts;
 use ps_common::wire::pb;
 
 use crate::table::Snapshot;
@@ -34,7 +34,7 @@ pub(super) fn of_pull(
             last: i + 1 == n_chunks,
             data: Bytes::new(),
         };
-        parts(fields, data)
+        parts(&fields, data)
     })
 }
 
@@ -59,15 +59,6 @@ pub(super) fn of_step(
             data = theta.chunks[i].clone();
             bytes_before += data.len();
         }
-        parts(fields, data)
+        parts(&fields, data)
     })
-}
-
-/// A short chunk is copied behind its head: a frame of its own costs more.
-fn parts(fields: impl Carrier, data: Bytes) -> impl Iterator<Item = Bytes> {
-    let (first, second) = match data.len() < PIECE_BYTES_MIN {
-        true => (with_data(&fields, &data), None),
-        false => (head(&fields, data.len()), Some(data)),
-    };
-    std::iter::once(first).chain(second)
 }

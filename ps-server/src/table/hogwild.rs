@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use ps_common::report::LostUpdates;
+use ps_common::shared::Shared;
 use ps_common::{Dtype, Element};
 
-use super::chunk::Chunk;
 use super::gradient::Gradient;
 use super::store::{Snapshot, Store};
 use super::theta::{BLOCK, runs_of};
@@ -263,7 +263,7 @@ fn cells<C: Cell>(first: &Snapshot) -> Box<[C]> {
 }
 
 fn copies<C: Cell>(cells: &[C], chunk_len: usize) -> Vec<Bytes> {
-    let copy = |chunk: &[C]| Arc::new(Chunk(chunk.iter().map(C::load).collect())).bytes();
+    let copy = |chunk: &[C]| Shared::from(chunk.iter().map(C::load).collect::<Vec<_>>()).bytes();
     cells.chunks(chunk_len).map(copy).collect()
 }
 

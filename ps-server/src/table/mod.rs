@@ -6,7 +6,6 @@
 
 mod aggregate;
 mod capture;
-mod chunk;
 mod gradient;
 mod hogwild;
 mod room;

@@ -6,12 +6,11 @@
 //! is left. While somebody holds a captured state, there is a third.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use ps_common::Element;
+use ps_common::shared::Shared;
 
-use super::chunk::Chunk;
 use super::theta::runs_of;
 use crate::numeric::{Rule, SLOTS_MAX, Slots, Step, first_non_finite};
 
@@ -19,9 +18,9 @@ use crate::numeric::{Rule, SLOTS_MAX, Slots, Step, first_non_finite};
 #[derive(Debug)]
 pub(super) struct State<T> {
     n_slots: usize,
-    now: [Arc<Chunk<T>>; SLOTS_MAX],
+    now: [Shared<T>; SLOTS_MAX],
     /// Until it is opened somebody may hold it, who captured it when it was in force.
-    next: [Arc<Chunk<T>>; SLOTS_MAX],
+    next: [Shared<T>; SLOTS_MAX],
 }
 
 impl<T: Element> State<T> {
@@ -45,18 +44,15 @@ impl<T: Element> State<T> {
 
     /// With `slots` in force; those beyond `n_slots` are empty.
     pub(super) fn from_slots(n_slots: usize, slots: [Vec<T>; SLOTS_MAX]) -> Self {
-        let now = slots.map(|slot| Arc::new(Chunk(slot)));
-        let next = std::array::from_fn(|slot| Chunk::zeros(now[slot].0.len()));
+        let now = slots.map(Shared::from);
+        let next = std::array::from_fn(|slot| Shared::zeros(now[slot].len()));
         Self { n_slots, now, next }
     }
 
     /// Begins the next state of some elements with the one in force.
     pub(super) fn open(&mut self, block: Range<usize>) {
         for (next, now) in self.next.iter_mut().zip(&self.now).take(self.n_slots) {
-            if Arc::get_mut(next).is_none() {
-                *next = Chunk::zeros(now.0.len());
-            }
-            unshared(next)[block.clone()].copy_from_slice(&now.0[block.clone()]);
+            next.renewed()[block.clone()].copy_from_slice(&now[block.clone()]);
         }
     }
 
@@ -68,7 +64,7 @@ impl<T: Element> State<T> {
     /// The first of some elements whose next state is not finite, counted from the first of them.
     pub(super) fn first_non_finite(&self, block: &Range<usize>) -> Option<usize> {
         let slots = self.next.iter().take(self.n_slots);
-        slots.filter_map(|slot| first_non_finite(&slot.0[block.clone()])).min()
+        slots.filter_map(|slot| first_non_finite(&slot[block.clone()])).min()
     }
 
     /// What was next is in force.
@@ -84,12 +80,12 @@ impl<T: Element> State<T> {
     /// A slot in force.
     #[cfg(test)]
     pub(super) fn slot(&self, slot: usize) -> &[T] {
-        &self.now[slot].0
+        &self.now[slot]
     }
 }
 
 fn slots_of<T: Element>(
-    slots: &mut [Arc<Chunk<T>>; SLOTS_MAX],
+    slots: &mut [Shared<T>; SLOTS_MAX],
     n_slots: usize,
     block: Range<usize>,
 ) -> Slots<'_, T> {
@@ -99,6 +95,6 @@ fn slots_of<T: Element>(
     })
 }
 
-fn unshared<T>(slot: &mut Arc<Chunk<T>>) -> &mut [T] {
-    &mut Arc::get_mut(slot).expect("nobody can hold it yet").0
+fn unshared<T: Element>(slot: &mut Shared<T>) -> &mut [T] {
+    slot.unshared().expect("nobody can hold it yet")
 }

@@ -1,13 +1,12 @@
 //! theta in one element type: its chunks, and the one way in which they change.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use ps_common::Element;
+use ps_common::shared::Shared;
 
 use super::aggregate::{Aggregate, Place, Scratch};
-use super::chunk::Chunk;
 use super::state::State;
 use crate::numeric::{Norm, Optimizer, Step, add_scaled, first_non_finite, scale};
 
@@ -22,9 +21,9 @@ const SPARES_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Theta<T> {
     chunk_len: usize,
-    chunks: Vec<Arc<Chunk<T>>>,
+    chunks: Vec<Shared<T>>,
     /// Of each chunk, memory that was theirs before; some of it pulls may still be reading.
-    spares: Vec<Vec<Arc<Chunk<T>>>>,
+    spares: Vec<Vec<Shared<T>>>,
     work: Work<T>,
 }
 
@@ -41,7 +40,7 @@ struct Work<T> {
 /// theta after an update that is not in force yet.
 #[derive(Debug)]
 pub(super) struct Prepared<T> {
-    chunks: Vec<Arc<Chunk<T>>>,
+    chunks: Vec<Shared<T>>,
     /// Taken by it.
     n_steps: u64,
 }
@@ -73,7 +72,7 @@ impl<T: Element> Theta<T> {
         Self {
             chunk_len,
             spares: vec![Vec::new(); chunks.len()],
-            chunks: chunks.into_iter().map(|chunk| Arc::new(Chunk(chunk))).collect(),
+            chunks: chunks.into_iter().map(Shared::from).collect(),
             work: Work { scratch: Scratch::new(), states, n_steps },
         }
     }
@@ -85,13 +84,13 @@ impl<T: Element> Theta<T> {
     pub(super) fn fill(&mut self, mut write: impl FnMut(usize, &mut [T])) {
         let first_keys = (0..).step_by(self.chunk_len);
         for (first_key, chunk) in first_keys.zip(&mut self.chunks) {
-            write(first_key, &mut Arc::get_mut(chunk).expect("filled before it is read").0);
+            write(first_key, chunk.unshared().expect("filled before it is read"));
         }
     }
 
     /// Every chunk's bytes, without a copy.
     pub(super) fn bytes(&self) -> Vec<Bytes> {
-        self.chunks.iter().map(Chunk::bytes).collect()
+        self.chunks.iter().map(Shared::bytes).collect()
     }
 
     /// Steps so far, and by slot and chunk the bytes of what the rule remembers, without a copy;
@@ -116,12 +115,12 @@ impl<T: Element> Theta<T> {
         let clips = self.clips(aggregate, motion.optimizer)?;
         let mut new_chunks = Vec::with_capacity(self.chunks.len());
         for (i, (old, spares)) in self.chunks.iter().zip(&mut self.spares).enumerate() {
-            let mut new = unshared(spares, old.0.len());
-            let values = &mut Arc::get_mut(&mut new).expect("unshared").0;
+            let mut new = unshared(spares, old.len());
+            let values = new.unshared().expect("just taken");
             let start = i * self.chunk_len;
-            let result = blocks(i, start, old.0.len()).try_for_each(|place| {
+            let result = blocks(i, start, old.len()).try_for_each(|place| {
                 let range = place.offset..place.offset + place.len;
-                let block = (&mut values[range.clone()], &old.0[range]);
+                let block = (&mut values[range.clone()], &old[range]);
                 self.work.update_block(block, place, (aggregate, &clips), motion)
             });
             new_chunks.push(new);
@@ -150,8 +149,8 @@ impl<T: Element> Theta<T> {
         }
         let step = optimizer.at(lr, 1.0, 0);
         let chunks = self.chunks.iter().zip((0..).step_by(self.chunk_len));
-        let state = |(chunk, key): (&Arc<Chunk<T>>, usize)| {
-            State::start(&optimizer.rule, &step, (&chunk.0, key), penalized)
+        let state = |(chunk, key): (&Shared<T>, usize)| {
+            State::start(&optimizer.rule, &step, (chunk, key), penalized)
         };
         self.work.states = chunks.map(state).collect();
     }
@@ -171,8 +170,8 @@ impl<T: Element> Theta<T> {
             {
                 // Chunk by chunk, so that whoever has only some of them could tell their part.
                 let mut of_chunk = Norm::default();
-                for place in blocks(i, start, old.0.len()) {
-                    let theta = &old.0[place.offset..place.offset + place.len];
+                for place in blocks(i, start, old.len()) {
+                    let theta = &old[place.offset..place.offset + place.len];
                     let gradient: &[T] = match aggregate.as_pushed(step, place) {
                         Some(pushed) => pushed,
                         None => aggregate.write(step, place, theta, &mut self.work.scratch),
@@ -190,7 +189,7 @@ impl<T: Element> Theta<T> {
     }
 
     /// Keeps the memory of chunks that are no part of theta (any more).
-    fn retire(&mut self, chunks: Vec<Arc<Chunk<T>>>) {
+    fn retire(&mut self, chunks: Vec<Shared<T>>) {
         for (spares, chunk) in self.spares.iter_mut().zip(chunks) {
             if spares.len() < SPARES_MAX {
                 spares.push(chunk);
@@ -203,7 +202,7 @@ impl<T: Element> Theta<T> {
 impl<T: Element> Theta<T> {
     pub(super) fn begin_at(&mut self, values: &[f64]) {
         for (chunk, values) in self.chunks.iter_mut().zip(values.chunks(self.chunk_len)) {
-            *chunk = Arc::new(Chunk(values.iter().map(|&x| T::from_f64(x)).collect()));
+            *chunk = Shared::from(values.iter().map(|&x| T::from_f64(x)).collect::<Vec<T>>());
         }
     }
 
@@ -215,9 +214,9 @@ impl<T: Element> Theta<T> {
 }
 
 /// Memory that nobody reads any more, the most recently used first, or else new memory.
-fn unshared<T: Element>(spares: &mut Vec<Arc<Chunk<T>>>, len: usize) -> Arc<Chunk<T>> {
-    let free = spares.iter_mut().rposition(|spare| Arc::get_mut(spare).is_some());
-    free.map_or_else(|| Chunk::zeros(len), |free| spares.remove(free))
+fn unshared<T: Element>(spares: &mut Vec<Shared<T>>, len: usize) -> Shared<T> {
+    let free = spares.iter_mut().rposition(|spare| spare.unshared().is_some());
+    free.map_or_else(|| Shared::zeros(len), |free| spares.remove(free))
 }
 
 /// The blocks of chunk `chunk`, whose first key is `start`.
@@ -320,7 +319,7 @@ mod tests {
     use super::*;
 
     fn values(theta: &Theta<f64>) -> Vec<f64> {
-        theta.chunks.iter().flat_map(|chunk| chunk.0.iter().copied()).collect()
+        theta.chunks.iter().flat_map(|chunk| chunk.iter().copied()).collect()
     }
 
     use ps_common::job::Combine;
@@ -376,7 +375,7 @@ mod tests {
         let mut places = std::collections::BTreeSet::new();
         for _ in 0..10 {
             update(&mut theta, &[(&[2.0; 4], 1.0)]).expect("finite");
-            places.insert(theta.chunks[0].0.as_ptr() as usize);
+            places.insert(theta.chunks[0].as_ptr() as usize);
         }
         assert_eq!(places.len(), 2, "two buffers take turns");
     }

@@ -377,7 +377,7 @@ fn messages<T: Element>(
         key: chunk.key,
         last: chunk.last,
         staged: staged.filter(|_| chunk.last),
-        data: bytes::Bytes::copy_from_slice(chunk.bytes),
+        data: chunk.bytes,
     })
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use ps_common::calls::{Caller, PushHeader};
 use ps_common::partition::{Partition, staged_digest};
-use ps_common::wire::frames::{Arrived, PREFIX_BYTES, plain, with_data};
+use ps_common::wire::frames::{Arrived, PREFIX_BYTES, parts, plain};
 use ps_common::wire::pb;
 use ps_common::wire::status::Failure;
 use ps_common::{Element, ErrorCode};
@@ -23,9 +23,9 @@ use super::connect::Line;
 use super::stream::{Incoming, open};
 use super::tensor::{Assembly, Chunk, ChunkHead, Parcel, broken};
 
-/// Chunks between the copy out of the gradient and a connection: enough to keep it busy, few enough
-/// to stay in cache.
-pub(super) const CHUNKS_QUEUED: usize = 4;
+/// Parts of messages between the gradient and a connection: enough to keep it busy. A chunk is two of
+/// them, or one where it is short.
+pub(super) const PARTS_QUEUED: usize = 8;
 
 /// The servers besides the first; none where the first is alone. Clones are the same ones.
 #[derive(Debug, Clone, Default)]
@@ -135,13 +135,13 @@ impl Others {
 }
 
 /// One server's part of a push; the digest that it answers with.
-async fn stage<'a>(
+async fn stage(
     line: Line,
     header: PushHeader,
-    part: impl Iterator<Item = Chunk<'a>>,
+    part: impl Iterator<Item = Chunk>,
     traffic: &Traffic,
 ) -> Result<u32, Failure> {
-    let (requests, queue) = mpsc::channel(CHUNKS_QUEUED);
+    let (requests, queue) = mpsc::channel(PARTS_QUEUED);
     let mut answer = open(line, "/ps.v1.Partition/Stage", queue);
     let send = async move {
         let mut header = Some(pb::PushHeader::from(header));
@@ -171,7 +171,7 @@ async fn stage<'a>(
 pub(super) async fn send_chunk(
     requests: &mpsc::Sender<Bytes>,
     header: Option<pb::PushHeader>,
-    chunk: Chunk<'_>,
+    chunk: Chunk,
     staged: Option<u32>,
     traffic: &Traffic,
 ) -> Result<(), Failure> {
@@ -183,11 +183,17 @@ pub(super) async fn send_chunk(
         staged,
         data: Bytes::new(),
     };
-    let message = with_data(&fields, chunk.bytes);
-    let n_bytes = message.len() - PREFIX_BYTES;
-    match tokio::time::timeout(CALL_DEADLINE, requests.send(message)).await {
+    let mut n_bytes = 0;
+    let send = async {
+        for part in parts(&fields, chunk.bytes) {
+            n_bytes += part.len();
+            requests.send(part).await?;
+        }
+        Ok::<_, mpsc::error::SendError<Bytes>>(())
+    };
+    match tokio::time::timeout(CALL_DEADLINE, send).await {
         Ok(Ok(())) => {
-            traffic.count_sent(n_bytes);
+            traffic.count_sent(n_bytes - PREFIX_BYTES);
             Ok(())
         }
         Ok(Err(_)) => std::future::pending().await,

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use super::client::{CALL_DEADLINE, Traffic, WAIT_MAX, within};
 use super::connect::Line;
-use super::others::{CHUNKS_QUEUED, Others, send_chunk};
+use super::others::{PARTS_QUEUED, Others, send_chunk};
 use super::stream::{Incoming, open};
 use super::tensor::{Assembly, ChunkHead, Parcel, broken};
 
@@ -35,7 +35,7 @@ pub struct Steps {
 
 impl Steps {
     pub(super) fn new(line: Line, others: Others, traffic: Arc<Traffic>) -> Self {
-        let (requests, queue) = mpsc::channel(CHUNKS_QUEUED);
+        let (requests, queue) = mpsc::channel(PARTS_QUEUED);
         let answers = open(line, "/ps.v1.Parameters/PushPull", queue);
         Self { requests, answers, others, traffic, theta_version: 0 }
     }

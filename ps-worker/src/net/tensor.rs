@@ -4,18 +4,19 @@
 
 use std::ops::Range;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use ps_common::Element;
 use ps_common::codec::{Encoded, Encoding};
 use ps_common::dtype::as_le_bytes;
+use ps_common::shared::Shared;
 use ps_common::wire::CHUNK_BYTES;
 use ps_common::wire::parameters::encoding_into;
 use ps_common::wire::status::Failure;
 use tonic::Code;
 
 /// One chunk of a tensor that is being sent.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Chunk<'a> {
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Chunk {
     /// Of its first element.
     pub(super) key: u64,
     /// Whether it ends the tensor.
@@ -23,7 +24,7 @@ pub(super) struct Chunk<'a> {
     /// How its bytes are written, as on the wire.
     pub(super) dtype: i32,
     /// At most [`CHUNK_BYTES`] where they are plain.
-    pub(super) bytes: &'a [u8],
+    pub(super) bytes: Bytes,
 }
 
 /// A gradient as it is sent, or the part of it that goes to one server.
@@ -36,8 +37,15 @@ pub struct Parcel<'a, T> {
 
 #[derive(Debug, Clone, Copy)]
 enum Content<'a, T> {
-    /// As it is.
+    /// As it is; each chunk is copied when its turn comes.
     Plain(&'a [T]),
+    /// As it is and without a copy: `len` elements from the one at `begin`.
+    Shared {
+        /// A whole gradient.
+        values: &'a Shared<T>,
+        begin: usize,
+        len: usize,
+    },
     /// Written by a codec, of so many elements.
     Coded(usize, &'a [Encoded]),
 }
@@ -54,6 +62,12 @@ impl<'a, T> From<&'a Vec<T>> for Parcel<'a, T> {
     }
 }
 
+impl<'a, T> From<&'a Shared<T>> for Parcel<'a, T> {
+    fn from(values: &'a Shared<T>) -> Self {
+        Self { first_key: 0, content: Content::Shared { values, begin: 0, len: values.len() } }
+    }
+}
+
 impl<'a, T: Element> Parcel<'a, T> {
     /// A whole gradient that a codec has written, in order of key.
     pub fn coded(chunks: &'a [Encoded]) -> Self {
@@ -65,7 +79,7 @@ impl<'a, T: Element> Parcel<'a, T> {
     pub(super) fn len(&self) -> usize {
         match self.content {
             Content::Plain(values) => values.len(),
-            Content::Coded(len, _) => len,
+            Content::Shared { len, .. } | Content::Coded(len, _) => len,
         }
     }
 
@@ -74,6 +88,9 @@ impl<'a, T: Element> Parcel<'a, T> {
     pub(super) fn part(&self, keys: Range<usize>) -> Self {
         let content = match self.content {
             Content::Plain(values) => Content::Plain(&values[keys.clone()]),
+            Content::Shared { values, .. } => {
+                Content::Shared { values, begin: keys.start, len: keys.len() }
+            }
             Content::Coded(_, chunks) => {
                 let begin = chunks.partition_point(|chunk| chunk.begin < keys.start);
                 let end = chunks.partition_point(|chunk| chunk.begin < keys.end);
@@ -87,27 +104,36 @@ impl<'a, T: Element> Parcel<'a, T> {
     ///
     /// # Panics
     /// If there are no values: a theta has at least one element.
-    pub(super) fn chunks(self) -> impl Iterator<Item = Chunk<'a>> {
+    pub(super) fn chunks(self) -> impl Iterator<Item = Chunk> {
         assert!(self.len() > 0, "theta has at least one element");
-        let chunk_len = CHUNK_BYTES / T::DTYPE.size_bytes();
+        let size = T::DTYPE.size_bytes();
+        let chunk_len = CHUNK_BYTES / size;
         let n_chunks = match self.content {
-            Content::Plain(values) => values.len().div_ceil(chunk_len),
+            Content::Plain(_) | Content::Shared { .. } => self.len().div_ceil(chunk_len),
             Content::Coded(_, chunks) => chunks.len(),
         };
+        let shared = match self.content {
+            Content::Shared { values, .. } => values.bytes(),
+            Content::Plain(_) | Content::Coded(..) => Bytes::new(),
+        };
         (0..n_chunks).map(move |i| {
-            let (begin, encoding, bytes) = match self.content {
+            let place = i * chunk_len..self.len().min((i + 1) * chunk_len);
+            let (key, encoding, bytes) = match self.content {
                 Content::Plain(values) => {
-                    let begin = i * chunk_len;
-                    let values = &values[begin..values.len().min(begin + chunk_len)];
-                    (self.first_key + begin, Encoding::Plain, as_le_bytes(values))
+                    let bytes = as_le_bytes(&values[place.clone()]);
+                    (place.start, Encoding::Plain, Bytes::copy_from_slice(bytes))
+                }
+                Content::Shared { begin, .. } => {
+                    let bytes = (begin + place.start) * size..(begin + place.end) * size;
+                    (place.start, Encoding::Plain, shared.slice(bytes))
                 }
                 Content::Coded(_, chunks) => {
                     let Encoded { begin, encoding, data, .. } = &chunks[i];
-                    (*begin, *encoding, &data[..])
+                    (begin - self.first_key, *encoding, data.clone())
                 }
             };
             Chunk {
-                key: begin as u64,
+                key: (self.first_key + key) as u64,
                 last: i + 1 == n_chunks,
                 dtype: encoding_into(encoding, T::DTYPE),
                 bytes,
@@ -217,7 +243,9 @@ mod tests {
         for n in [1usize, 65535, 65536, 65537, 200_000] {
             let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let mut expected = 0;
-            for chunk in Parcel::from(&values).chunks() {
+            let shared = Shared::from(values.clone());
+            assert!(Parcel::from(&values).chunks().eq(Parcel::from(&shared).chunks()));
+            for chunk in Parcel::from(&shared).chunks() {
                 assert_eq!(chunk.key, expected as u64);
                 expected += chunk.bytes.len() / 4;
                 assert_eq!(chunk.last, expected == n);
@@ -227,6 +255,18 @@ mod tests {
             assert_eq!(expected, n);
         }
         assert_eq!(Parcel::from(&vec![0f64; 32769]).chunks().count(), 2);
+    }
+
+    #[test]
+    fn a_part_of_a_shared_gradient_is_that_of_the_plain_one_without_a_copy() {
+        let values: Vec<f64> = (0..100_000).map(f64::from).collect();
+        let shared = Shared::from(values.clone());
+        for keys in [0..50_000, 50_000..100_000, 3..4] {
+            let part = Parcel::from(&shared).part(keys.clone());
+            assert!(part.chunks().eq(Parcel::from(&values).part(keys.clone()).chunks()));
+            let first = part.chunks().next().expect("there is one");
+            assert_eq!(first.bytes.as_ptr(), shared[keys.start..].as_ptr().cast());
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use ps_common::Element;
 use ps_common::calls::{Caller, JoinRequest, Outcome, PushHeader};
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{Fingerprint, JobState, Mode, PROTOCOL_VERSION, Role};
+use ps_common::shared::Shared;
 use ps_common::tables::{Table, Tables};
 use ps_common::wire::status::Failure;
 use ps_server::args::ServerArgs as RealServerArgs;
@@ -127,7 +128,7 @@ pub(super) async fn connect(args: &WorkerArgs) -> Result<Connection, ExitError> 
 /// What a step failed with: a rate with retries in it would not be a rate.
 pub(super) async fn steps<T: Element>(
     connection: &mut Connection,
-    gradient: &[T],
+    gradient: &Shared<T>,
     theta: &mut [T],
     steps: u64,
 ) -> Result<Vec<Duration>, ExitError> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use ps_common::exit::{Exit, ExitError};
+use ps_common::shared::Shared;
 use ps_common::{Dtype, Element};
 
 use super::args::{Job, Way};
@@ -144,7 +145,7 @@ fn grpc_worker<T: Element>(
 fn obey<T: Element>(
     args: &WorkerArgs,
     orders: &mpsc::Receiver<Order>,
-    mut steps: impl FnMut(&[T], &mut [T], u64) -> Result<Vec<Duration>, ExitError>,
+    mut steps: impl FnMut(&Shared<T>, &mut [T], u64) -> Result<Vec<Duration>, ExitError>,
 ) -> Result<(), ExitError> {
     let gradient = work::gradient::<T>(args.job.n, args.rank);
     let mut theta = vec![T::ZERO; args.job.n];

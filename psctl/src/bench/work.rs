@@ -4,6 +4,7 @@
 //! f32 whatever the order of the updates, as long as no element passes 2^24 learning rates.
 
 use ps_common::Element;
+use ps_common::shared::Shared;
 
 /// The learning rate of both sides: 2^-10.
 pub(super) const LEARNING_RATE: f64 = 1.0 / 1024.0;
@@ -16,8 +17,8 @@ fn element(key: usize, rank: u32) -> u64 {
 }
 
 /// The gradient of worker `rank`.
-pub(super) fn gradient<T: Element>(n: usize, rank: u32) -> Vec<T> {
-    (0..n).map(|key| T::from_f64(element(key, rank) as f64)).collect()
+pub(super) fn gradient<T: Element>(n: usize, rank: u32) -> Shared<T> {
+    Shared::from((0..n).map(|key| T::from_f64(element(key, rank) as f64)).collect::<Vec<T>>())
 }
 
 /// Pushes per worker for which theta is exact.
@@ -50,7 +51,7 @@ mod tests {
         let lr = LEARNING_RATE as f32;
         let g = gradient::<f32>(3, 0);
         let before: Vec<f32> = g.iter().map(|g| -lr * g * (last - 1) as f32).collect();
-        let after: Vec<f32> = before.iter().zip(&g).map(|(t, g)| t - lr * g).collect();
+        let after: Vec<f32> = before.iter().zip(g.iter()).map(|(t, g)| t - lr * g).collect();
         assert_eq!(first_difference(&before, &[last - 1]), None);
         assert_eq!(first_difference(&after, &[last]), None);
     }
