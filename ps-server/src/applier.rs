@@ -16,7 +16,8 @@ use ps_common::tables::Tables;
 use crate::core::{CallId, Compensate, Order, Unapplied};
 use crate::numeric::Optimizer;
 use crate::table::{
-    Captured, Compensation, Gradient, Prepared, Restoring, SharedStore, Snapshot, Store, Update,
+    Captured, Certain, Compensation, Gradient, Prepared, Restoring, SharedStore, Snapshot, Store,
+    Update,
 };
 
 /// Spare gradients that are kept for their memory.
@@ -29,7 +30,10 @@ pub struct Applier {
     optimizer: Optimizer,
     chunk_bytes: usize,
     start: Option<Imported>,
-    gradients: Mutex<Gradients>,
+    /// By the call that brought it.
+    gradients: Mutex<HashMap<CallId, Gradient>>,
+    /// Gradients that are kept for their memory.
+    spares: Arc<Mutex<Vec<Gradient>>>,
     theta: Theta,
     /// By rank, where gradients are corrected by it.
     kept: Mutex<HashMap<u32, Arc<Snapshot>>>,
@@ -47,9 +51,43 @@ enum Theta {
     Shared(OnceLock<Arc<SharedStore>>),
 }
 
-/// An update that is computed beside theta and not in force. Dropped, it leaves no trace.
+/// An update that nothing can go wrong with any more and that is not in force. Dropped, it leaves no trace.
 #[derive(Debug)]
-pub struct Pending(Prepared);
+pub struct Pending(Way);
+
+#[derive(Debug)]
+enum Way {
+    /// Computed already, because it might have overflowed.
+    Computed(Prepared),
+    /// To be computed once it is in force.
+    Deferred(Certain, InUse),
+}
+
+/// Gradients of an update, whose memory is used again after it.
+#[derive(Debug)]
+struct InUse {
+    parts: Vec<(Gradient, f64)>,
+    spares: Arc<Mutex<Vec<Gradient>>>,
+}
+
+impl AsRef<[(Gradient, f64)]> for InUse {
+    fn as_ref(&self) -> &[(Gradient, f64)] {
+        &self.parts
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut spares = self.spares.lock();
+        self.parts.drain(..).for_each(|(gradient, _)| recycle(&mut spares, gradient));
+    }
+}
+
+fn recycle(spares: &mut Vec<Gradient>, gradient: Gradient) {
+    if spares.len() < SPARES_MAX {
+        spares.push(gradient);
+    }
+}
 
 /// What an update has made of theta, to be published together with the core's word of it.
 #[derive(Debug)]
@@ -83,12 +121,6 @@ impl View {
     }
 }
 
-#[derive(Debug, Default)]
-struct Gradients {
-    held: HashMap<CallId, Gradient>,
-    spares: Vec<Gradient>,
-}
-
 impl Applier {
     /// Without theta.
     pub fn new(optimizer: Optimizer, chunk_bytes: usize) -> Self {
@@ -98,6 +130,7 @@ impl Applier {
             chunk_bytes,
             start: None,
             gradients: Mutex::default(),
+            spares: Arc::default(),
             theta: Theta::Versions { store: Mutex::default(), current: Mutex::default() },
             kept: Mutex::default(),
         }
@@ -183,18 +216,18 @@ impl Applier {
 
     /// Keeps a gradient under the name of the call that brought it.
     pub fn hold(&self, call: CallId, gradient: Gradient) {
-        self.gradients.lock().held.insert(call, gradient);
+        self.gradients.lock().insert(call, gradient);
     }
 
     /// Memory for the next gradient.
     pub fn empty_gradient(&self, dtype: Dtype) -> Gradient {
-        let spare = self.gradients.lock().spares.pop();
+        let spare = self.spares.lock().pop();
         Gradient::empty(dtype, spare)
     }
 
     /// Gives back the memory of a gradient that was refused on its way.
     pub fn recycle(&self, gradient: Gradient) {
-        self.gradients.lock().recycle(gradient);
+        recycle(&mut self.spares.lock(), gradient);
     }
 
     /// Makes theta.
@@ -282,20 +315,19 @@ impl Applier {
             let pending = self.prepare_recorded(order, record)?;
             return Ok(self.commit(pending));
         };
-        let mut parts = self.take(order);
+        let mut taken = self.take(order);
         let store = store.get().expect("created at the first join");
         assert!(order.compensation.is_none(), "async mode's, which has locks");
-        let [(gradient, 1.0)] = &mut parts[..] else {
+        let [(gradient, 1.0)] = &mut taken.parts[..] else {
             panic!("an update without locks is of one gradient as it came: {order:?}")
         };
         let stored = store.update(gradient, order.rate_factor);
-        self.recycle_all(parts);
         stored.map(|()| Fresh(None)).map_err(overflow)
     }
 
-    /// Computes an update by gradients that are held, which are let go, beside theta as it is. Where
-    /// several servers move their parts of theta together, each does this first; then all of them
-    /// [`Applier::commit`], or all drop what this gave.
+    /// Makes an update by gradients that are held, which are let go, so far that nothing can go wrong
+    /// with it; theta stays as it is. Where several servers move their parts of theta together, each does
+    /// this first; then all of them [`Applier::commit`], or all drop what this gave.
     ///
     /// # Errors
     /// As [`Applier::update`].
@@ -313,7 +345,10 @@ impl Applier {
     pub fn commit(&self, pending: Pending) -> Fresh {
         let mut store = self.store().lock();
         let store = store.as_mut().expect("created at the first join");
-        store.commit(pending.0);
+        match pending.0 {
+            Way::Computed(prepared) => store.commit(prepared),
+            Way::Deferred(certain, gradients) => store.defer(certain, Arc::new(gradients)),
+        }
         Fresh(Some(store.snapshot()))
     }
 
@@ -325,17 +360,11 @@ impl Applier {
     }
 
     /// The gradients of an order, which are its own: nobody else asks for them.
-    fn take(&self, order: &Order) -> Vec<(Gradient, f64)> {
+    fn take(&self, order: &Order) -> InUse {
         let mut gradients = self.gradients.lock();
-        let mut take = |call| gradients.held.remove(call).expect("pushed before");
-        order.parts.iter().map(|(call, weight)| (take(call), *weight)).collect()
-    }
-
-    fn recycle_all(&self, parts: Vec<(Gradient, f64)>) {
-        let mut gradients = self.gradients.lock();
-        for (gradient, _) in parts {
-            gradients.recycle(gradient);
-        }
+        let mut take = |call| gradients.remove(&call).expect("pushed before");
+        let parts = order.parts.iter().map(|(call, weight)| (take(*call), *weight)).collect();
+        InUse { parts, spares: Arc::clone(&self.spares) }
     }
 
     fn prepare_recorded(
@@ -343,26 +372,29 @@ impl Applier {
         order: &Order,
         record: &mut Recorder<'_>,
     ) -> Result<Pending, Unapplied> {
-        let parts = self.take(order);
+        let gradients = self.take(order);
         let pulled = order.compensation.and_then(|wanted| self.kept(wanted));
         let update = Update {
-            parts: &parts,
+            parts: &gradients.parts,
             combine: order.combine,
             rate_factor: order.rate_factor,
             compensation: pulled
                 .as_ref()
                 .map(|(lambda, pulled)| Compensation { lambda: *lambda, pulled }),
         };
-        let prepared = {
+        let safe = {
             let mut store = self.store().lock();
-            store.as_mut().expect("created at the first join").prepare(&update).map_err(overflow)
+            let store = store.as_mut().expect("created at the first join");
+            match store.certain(&update) {
+                Some(certain) => Ok(certain),
+                None => Err(store.prepare(&update).map_err(overflow)?),
+            }
         };
-        let recorded = prepared.and_then(|prepared| {
-            record(&parts).map_err(|what| Unapplied::NotWritten { what })?;
-            Ok(Pending(prepared))
-        });
-        self.recycle_all(parts);
-        recorded
+        record(&gradients.parts).map_err(|what| Unapplied::NotWritten { what })?;
+        Ok(Pending(match safe {
+            Ok(certain) => Way::Deferred(certain, gradients),
+            Err(prepared) => Way::Computed(prepared),
+        }))
     }
 
     /// theta that a gradient was computed at, if it is the one that its worker was given last.
@@ -374,23 +406,15 @@ impl Applier {
 
     /// Lets a gradient go unused.
     pub fn forget(&self, call: CallId) {
-        let mut gradients = self.gradients.lock();
-        if let Some(gradient) = gradients.held.remove(&call) {
-            gradients.recycle(gradient);
+        let forgotten = self.gradients.lock().remove(&call);
+        if let Some(gradient) = forgotten {
+            self.recycle(gradient);
         }
     }
 }
 
 fn overflow(key: usize) -> Unapplied {
     Unapplied::Overflow { key: key as u64 }
-}
-
-impl Gradients {
-    fn recycle(&mut self, gradient: Gradient) {
-        if self.spares.len() < SPARES_MAX {
-            self.spares.push(gradient);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -411,7 +435,7 @@ mod tests {
         assert!(applier.kept(wanted(0, 0)).is_none(), "another rank's");
         assert!(applier.kept(wanted(1, 1)).is_none(), "another version");
 
-        applier.hold(CallId(1), Gradient::F64(vec![1.0]));
+        applier.hold(CallId(1), Gradient::F64(vec![1.0].into()));
         let newer = applier.update(&Order::alone(CallId(1))).expect("finite");
         applier.publish(newer);
         applier.keep(1, applier.snapshot().expect("there"));
@@ -427,7 +451,7 @@ mod tests {
         applier.create(&tables, Dtype::F64);
         assert_eq!(applier.shape(), Some((1, Dtype::F64)), "the last key of three");
         let prepare = |call, value| {
-            applier.hold(CallId(call), Gradient::F64(vec![value]));
+            applier.hold(CallId(call), Gradient::F64(vec![value].into()));
             applier.prepare(&Order::alone(CallId(call)))
         };
         let seen = || {
@@ -461,15 +485,15 @@ mod tests {
         }
         let captured = first.capture().expect("created");
         let mut restoring = second.restoring(&tables, Dtype::F64, captured.theta().version);
-        for chunk in &captured.theta().chunks {
-            restoring.append("theta", chunk).expect("fits");
+        for chunk in captured.theta().chunks() {
+            restoring.append("theta", &chunk).expect("fits");
         }
         second.restore(restoring.finish().expect("whole"));
         (first, second)
     }
 
     fn push(applier: &Applier, call: u64) {
-        applier.hold(CallId(call), Gradient::F64(vec![1.0, call as f64, -1.0]));
+        applier.hold(CallId(call), Gradient::F64(vec![1.0, call as f64, -1.0].into()));
         let fresh = applier.update(&Order::alone(CallId(call))).expect("finite");
         applier.publish(fresh);
     }
@@ -484,7 +508,7 @@ mod tests {
             }
             let [first, second] = [first, second].map(|applier| applier.snapshot().expect("made"));
             assert_eq!((first.version, second.version), (3, 3));
-            assert_eq!((first.chunks.len(), second.chunks.len()), (1, 3));
+            assert_eq!((first.n_chunks(), second.n_chunks()), (1, 3));
             assert_eq!(second.values::<f64>(), [-1.5, -3.0, 1.5]);
             assert_eq!(first.sha256(), second.sha256());
         }

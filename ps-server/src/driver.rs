@@ -513,11 +513,7 @@ impl Driver {
     pub fn results(&self, now: Time) -> Result<Option<(Report, Arc<Snapshot>)>, Lost> {
         let Some(mut theta) = self.snapshot() else { return Ok(None) };
         if let Some(group) = &self.group {
-            let mut chunks = theta.chunks.clone();
-            chunks.extend(group.collect()?.into_iter().flatten());
-            let dim =
-                chunks.iter().map(bytes::Bytes::len).sum::<usize>() / theta.dtype.size_bytes();
-            theta = Arc::new(Snapshot { dim, chunks, ..(*theta).clone() });
+            theta = Arc::new(theta.joined(group.collect()?.into_iter().flatten()));
         }
         Ok(self.report_of(now, &theta).map(|report| (report, theta)))
     }

@@ -337,7 +337,8 @@ impl Files {
 
 /// theta's sections.
 fn write_theta(out: &mut Writer<'_>, theta: &Captured) -> std::io::Result<()> {
-    out.section("theta", &theta.theta().chunks)?;
+    let chunks: Vec<_> = theta.theta().chunks().collect();
+    out.section("theta", &chunks)?;
     for (slot, parts) in theta.slots() {
         out.section(&format!("optimizer/{slot}"), parts)?;
     }

@@ -60,13 +60,13 @@ fn keys() -> std::ops::Range<usize> {
 
 /// The bytes of this server's part of `theta`.
 fn part_of(theta: &Store) -> Vec<u8> {
-    theta.snapshot().chunks.concat()[keys().start * 8..].to_vec()
+    theta.snapshot().chunks().collect::<Vec<_>>().concat()[keys().start * 8..].to_vec()
 }
 
 /// What this server's theta should be after rounds `clocks` of two workers.
 fn train(theta: &mut Store, clocks: std::ops::Range<u64>) {
     for clock in clocks {
-        let part = |rank| (Gradient::F64(gradient(rank, clock)), 0.5);
+        let part = |rank| (Gradient::F64(gradient(rank, clock).into()), 0.5);
         let parts = [part(0), part(1)];
         let (combine, compensation) = (Combine::Sum, None);
         let update = Update { parts: &parts, combine, rate_factor: 1.0, compensation };

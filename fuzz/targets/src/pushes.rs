@@ -86,7 +86,7 @@ pub(crate) fn assemble(input: &[u8]) -> bool {
     let want = twin(&messages, caller);
     match (&got, &want) {
         (Some(Ok(push)), Some(Ok(values))) => {
-            assert_eq!(push.gradient, Gradient::F32(values.clone()));
+            assert_eq!(push.gradient, Gradient::F32(values.clone().into()));
             let n_messages = messages.iter().position(|m| m.last).expect("it is whole") + 1;
             let bytes = messages[..n_messages].iter().flat_map(|m| m.data.to_vec());
             assert_eq!(push.digest, crc32fast::hash(&bytes.collect::<Vec<u8>>()));

@@ -55,7 +55,10 @@ fn what_is_written_here_is_what_the_generated_codec_writes() {
         let parts: Vec<_> = parts(&fields, whole.data.clone()).collect();
         assert_eq!(parts.concat(), wanted, "{n}");
         let is_copied = parts.last().expect("there is one").as_ptr() != whole.data.as_ptr();
-        assert_eq!((parts.len(), is_copied), if n < PIECE_BYTES_MIN { (1, true) } else { (2, false) });
+        assert_eq!(
+            (parts.len(), is_copied),
+            if n < PIECE_BYTES_MIN { (1, true) } else { (2, false) }
+        );
         assert_eq!(plain(&whole), wanted, "{n}");
     }
 }

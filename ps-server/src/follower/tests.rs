@@ -74,7 +74,7 @@ fn stage(follower: &Follower, name: PushName, value: f64) -> Result<u32, Error> 
         wait_max: None,
         exchange: 0,
     };
-    let gradient = Gradient::F64(vec![value; 2]);
+    let gradient = Gradient::F64(vec![value; 2].into());
     let digest = crc32fast::hash(gradient.as_le_bytes());
     follower.stage(&header, gradient, digest)
 }
@@ -330,8 +330,8 @@ fn m11_a_life_goes_on_from_what_was_captured_under_another_epoch() {
     let (tables, version) = (picture.tables.clone(), picture.name.version);
     let sgd = Optimizer::sgd(0.5);
     let mut restoring = Store::restoring((&tables, PARTITION), Dtype::F64, sgd, 64, version);
-    for chunk in &picture.theta.theta().chunks {
-        restoring.append("theta", chunk).expect("fits");
+    for chunk in picture.theta.theta().chunks() {
+        restoring.append("theta", &chunk).expect("fits");
     }
     let store = restoring.finish().expect("whole");
     let restored = Restored { job: picture.name.job, tables, store };

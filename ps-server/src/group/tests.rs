@@ -127,7 +127,7 @@ impl Stage {
         match gradient {
             None => self.driver.feed(&clock, input(call), &mut deliver),
             Some(value) => {
-                let gradient = Gradient::F64(vec![value; keys]);
+                let gradient = Gradient::F64(vec![value; keys].into());
                 self.driver.feed_push(&clock, call, gradient, input(call), &mut deliver)
             }
         };

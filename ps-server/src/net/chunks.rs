@@ -18,9 +18,9 @@ pub(super) fn of_pull(
     let (dim, size) = (theta.dim as u64, theta.dtype.size_bytes());
     let dtype = pb::Dtype::from(theta.dtype).into();
     let mut bytes_before = 0usize;
-    let n_chunks = theta.chunks.len();
+    let n_chunks = theta.n_chunks();
     (0..n_chunks).flat_map(move |i| {
-        let data = theta.chunks[i].clone();
+        let data = theta.chunk(i);
         let key = (first_key + bytes_before / size) as u64;
         bytes_before += data.len();
         let fields = pb::PullResponse {
@@ -43,7 +43,7 @@ pub(super) fn of_step(
     result: PushResult,
     theta: Option<Arc<Snapshot>>,
 ) -> impl Iterator<Item = Bytes> + Send + 'static {
-    let n_chunks = theta.as_ref().map_or(0, |theta| theta.chunks.len());
+    let n_chunks = theta.as_ref().map_or(0, |theta| theta.n_chunks());
     let mut bytes_before = 0usize;
     (0..n_chunks.max(1)).flat_map(move |i| {
         let mut fields = pb::PushPullResponse {
@@ -56,7 +56,7 @@ pub(super) fn of_step(
             fields.dtype = pb::Dtype::from(theta.dtype).into();
             fields.version = theta.version;
             fields.key = (bytes_before / theta.dtype.size_bytes()) as u64;
-            data = theta.chunks[i].clone();
+            data = theta.chunk(i);
             bytes_before += data.len();
         }
         parts(&fields, data)

@@ -211,8 +211,8 @@ impl Following {
                 return Ok(());
             }
             Next::Tell(theta) => {
-                let n_chunks = theta.chunks.len();
-                for (i, chunk) in theta.chunks.iter().enumerate() {
+                let n_chunks = theta.n_chunks();
+                for (i, chunk) in theta.chunks().enumerate() {
                     say(outlet, Word::Part(chunk.clone(), i + 1 == n_chunks)).await?;
                 }
                 return Ok(());

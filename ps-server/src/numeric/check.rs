@@ -12,6 +12,12 @@ pub fn first_non_finite<T: Element>(values: &[T]) -> Option<usize> {
     widest(|| find(values))
 }
 
+/// Whether no element is larger than `limit`, with its sign taken off; a NaN is.
+pub fn all_within<T: Element>(values: &[T], limit: T) -> bool {
+    let within = |block: &[T]| block.iter().fold(true, |all, x| all & (x.abs() <= limit));
+    widest(|| values.chunks(BLOCK).all(within))
+}
+
 #[inline(always)]
 fn find<T: Element>(values: &[T]) -> Option<usize> {
     for (block, start) in values.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
@@ -26,6 +32,19 @@ fn find<T: Element>(values: &[T]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_are_within_or_one_is_not() {
+        for at in [0, 255, 256, 999] {
+            for bad in [2.5f32, -2.5, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut values = vec![-2.0f32; 1000];
+                assert!(all_within(&values, 2.0));
+                values[at] = bad;
+                assert!(!all_within(&values, 2.0), "{bad} at {at}");
+            }
+        }
+        assert!(all_within::<f64>(&[], 0.0));
+    }
 
     #[test]
     fn finds_the_first_at_every_place() {

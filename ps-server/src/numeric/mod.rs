@@ -24,7 +24,7 @@ mod sgd;
 mod sum;
 mod widest;
 
-pub use check::first_non_finite;
+pub use check::{all_within, first_non_finite};
 pub use clip::{Norm, scale};
 pub use compensate::compensate;
 pub use initialize::initialize;

@@ -34,16 +34,16 @@ pub(super) struct Place {
 /// Memory for a block, which stays in the first caches.
 #[derive(Debug)]
 pub(super) struct Scratch<T> {
-    gradient: Box<[T]>,
-    pulled: Box<[T]>,
+    /// Empty until there is use for it, as is the next.
+    gradient: Vec<T>,
+    pulled: Vec<T>,
     /// Of medians.
     sorted: Vec<T>,
 }
 
-impl<T: Element> Scratch<T> {
-    pub(super) fn new() -> Self {
-        let block = || vec![T::ZERO; BLOCK].into_boxed_slice();
-        Self { gradient: block(), pulled: block(), sorted: Vec::new() }
+impl<T> Default for Scratch<T> {
+    fn default() -> Self {
+        Self { gradient: Vec::new(), pulled: Vec::new(), sorted: Vec::new() }
     }
 }
 
@@ -84,6 +84,7 @@ impl<'a, T: Element> Aggregate<'a, T> {
         theta: &[T],
         scratch: &'s mut Scratch<T>,
     ) -> &'s mut [T] {
+        scratch.gradient.resize(BLOCK, T::ZERO);
         let gradient = &mut scratch.gradient[..place.len];
         let keys = place.key..place.key + place.len;
         let cut = |(values, weight): &(&'a [T], f64)| (&values[keys.clone()], *weight);
@@ -108,7 +109,9 @@ impl<'a, T: Element> Aggregate<'a, T> {
         }
         if let Some(Compensation { lambda, pulled }) = self.compensation {
             let size = size_of::<T>();
-            let bytes = &pulled.chunks[place.chunk][place.offset * size..][..place.len * size];
+            let chunk = pulled.chunk(place.chunk);
+            let bytes = &chunk[place.offset * size..][..place.len * size];
+            scratch.pulled.resize(BLOCK, T::ZERO);
             let pulled = &mut scratch.pulled[..place.len];
             ps_common::dtype::copy_from_le_bytes(pulled, bytes);
             compensate(gradient, theta, pulled, lambda);

@@ -99,7 +99,7 @@ pub struct Restoring {
     keys: Range<usize>,
     version: u64,
     optimizer: Optimizer,
-    penalized: Vec<Range<usize>>,
+    penalized: Arc<[Range<usize>]>,
     parts: AnyParts,
     /// None if the rule remembers nothing.
     n_steps: Option<Part<u64>>,

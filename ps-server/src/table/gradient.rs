@@ -1,20 +1,64 @@
 //! A gradient on its way in: bytes checked while they are hot, cast into place.
 
+use std::ops::Deref;
+
 use bytes::Buf;
 use ps_common::codec::Encoding;
 use ps_common::dtype::as_le_bytes;
 use ps_common::{Dtype, Element, Error, ErrorCode};
 
+use super::certain::moderate;
 use super::room::{check_room, no_room};
-use crate::numeric::{first_non_finite, widest};
+use crate::numeric::{all_within, first_non_finite, widest};
 
 /// A gradient, whole or growing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Gradient {
     /// Single precision.
-    F32(Vec<f32>),
+    F32(Values<f32>),
     /// Double precision.
-    F64(Vec<f64>),
+    F64(Values<f64>),
+}
+
+/// A gradient's elements, all finite, and whether one of them is so large that an update may overflow.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Values<T> {
+    values: Vec<T>,
+    is_moderate: bool,
+}
+
+impl<T: Element> From<Vec<T>> for Values<T> {
+    fn from(values: Vec<T>) -> Self {
+        let is_moderate = all_within(&values, moderate());
+        Self { values, is_moderate }
+    }
+}
+
+impl<T: Element> FromIterator<T> for Values<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Self {
+        Self::from(values.into_iter().collect::<Vec<T>>())
+    }
+}
+
+impl<T> Deref for Values<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.values
+    }
+}
+
+impl<T: Element> Values<T> {
+    /// The elements, for an update that does not ask whether they are moderate.
+    pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut self.values
+    }
+
+    /// None, in the same memory.
+    fn emptied(mut self) -> Self {
+        self.values.clear();
+        Self { values: self.values, is_moderate: true }
+    }
 }
 
 /// Why a chunk cannot be part of a gradient.
@@ -24,16 +68,10 @@ impl Gradient {
     /// An empty one that will have `dim` elements; `spare` lends its memory.
     pub fn empty(dtype: Dtype, spare: Option<Self>) -> Self {
         match (dtype, spare) {
-            (Dtype::F32, Some(Self::F32(mut values))) => {
-                values.clear();
-                Self::F32(values)
-            }
-            (Dtype::F64, Some(Self::F64(mut values))) => {
-                values.clear();
-                Self::F64(values)
-            }
-            (Dtype::F32, _) => Self::F32(Vec::new()),
-            (Dtype::F64, _) => Self::F64(Vec::new()),
+            (Dtype::F32, Some(Self::F32(values))) => Self::F32(values.emptied()),
+            (Dtype::F64, Some(Self::F64(values))) => Self::F64(values.emptied()),
+            (Dtype::F32, _) => Self::F32(Vec::new().into()),
+            (Dtype::F64, _) => Self::F64(Vec::new().into()),
         }
     }
 
@@ -52,6 +90,30 @@ impl Gradient {
         match self {
             Self::F32(values) => as_le_bytes(values),
             Self::F64(values) => as_le_bytes(values),
+        }
+    }
+
+    /// Its elements.
+    ///
+    /// # Panics
+    /// If they are of another type.
+    pub fn values<T: Element>(&self) -> &[T] {
+        let dtype = match self {
+            Self::F32(_) => Dtype::F32,
+            Self::F64(_) => Dtype::F64,
+        };
+        assert_eq!(T::DTYPE, dtype, "the assembler has checked it");
+        match self {
+            Self::F32(values) => bytemuck::cast_slice(values),
+            Self::F64(values) => bytemuck::cast_slice(values),
+        }
+    }
+
+    /// Whether no element is so large that an ordinary update by it may overflow.
+    pub(super) fn is_moderate(&self) -> bool {
+        match self {
+            Self::F32(values) => values.is_moderate,
+            Self::F64(values) => values.is_moderate,
         }
     }
 
@@ -115,15 +177,19 @@ impl Gradient {
 }
 
 fn append_coded<T: Element>(
-    values: &mut Vec<T>,
+    gradient: &mut Values<T>,
     first_key: usize,
     encoding: Encoding,
     bytes: &[u8],
     dim: usize,
 ) -> Result<(), GradientError> {
     let n = encoding.n_elements(bytes, size_of::<T>())?;
+    let values = &mut gradient.values;
+    let start = values.len();
     make_room(values, n, dim)?;
-    encoding.decode(bytes, values, first_key, dim)
+    encoding.decode(bytes, values, first_key, dim)?;
+    gradient.is_moderate &= all_within(&values[start..], moderate());
+    Ok(())
 }
 
 /// Memory for `n` elements more of a gradient of `dim`.
@@ -151,7 +217,7 @@ fn make_room<T: Element>(values: &mut Vec<T>, n: usize, dim: usize) -> Result<()
 }
 
 fn append<T: Element>(
-    values: &mut Vec<T>,
+    gradient: &mut Values<T>,
     first_key: usize,
     mut bytes: impl Buf,
     dim: usize,
@@ -164,6 +230,7 @@ fn append<T: Element>(
         )
         .with("bytes", n_bytes));
     }
+    let values = &mut gradient.values;
     let start = values.len();
     make_room(values, n_bytes / size, dim)?;
     while bytes.has_remaining() {
@@ -179,6 +246,9 @@ fn append<T: Element>(
             values.push(element);
         }
     }
+    if all_within(&values[start..], moderate()) {
+        return Ok(());
+    }
     if let Some(index) = first_non_finite(&values[start..]) {
         let (key, value) = (first_key + start + index, values[start + index]);
         values.truncate(start);
@@ -188,6 +258,7 @@ fn append<T: Element>(
         )
         .with("index", key));
     }
+    gradient.is_moderate = false;
     Ok(())
 }
 
@@ -210,12 +281,31 @@ mod tests {
         assert_eq!((error.code, error.facts["index"].as_str()), (ErrorCode::NonFinite, "2"));
         assert_eq!(gradient, before);
         gradient.append(as_le_bytes(&[3f32]), 3).expect("fits");
-        assert_eq!(gradient, Gradient::F32(vec![1.0, 2.0, 3.0]));
+        assert_eq!(gradient, Gradient::F32(vec![1.0, 2.0, 3.0].into()));
+    }
+
+    #[test]
+    fn a_large_element_shows_in_whatever_chunk_it_comes() {
+        for at in [0, 1, 2] {
+            let mut values = [1f32; 3];
+            values[at] = -1e20;
+            let mut gradient = Gradient::empty(Dtype::F32, None);
+            for value in values {
+                gradient.append(as_le_bytes(&[value]), 3).expect("finite");
+            }
+            assert!(!gradient.is_moderate());
+            assert_eq!(gradient, Gradient::F32(values.to_vec().into()));
+            let mut again = Gradient::empty(Dtype::F32, Some(gradient));
+            again.append(as_le_bytes(&[1f32; 3]), 3).expect("finite");
+            assert!(again.is_moderate(), "nothing is left of it");
+        }
     }
 
     #[test]
     fn bytes_round_trip_and_bad_ones_are_refused() {
-        for gradient in [Gradient::F32(vec![1.5, -0.0]), Gradient::F64(vec![1e-310, 2.0])] {
+        for gradient in
+            [Gradient::F32(vec![1.5, -0.0].into()), Gradient::F64(vec![1e-310, 2.0].into())]
+        {
             let dtype = if matches!(gradient, Gradient::F32(_)) { Dtype::F32 } else { Dtype::F64 };
             let bytes = gradient.as_le_bytes();
             assert_eq!(bytes.len(), 2 * dtype.size_bytes());
@@ -237,7 +327,11 @@ mod tests {
                 let mut gradient = Gradient::empty(Dtype::F64, None);
                 let rest = bytes[first..second].chain(&bytes[second..]);
                 gradient.append(bytes[..first].chain(rest), 7).expect("fits");
-                assert_eq!(gradient, Gradient::F64(values.clone()), "cut at {first}, {second}");
+                assert_eq!(
+                    gradient,
+                    Gradient::F64(values.clone().into()),
+                    "cut at {first}, {second}"
+                );
             }
         }
     }

@@ -88,7 +88,7 @@ pub struct SharedStore {
     cells: Cells,
     optimizer: Optimizer,
     /// Penalised elements, in order, counted from the first that is here.
-    penalized: Vec<Range<usize>>,
+    penalized: Arc<[Range<usize>]>,
     version: AtomicU64,
     stride: usize,
     checked: AtomicU64,
@@ -160,7 +160,7 @@ impl SharedStore {
             Cells::F32(cells) => copies(cells, self.chunk_len),
             Cells::F64(cells) => copies(cells, self.chunk_len),
         };
-        Arc::new(Snapshot { version, dtype: self.dtype(), dim: self.dim, chunks })
+        Arc::new(Snapshot::new(version, self.dtype(), self.dim, chunks))
     }
 
     /// One update, beside any others that are under way, at the rate of the version that it begins
@@ -175,8 +175,12 @@ impl SharedStore {
     /// If the gradient has another length or element type: the assembler has checked them.
     pub fn update(&self, gradient: &mut Gradient, rate_factor: f64) -> Result<(), usize> {
         match (&self.cells, gradient) {
-            (Cells::F32(cells), Gradient::F32(values)) => self.apply(cells, values, rate_factor),
-            (Cells::F64(cells), Gradient::F64(values)) => self.apply(cells, values, rate_factor),
+            (Cells::F32(cells), Gradient::F32(values)) => {
+                self.apply(cells, values.as_mut_slice(), rate_factor)
+            }
+            (Cells::F64(cells), Gradient::F64(values)) => {
+                self.apply(cells, values.as_mut_slice(), rate_factor)
+            }
             _ => unreachable!("checked by the assembler"),
         }
     }
@@ -327,7 +331,7 @@ mod tests {
                         let copy = shared.snapshot(shared.version());
                         assert_eq!(copy.version, locked.snapshot().version);
                         let what = format!("{dtype}, {dim} elements, {optimizer}, step {step}");
-                        assert_eq!(copy.chunks, locked.snapshot().chunks, "{what}");
+                        assert!(copy.chunks().eq(locked.snapshot().chunks()), "{what}");
                     }
                     let sampled = if dim < 4096 { dim } else { dim.div_ceil(64) };
                     assert_eq!(shared.lost_updates(), LostUpdates::new(5 * sampled, 0));
@@ -350,21 +354,21 @@ mod tests {
         for dtype in [Dtype::F32, Dtype::F64] {
             let store = zeros(100, dtype);
             let large = |sign: f64| match dtype {
-                Dtype::F32 => Gradient::F32(vec![f32::MAX * sign as f32; 100]),
-                Dtype::F64 => Gradient::F64(vec![f64::MAX * sign; 100]),
+                Dtype::F32 => Gradient::F32(vec![f32::MAX * sign as f32; 100].into()),
+                Dtype::F64 => Gradient::F64(vec![f64::MAX * sign; 100].into()),
             };
             store.update(&mut large(1.0), 1.0).expect("just finite");
-            let before = store.snapshot(0).chunks.clone();
+            let before: Vec<Bytes> = store.snapshot(0).chunks().collect();
             let mut second = match dtype {
-                Dtype::F32 => Gradient::F32(vec![1.0; 100]),
-                Dtype::F64 => Gradient::F64(vec![1.0; 100]),
+                Dtype::F32 => Gradient::F32(vec![1.0; 100].into()),
+                Dtype::F64 => Gradient::F64(vec![1.0; 100].into()),
             };
             match &mut second {
-                Gradient::F32(values) => values[70] = f32::MAX,
-                Gradient::F64(values) => values[70] = f64::MAX,
+                Gradient::F32(values) => values.as_mut_slice()[70] = f32::MAX,
+                Gradient::F64(values) => values.as_mut_slice()[70] = f64::MAX,
             }
             assert_eq!(store.update(&mut second, 1.0), Err(70));
-            assert_eq!(store.snapshot(0).chunks, before);
+            assert!(store.snapshot(0).chunks().eq(before.iter().cloned()));
             assert_eq!(store.lost_updates().checked, 100, "the refused one stored nothing");
             store.update(&mut large(-1.0), 1.0).expect("back to 0");
         }
@@ -395,7 +399,7 @@ mod tests {
                 scope.spawn(|| {
                     start.wait();
                     for _ in 0..STEPS {
-                        let mut ones = Gradient::F64(vec![1.0; dim as usize]);
+                        let mut ones = Gradient::F64(vec![1.0; dim as usize].into());
                         store.update(&mut ones, 1.0).expect("finite");
                     }
                 });

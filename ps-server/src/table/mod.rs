@@ -1,20 +1,26 @@
 //! theta in memory: chunks behind reference counts, one version at a time.
 //!
-//! An update writes every chunk anew into a spare buffer and then swaps all of them in: whole or
-//! not at all, and a pull in flight keeps the version that it began with (rule R9). In hogwild mode
+//! An update writes every chunk anew into spare memory: whole or not at all, and a pull in flight keeps
+//! the version that it began with (rule R9). Where an update may overflow, all of it is computed before
+//! it is in force (`theta.rs`); where it cannot, it is in force first (`deferred.rs`). In hogwild mode
 //! `hogwild.rs` takes the place of all that. Knows no workers, rounds or wire.
 
 mod aggregate;
 mod capture;
+mod certain;
+mod deferred;
 mod gradient;
 mod hogwild;
+mod pool;
 mod room;
 mod state;
 mod store;
 mod theta;
 
 pub use capture::{Captured, Restoring};
-pub use gradient::{Gradient, GradientError};
+pub use certain::Certain;
+pub use deferred::Held;
+pub use gradient::{Gradient, GradientError, Values};
 pub use hogwild::SharedStore;
 pub(crate) use room::check_room;
 pub use store::{Compensation, Prepared, Snapshot, Store, Update};

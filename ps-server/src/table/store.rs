@@ -12,6 +12,8 @@ use ps_common::{Dtype, Element};
 use sha2::{Digest, Sha256};
 
 use super::aggregate::Aggregate;
+use super::certain::Certain;
+use super::deferred::{Coming, Held};
 use super::gradient::Gradient;
 use super::theta::{Motion, Theta};
 use crate::numeric::{Optimizer, initialize};
@@ -25,16 +27,76 @@ pub struct Snapshot {
     pub dtype: Dtype,
     /// Elements: of this server's part, where there are several servers.
     pub dim: usize,
-    /// Its bytes, little-endian, cut into chunks in order of key.
-    pub chunks: Vec<Bytes>,
+    /// Its bytes, little-endian, cut in order of key.
+    chunks: Chunks,
+}
+
+/// The bytes of theta's chunks, in order of key.
+#[derive(Debug, Clone)]
+pub(super) enum Chunks {
+    /// Here.
+    Here(Arc<[Bytes]>),
+    /// Computed when they are wanted.
+    Coming(Arc<dyn Coming>),
+}
+
+impl Chunks {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Here(chunks) => chunks.len(),
+            Self::Coming(coming) => coming.n_chunks(),
+        }
+    }
+
+    pub(super) fn get(&self, index: usize) -> Bytes {
+        match self {
+            Self::Here(chunks) => chunks[index].clone(),
+            Self::Coming(coming) => coming.chunk_bytes(index),
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Bytes> {
+        (0..self.len()).map(|index| self.get(index))
+    }
 }
 
 impl Snapshot {
+    /// Of theta's elements as they are.
+    pub(super) fn new(version: u64, dtype: Dtype, dim: usize, chunks: Vec<Bytes>) -> Self {
+        Self { version, dtype, dim, chunks: Chunks::Here(chunks.into()) }
+    }
+
+    /// How many chunks its bytes are cut into.
+    pub fn n_chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// The bytes of a chunk, without a copy; computed now, if nobody has wanted them before.
+    ///
+    /// # Panics
+    /// If there is no such chunk.
+    pub fn chunk(&self, index: usize) -> Bytes {
+        self.chunks.get(index)
+    }
+
+    /// The bytes of all chunks, in order of key.
+    pub fn chunks(&self) -> impl Iterator<Item = Bytes> {
+        self.chunks.iter()
+    }
+
+    /// The same version with the parts of other servers behind this one's.
+    #[must_use]
+    pub fn joined(&self, parts: impl IntoIterator<Item = Bytes>) -> Self {
+        let chunks: Vec<Bytes> = self.chunks().chain(parts).collect();
+        let n_bytes: usize = chunks.iter().map(Bytes::len).sum();
+        Self::new(self.version, self.dtype, n_bytes / self.dtype.size_bytes(), chunks)
+    }
+
     /// SHA-256 of theta's bytes (rule R11), hexadecimal.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
-        for chunk in &self.chunks {
-            hash.update(chunk);
+        for chunk in self.chunks() {
+            hash.update(&chunk);
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -47,9 +109,9 @@ impl Snapshot {
         assert_eq!(T::DTYPE, self.dtype);
         let mut values = vec![T::ZERO; self.dim];
         let mut rest = &mut values[..];
-        for chunk in &self.chunks {
+        for chunk in self.chunks() {
             let (head, tail) = rest.split_at_mut(chunk.len() / size_of::<T>());
-            ps_common::dtype::copy_from_le_bytes(head, chunk);
+            ps_common::dtype::copy_from_le_bytes(head, &chunk);
             rest = tail;
         }
         values
@@ -111,7 +173,7 @@ pub struct Store {
     pub(super) theta: AnyTheta,
     pub(super) optimizer: Optimizer,
     /// Penalised elements, in order, counted from the first that is here.
-    pub(super) penalized: Vec<Range<usize>>,
+    pub(super) penalized: Arc<[Range<usize>]>,
 }
 
 impl Store {
@@ -189,30 +251,47 @@ impl Store {
     pub fn prepare(&mut self, update: &Update<'_>) -> Result<Prepared, usize> {
         let Update { parts, combine, rate_factor, compensation } = *update;
         let absolute = |place| self.first_key + place;
-        let motion = Motion {
-            optimizer: &self.optimizer,
-            lr: self.optimizer.rate(self.version),
-            factor: rate_factor,
-            penalized: &self.penalized,
-        };
+        let motion = motion(&self.optimizer, self.version, rate_factor, &self.penalized);
         Ok(Prepared(match &mut self.theta {
             AnyTheta::F32(theta) => {
-                let parts = slices(parts, |g| match g {
-                    Gradient::F32(values) => values,
-                    Gradient::F64(_) => unreachable!("checked by the assembler"),
-                });
+                let parts = slices(parts);
                 let mut aggregate = Aggregate::new(&parts, combine, compensation);
                 AnyPrepared::F32(theta.prepare(&mut aggregate, &motion).map_err(absolute)?)
             }
             AnyTheta::F64(theta) => {
-                let parts = slices(parts, |g| match g {
-                    Gradient::F64(values) => values,
-                    Gradient::F32(_) => unreachable!("checked by the assembler"),
-                });
+                let parts = slices(parts);
                 let mut aggregate = Aggregate::new(&parts, combine, compensation);
                 AnyPrepared::F64(theta.prepare(&mut aggregate, &motion).map_err(absolute)?)
             }
         }))
+    }
+
+    /// Whether it is certain before it is computed that an update does not overflow, for
+    /// [`Store::defer`]; theta stays as it is.
+    pub fn certain(&mut self, update: &Update<'_>) -> Option<Certain> {
+        let Update { parts, combine, rate_factor, compensation } = *update;
+        if compensation.is_some() {
+            return None;
+        }
+        let motion = motion(&self.optimizer, self.version, rate_factor, &self.penalized);
+        match &mut self.theta {
+            AnyTheta::F32(theta) => theta.certain(parts, combine, &motion),
+            AnyTheta::F64(theta) => theta.certain(parts, combine, &motion),
+        }
+    }
+
+    /// Puts an update in force that is computed later, chunk by chunk, by whoever wants one first.
+    /// `gradients`, which are kept until then, are those of the update that `certain` was given for.
+    ///
+    /// # Panics
+    /// At the latest when it is computed, if theta has moved since, or they are others.
+    pub fn defer(&mut self, certain: Certain, gradients: Arc<dyn Held>) {
+        let rule = (&self.optimizer, &self.penalized);
+        match &mut self.theta {
+            AnyTheta::F32(theta) => theta.defer(certain, gradients, rule),
+            AnyTheta::F64(theta) => theta.defer(certain, gradients, rule),
+        }
+        self.version += 1;
     }
 
     /// Puts an update in force.
@@ -252,7 +331,7 @@ impl Store {
 
 /// Those of `here` that are penalised, counted from the first of them. Neighbours that are both
 /// penalised are one range.
-pub(super) fn penalized(tables: &Tables, here: &Range<usize>) -> Vec<Range<usize>> {
+pub(super) fn penalized(tables: &Tables, here: &Range<usize>) -> Arc<[Range<usize>]> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for (_, keys) in tables.ranges().filter(|(table, _)| table.penalized) {
         let (from, to) = (keys.start.max(here.start), keys.end.min(here.end));
@@ -265,7 +344,7 @@ pub(super) fn penalized(tables: &Tables, here: &Range<usize>) -> Vec<Range<usize
             _ => ranges.push(keys),
         }
     }
-    ranges
+    ranges.into()
 }
 
 /// The keys `here` of theta as the tables' initialisers say, the same for any `chunk_len`.
@@ -291,11 +370,17 @@ fn copy<T: Element>(theta: &mut Theta<T>, values: &[T]) {
     });
 }
 
-fn slices<'a, T: Element>(
-    parts: &'a [(Gradient, f64)],
-    values: impl Fn(&'a Gradient) -> &'a [T],
-) -> Vec<(&'a [T], f64)> {
-    parts.iter().map(|(gradient, weight)| (values(gradient), *weight)).collect()
+fn slices<T: Element>(parts: &[(Gradient, f64)]) -> Vec<(&[T], f64)> {
+    parts.iter().map(|(gradient, weight)| (gradient.values(), *weight)).collect()
+}
+
+fn motion<'a>(
+    optimizer: &'a Optimizer,
+    version: u64,
+    factor: f64,
+    penalized: &'a [Range<usize>],
+) -> Motion<'a> {
+    Motion { optimizer, lr: optimizer.rate(version), factor, penalized }
 }
 
 #[cfg(test)]
@@ -331,13 +416,13 @@ mod tests {
         let tables = Tables::new(vec![Table::zeros("w", &[5], true)]).expect("valid");
         let mut store = Store::new(&tables, Dtype::F32, Optimizer::sgd(1.0), 8);
         let zero = store.snapshot();
-        assert_eq!((zero.version, zero.chunks.len()), (0, 3));
+        assert_eq!((zero.version, zero.n_chunks()), (0, 3));
         // sha256 of twenty zero bytes.
         assert_eq!(
             zero.sha256(),
             "de47c9b27eb8d300dbb5f2c353e632c393262cf06340c4fa7f1b40c4cbd36f90"
         );
-        let parts = [(Gradient::F32(vec![1.0; 5]), 1.0)];
+        let parts = [(Gradient::F32(vec![1.0; 5].into()), 1.0)];
         let update =
             Update { parts: &parts, combine: Combine::Sum, rate_factor: 1.0, compensation: None };
         store.update(&update).expect("finite");

@@ -1,35 +1,49 @@
 //! theta in one element type: its chunks, and the one way in which they change.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ps_common::Element;
-use ps_common::shared::Shared;
+use ps_common::job::Combine;
 
 use super::aggregate::{Aggregate, Place, Scratch};
+use super::certain::{Certain, bound_of};
+use super::deferred::{Deferred, Held};
+use super::gradient::Gradient;
+use super::pool::{Chunk, Pool};
 use super::state::State;
+use super::store::Chunks;
 use crate::numeric::{Norm, Optimizer, Step, add_scaled, first_non_finite, scale};
 
 /// Elements that are combined and updated in one go: buffers of this size stay in the first caches.
 pub(super) const BLOCK: usize = 2048;
 
-/// Earlier versions of a chunk that are kept for their memory: about as many as are on their way to
-/// readers at once.
+/// Earlier versions of theta whose memory is kept: about as many as are on their way to readers at once.
 const SPARES_MAX: usize = 8;
 
 /// theta as chunks of `chunk_len` elements; the last may be shorter.
 #[derive(Debug)]
-pub(super) struct Theta<T> {
+pub(super) struct Theta<T: Element> {
     chunk_len: usize,
-    chunks: Vec<Shared<T>>,
-    /// Of each chunk, memory that was theirs before; some of it pulls may still be reading.
-    spares: Vec<Vec<Shared<T>>>,
+    now: Now<T>,
+    pool: Arc<Pool<T>>,
     work: Work<T>,
+    /// What no element is larger than, once it is known.
+    bound: Option<f64>,
+}
+
+/// The version in force.
+#[derive(Debug)]
+enum Now<T: Element> {
+    Here(Vec<Chunk<T>>),
+    /// Some of it may have to be computed yet.
+    Deferred(Arc<Deferred<T>>),
 }
 
 /// What updates need besides theta.
 #[derive(Debug)]
-struct Work<T> {
+pub(super) struct Work<T> {
     scratch: Scratch<T>,
     /// By chunk; none before the first update, or if the rule remembers nothing.
     states: Vec<State<T>>,
@@ -39,8 +53,8 @@ struct Work<T> {
 
 /// theta after an update that is not in force yet.
 #[derive(Debug)]
-pub(super) struct Prepared<T> {
-    chunks: Vec<Shared<T>>,
+pub(super) struct Prepared<T: Element> {
+    chunks: Vec<Chunk<T>>,
     /// Taken by it.
     n_steps: u64,
 }
@@ -69,11 +83,14 @@ impl<T: Element> Theta<T> {
         chunks: Vec<Vec<T>>,
         (states, n_steps): (Vec<State<T>>, u64),
     ) -> Self {
+        let dim: usize = chunks.iter().map(Vec::len).sum();
+        let pool = Pool::new(chunk_len.min(dim), SPARES_MAX * chunks.len());
         Self {
             chunk_len,
-            spares: vec![Vec::new(); chunks.len()],
-            chunks: chunks.into_iter().map(Shared::from).collect(),
-            work: Work { scratch: Scratch::new(), states, n_steps },
+            now: Now::Here(chunks.into_iter().map(|values| pool.adopt(values)).collect()),
+            pool,
+            work: Work { scratch: Scratch::default(), states, n_steps },
+            bound: None,
         }
     }
 
@@ -83,14 +100,63 @@ impl<T: Element> Theta<T> {
     /// If somebody reads theta already.
     pub(super) fn fill(&mut self, mut write: impl FnMut(usize, &mut [T])) {
         let first_keys = (0..).step_by(self.chunk_len);
-        for (first_key, chunk) in first_keys.zip(&mut self.chunks) {
+        self.bound = None;
+        for (first_key, chunk) in first_keys.zip(self.settle()) {
             write(first_key, chunk.unshared().expect("filled before it is read"));
         }
     }
 
     /// Every chunk's bytes, without a copy.
-    pub(super) fn bytes(&self) -> Vec<Bytes> {
-        self.chunks.iter().map(Shared::bytes).collect()
+    pub(super) fn bytes(&self) -> Chunks {
+        match &self.now {
+            Now::Here(chunks) => Chunks::Here(chunks.iter().map(Chunk::bytes).collect()),
+            Now::Deferred(deferred) => {
+                Chunks::Coming(Arc::clone(deferred) as Arc<dyn super::deferred::Coming>)
+            }
+        }
+    }
+
+    /// The version in force, all of it computed.
+    fn settle(&mut self) -> &mut Vec<Chunk<T>> {
+        if let Now::Deferred(deferred) = &self.now {
+            self.now = Now::Here(deferred.finish());
+        }
+        match &mut self.now {
+            Now::Here(chunks) => chunks,
+            Now::Deferred(_) => unreachable!("just settled"),
+        }
+    }
+
+    /// What an update makes of theta, if it is certain that nothing overflows; it has not moved then.
+    pub(super) fn certain(
+        &mut self,
+        parts: &[(Gradient, f64)],
+        combine: Combine,
+        motion: &Motion<'_>,
+    ) -> Option<Certain> {
+        Certain::of::<T>(parts, combine, motion, || match self.bound {
+            Some(bound) => bound,
+            None => {
+                let bound = bound_of(self.settle().iter().map(|chunk| &**chunk));
+                *self.bound.insert(bound)
+            }
+        })
+    }
+
+    /// Puts an update in force, which [`Theta::certain`] just gave, by the gradients that it was
+    /// asked about; it is computed when somebody wants it.
+    pub(super) fn defer(
+        &mut self,
+        certain: Certain,
+        gradients: Arc<dyn Held>,
+        (optimizer, penalized): (&Optimizer, &Arc<[Range<usize>]>),
+    ) {
+        let chunks = std::mem::take(self.settle());
+        let (theta, rule) = ((self.chunk_len, chunks), (optimizer, penalized));
+        let deferred = Deferred::new(theta, &self.pool, rule, certain, gradients);
+        self.now = Now::Deferred(Arc::new(deferred));
+        self.bound = Some(certain.bound);
+        self.work.n_steps += 1;
     }
 
     /// Steps so far, and by slot and chunk the bytes of what the rule remembers, without a copy;
@@ -111,31 +177,31 @@ impl<T: Element> Theta<T> {
         aggregate: &mut Aggregate<'_, T>,
         motion: &Motion<'_>,
     ) -> Result<Prepared<T>, usize> {
+        self.settle();
         self.start(motion);
         let clips = self.clips(aggregate, motion.optimizer)?;
-        let mut new_chunks = Vec::with_capacity(self.chunks.len());
-        for (i, (old, spares)) in self.chunks.iter().zip(&mut self.spares).enumerate() {
-            let mut new = unshared(spares, old.len());
+        let Self { now: Now::Here(chunks), pool, work, .. } = self else {
+            unreachable!("just settled")
+        };
+        let mut new_chunks = Vec::with_capacity(chunks.len());
+        for (i, old) in chunks.iter().enumerate() {
+            let mut new = pool.chunk(old.len());
             let values = new.unshared().expect("just taken");
             let start = i * self.chunk_len;
-            let result = blocks(i, start, old.len()).try_for_each(|place| {
+            blocks(i, start, old.len()).try_for_each(|place| {
                 let range = place.offset..place.offset + place.len;
                 let block = (&mut values[range.clone()], &old[range]);
-                self.work.update_block(block, place, (aggregate, &clips), motion)
-            });
+                work.update_block(block, place, (aggregate, &clips), motion)
+            })?;
             new_chunks.push(new);
-            if let Err(key) = result {
-                self.retire(new_chunks);
-                return Err(key);
-            }
         }
         Ok(Prepared { chunks: new_chunks, n_steps: aggregate.n_steps() as u64 })
     }
 
     /// Puts what the last [`Theta::prepare`] gave in theta's place.
     pub(super) fn commit(&mut self, prepared: Prepared<T>) {
-        let old_chunks = std::mem::replace(&mut self.chunks, prepared.chunks);
-        self.retire(old_chunks);
+        self.now = Now::Here(prepared.chunks);
+        self.bound = None;
         self.work.states.iter_mut().for_each(State::commit);
         self.work.n_steps += prepared.n_steps;
     }
@@ -148,8 +214,10 @@ impl<T: Element> Theta<T> {
             return;
         }
         let step = optimizer.at(lr, 1.0, 0);
-        let chunks = self.chunks.iter().zip((0..).step_by(self.chunk_len));
-        let state = |(chunk, key): (&Shared<T>, usize)| {
+        let first_keys = (0..).step_by(self.chunk_len);
+        let chunks = self.settle().clone();
+        let chunks = chunks.iter().zip(first_keys);
+        let state = |(chunk, key): (&Chunk<T>, usize)| {
             State::start(&optimizer.rule, &step, (chunk, key), penalized)
         };
         self.work.states = chunks.map(state).collect();
@@ -163,11 +231,11 @@ impl<T: Element> Theta<T> {
     ) -> Result<Vec<Option<f64>>, usize> {
         let Some(norm_max) = optimizer.clip_norm else { return Ok(Vec::new()) };
         let mut factors = Vec::with_capacity(aggregate.n_steps());
+        let chunk_len = self.chunk_len;
+        let chunks = self.settle().clone();
         for step in 0..aggregate.n_steps() {
             let mut norm = Norm::default();
-            for (i, (old, start)) in
-                self.chunks.iter().zip((0..).step_by(self.chunk_len)).enumerate()
-            {
+            for (i, (old, start)) in chunks.iter().zip((0..).step_by(chunk_len)).enumerate() {
                 // Chunk by chunk, so that whoever has only some of them could tell their part.
                 let mut of_chunk = Norm::default();
                 for place in blocks(i, start, old.len()) {
@@ -187,23 +255,16 @@ impl<T: Element> Theta<T> {
         }
         Ok(factors)
     }
-
-    /// Keeps the memory of chunks that are no part of theta (any more).
-    fn retire(&mut self, chunks: Vec<Shared<T>>) {
-        for (spares, chunk) in self.spares.iter_mut().zip(chunks) {
-            if spares.len() < SPARES_MAX {
-                spares.push(chunk);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 impl<T: Element> Theta<T> {
     pub(super) fn begin_at(&mut self, values: &[f64]) {
-        for (chunk, values) in self.chunks.iter_mut().zip(values.chunks(self.chunk_len)) {
-            *chunk = Shared::from(values.iter().map(|&x| T::from_f64(x)).collect::<Vec<T>>());
-        }
+        let values = values.iter().map(|&x| T::from_f64(x));
+        let values: Vec<T> = values.collect();
+        let chunks = values.chunks(self.chunk_len).map(|chunk| self.pool.adopt(chunk.to_vec()));
+        self.now = Now::Here(chunks.collect());
+        self.bound = None;
     }
 
     pub(super) fn slot(&self, slot: usize) -> Vec<f64> {
@@ -213,14 +274,8 @@ impl<T: Element> Theta<T> {
     }
 }
 
-/// Memory that nobody reads any more, the most recently used first, or else new memory.
-fn unshared<T: Element>(spares: &mut Vec<Shared<T>>, len: usize) -> Shared<T> {
-    let free = spares.iter_mut().rposition(|spare| spare.unshared().is_some());
-    free.map_or_else(|| Shared::zeros(len), |free| spares.remove(free))
-}
-
 /// The blocks of chunk `chunk`, whose first key is `start`.
-fn blocks(chunk: usize, start: usize, len: usize) -> impl Iterator<Item = Place> {
+pub(super) fn blocks(chunk: usize, start: usize, len: usize) -> impl Iterator<Item = Place> {
     let block =
         move |offset| Place { chunk, offset, key: start + offset, len: BLOCK.min(len - offset) };
     (0..len).step_by(BLOCK).map(block)
@@ -251,6 +306,12 @@ pub(super) fn runs_of(
     })
 }
 
+impl<T> Default for Work<T> {
+    fn default() -> Self {
+        Self { scratch: Scratch::default(), states: Vec::new(), n_steps: 0 }
+    }
+}
+
 impl<T: Element> Work<T> {
     /// Writes a block's new theta and next state, both checked while they are in the first caches;
     /// the error is the first key that is not finite.
@@ -258,9 +319,27 @@ impl<T: Element> Work<T> {
         &mut self,
         (new, old): (&mut [T], &[T]),
         place: Place,
-        (aggregate, clips): (&mut Aggregate<'_, T>, &[Option<f64>]),
+        by: (&mut Aggregate<'_, T>, &[Option<f64>]),
         motion: &Motion<'_>,
     ) -> Result<(), usize> {
+        self.move_block((&mut *new, old), place, by, motion);
+        let block = place.offset..place.offset + place.len;
+        let state = self.states.get(place.chunk);
+        let in_state = state.and_then(|state| state.first_non_finite(&block));
+        match first_non_finite(new).into_iter().chain(in_state).min() {
+            Some(index) => Err(place.key + index),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes a block's new theta and next state, whatever comes of it.
+    pub(super) fn move_block(
+        &mut self,
+        (new, old): (&mut [T], &[T]),
+        place: Place,
+        (aggregate, clips): (&mut Aggregate<'_, T>, &[Option<f64>]),
+        motion: &Motion<'_>,
+    ) {
         let Motion { optimizer, lr, factor, penalized } = *motion;
         let keys = place.key..place.key + place.len;
         let block = place.offset..place.offset + place.len;
@@ -306,11 +385,6 @@ impl<T: Element> Work<T> {
                 }
             }
         }
-        let in_state = state.and_then(|state| state.first_non_finite(&block));
-        match first_non_finite(new).into_iter().chain(in_state).min() {
-            Some(index) => Err(place.key + index),
-            None => Ok(()),
-        }
     }
 }
 
@@ -319,10 +393,13 @@ mod tests {
     use super::*;
 
     fn values(theta: &Theta<f64>) -> Vec<f64> {
-        theta.chunks.iter().flat_map(|chunk| chunk.iter().copied()).collect()
+        let of_chunk = |bytes: Bytes| {
+            let mut values = vec![0.0; bytes.len() / 8];
+            ps_common::dtype::copy_from_le_bytes(&mut values, &bytes);
+            values
+        };
+        theta.bytes().iter().flat_map(of_chunk).collect()
     }
-
-    use ps_common::job::Combine;
 
     const SGD: Optimizer = Optimizer::sgd(0.5);
 
@@ -353,20 +430,20 @@ mod tests {
     fn an_overflow_anywhere_leaves_every_bit() {
         let mut theta = Theta::<f32>::zeros(10, 3);
         update(&mut theta, &[(&[1.0; 10], 1.0)]).expect("finite");
-        let before = theta.bytes();
+        let before = theta.bytes().iter().collect::<Vec<_>>();
         for key in [0, 4, 9] {
             let mut gradient = [1.0f32; 10];
             gradient[key] = f32::MAX;
             let parts: [(&[f32], f64); 2] = [(&gradient, 1.0), (&gradient, 1.0)];
             assert_eq!(update(&mut theta, &parts), Err(key));
-            assert_eq!(theta.bytes(), before);
+            assert!(theta.bytes().iter().eq(before.iter().cloned()));
         }
     }
 
     #[test]
     fn a_reader_keeps_its_version_and_memory_is_reused_after_it() {
         let mut theta = Theta::<f64>::zeros(4, 2);
-        let old = theta.bytes();
+        let old: Vec<Bytes> = theta.bytes().iter().collect();
         for _ in 0..3 {
             update(&mut theta, &[(&[2.0; 4], 1.0)]).expect("finite");
         }
@@ -375,9 +452,9 @@ mod tests {
         let mut places = std::collections::BTreeSet::new();
         for _ in 0..10 {
             update(&mut theta, &[(&[2.0; 4], 1.0)]).expect("finite");
-            places.insert(theta.chunks[0].as_ptr() as usize);
+            places.extend(theta.bytes().iter().map(|chunk| chunk.as_ptr() as usize));
         }
-        assert_eq!(places.len(), 2, "two buffers take turns");
+        assert_eq!(places.len(), 4, "the memory of two versions takes turns");
     }
 
     #[test]

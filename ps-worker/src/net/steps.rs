@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use super::client::{CALL_DEADLINE, Traffic, WAIT_MAX, within};
 use super::connect::Line;
-use super::others::{PARTS_QUEUED, Others, send_chunk};
+use super::others::{Others, PARTS_QUEUED, send_chunk};
 use super::stream::{Incoming, open};
 use super::tensor::{Assembly, ChunkHead, Parcel, broken};
 

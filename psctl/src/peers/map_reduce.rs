@@ -77,8 +77,8 @@ pub fn run(
         return Err(ExitError::config("--workers 0: map-reduce needs at least 1 worker"));
     }
     match settings.dtype {
-        Dtype::F32 => rounds::<f32>(problem, job, settings, Gradient::F32),
-        Dtype::F64 => rounds::<f64>(problem, job, settings, Gradient::F64),
+        Dtype::F32 => rounds::<f32>(problem, job, settings, |values| Gradient::F32(values.into())),
+        Dtype::F64 => rounds::<f64>(problem, job, settings, |values| Gradient::F64(values.into())),
     }
 }
 

@@ -12,7 +12,10 @@ const DIM: usize = 2501;
 /// All sections of a capture, as a checkpoint has them.
 fn sections(captured: &Captured) -> Vec<(String, Vec<u8>)> {
     let slots = captured.slots().map(|(name, parts)| (format!("optimizer/{name}"), parts.concat()));
-    [("theta".to_owned(), captured.theta().chunks.concat())].into_iter().chain(slots).collect()
+    [("theta".to_owned(), captured.theta().chunks().collect::<Vec<_>>().concat())]
+        .into_iter()
+        .chain(slots)
+        .collect()
 }
 
 /// One that the restored version matters to, where the rule takes it.
@@ -28,7 +31,7 @@ fn train(store: &mut Store, steps: std::ops::Range<usize>) {
             let values = gradient(step * 2 + rank, DIM);
             let values = match dtype {
                 Dtype::F32 => Gradient::F32(values.iter().map(|&x| x as f32).collect()),
-                Dtype::F64 => Gradient::F64(values),
+                Dtype::F64 => Gradient::F64(values.into()),
             };
             (values, 0.5)
         };
@@ -105,7 +108,8 @@ fn a_capture_stays_as_it_was_while_training_goes_on() {
         // A refused update writes over nothing either.
         let mut garbage = vec![1.0; DIM];
         garbage[DIM - 1] = f32::MAX;
-        let parts = [(Gradient::F32(garbage.clone()), 1.0), (Gradient::F32(garbage), 1.0)];
+        let parts =
+            [(Gradient::F32(garbage.clone().into()), 1.0), (Gradient::F32(garbage.into()), 1.0)];
         let now = store.capture();
         let before = sections(&now);
         store.update(&sum(&parts)).expect_err("too large");

@@ -1,6 +1,7 @@
 //! Updates as a whole, through the store.
 
 mod capture;
+mod deferred;
 mod golden;
 mod parts;
 mod updates;
@@ -48,7 +49,7 @@ fn sum(parts: &[(Gradient, f64)]) -> Update<'_> {
 }
 
 fn push(store: &mut Store, gradient: Vec<f64>) -> Result<(), usize> {
-    store.update(&sum(&[(Gradient::F64(gradient), 1.0)]))
+    store.update(&sum(&[(Gradient::F64(gradient.into()), 1.0)]))
 }
 
 #[track_caller]

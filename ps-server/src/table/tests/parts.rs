@@ -32,7 +32,7 @@ fn parts(n_servers: u32) -> impl Iterator<Item = Partition> {
 fn as_gradient(values: &[f64], dtype: Dtype) -> Gradient {
     match dtype {
         Dtype::F32 => Gradient::F32(values.iter().map(|&x| x as f32).collect()),
-        Dtype::F64 => Gradient::F64(values.to_vec()),
+        Dtype::F64 => Gradient::F64(values.to_vec().into()),
     }
 }
 
@@ -57,7 +57,7 @@ fn train(partition: Partition, rule: &str, combine: Combine, dtype: Dtype) -> Ve
     let captured = store.capture();
     let slots = captured.slots().filter(|(name, _)| *name != "n_steps");
     let slots = slots.map(|(_, parts)| parts.concat());
-    std::iter::once(captured.theta().chunks.concat()).chain(slots).collect()
+    std::iter::once(captured.theta().chunks().collect::<Vec<_>>().concat()).chain(slots).collect()
 }
 
 #[test]
@@ -135,8 +135,8 @@ fn a_part_that_is_put_back_goes_on_as_the_part_that_was_captured() {
     let tables = tables();
     let part = (&tables, partition);
     let mut restoring = Store::restoring(part, Dtype::F64, optimizer(&wish), 1 << 10, 1);
-    for chunk in &captured.theta().chunks {
-        restoring.append("theta", chunk).expect("fits");
+    for chunk in captured.theta().chunks() {
+        restoring.append("theta", &chunk).expect("fits");
     }
     for (name, parts) in captured.slots() {
         for bytes in parts {

@@ -48,9 +48,9 @@ fn a_state_that_would_overflow_is_refused_as_theta_is() {
     for rule in ["adagrad", "rmsprop", "adam", "adamw", "ftrl"] {
         let mut store = store(&wish(rule), (5, 0), Dtype::F32, 1024);
         // Finite, and its square is not in f32.
-        let parts = [(Gradient::F32(vec![1.0, 1.0, 1e30, 1.0, 1e30]), 1.0)];
+        let parts = [(Gradient::F32(vec![1.0, 1.0, 1e30, 1.0, 1e30].into()), 1.0)];
         assert_eq!(store.update(&sum(&parts)), Err(2), "{rule}");
-        let parts = [(Gradient::F32(vec![1.0; 5]), 1.0)];
+        let parts = [(Gradient::F32(vec![1.0; 5].into()), 1.0)];
         store.update(&sum(&parts)).expect("finite");
         let theta = store.snapshot().values::<f32>();
         assert!(theta.iter().all(|x| *x == theta[0]), "{rule}: {theta:?}");
@@ -65,7 +65,7 @@ fn chunks_and_blocks_do_not_show() {
             let mut store = store(&decayed(rule), (4000, 1003), Dtype::F64, chunk);
             for step in 0..3 {
                 let parts: Vec<_> = (0..3)
-                    .map(|rank| (Gradient::F64(gradient(step + 5 * rank, DIM)), 0.3))
+                    .map(|rank| (Gradient::F64(gradient(step + 5 * rank, DIM).into()), 0.3))
                     .collect();
                 store.update(&sum(&parts)).expect("finite");
             }
@@ -88,7 +88,7 @@ fn in_turn_is_one_update_after_the_other() {
             let (mut at_once, mut singly) = (new(), new());
             for round in 0..3 {
                 let parts: Vec<_> = (0..4)
-                    .map(|rank| (Gradient::F64(gradient(round * 4 + rank, DIM)), 0.25))
+                    .map(|rank| (Gradient::F64(gradient(round * 4 + rank, DIM).into()), 0.25))
                     .collect();
                 let in_turn = Update { combine: Combine::InTurn, ..sum(&parts) };
                 at_once.update(&in_turn).expect("finite");
@@ -106,7 +106,7 @@ fn in_turn_is_one_update_after_the_other() {
 #[test]
 fn medians_and_trimmed_means_do_not_look_at_weights() {
     let parts: Vec<(Gradient, f64)> = [[1.0, 9.0], [2.0, 8.0], [1e9, -1e9], [4.0, 6.0]]
-        .map(|g| (Gradient::F64(g.to_vec()), 17.0))
+        .map(|g| (Gradient::F64(g.to_vec().into()), 17.0))
         .into();
     let descent = Wish { lr: Some(1.0), ..wish("sgd") };
     for (combine, want) in [
@@ -167,7 +167,7 @@ fn late_gradients_are_compensated_with_a_limit() {
     let pulled = store.snapshot();
     push(&mut store, vec![-0.5, -5.0, 0.0]).expect("finite");
     let compensation = Some(Compensation { lambda: 0.5, pulled: &pulled });
-    let parts = [(Gradient::F64(vec![2.0; 3]), 0.5)];
+    let parts = [(Gradient::F64(vec![2.0; 3].into()), 0.5)];
     // The weighted gradient is 1; theta has moved by 0.5, 5 and 0.
     store.update(&Update { compensation, ..sum(&parts) }).expect("finite");
     assert_close(&theta(&store), &[0.5 - 1.25, 5.0 - 2.0, -1.0], 1e-12);
@@ -177,12 +177,12 @@ fn late_gradients_are_compensated_with_a_limit() {
 fn the_rate_follows_the_version_and_a_factor_is_of_one_update() {
     let wish = Wish { lr: Some(8.0), schedule: "step,every=1,gamma=0.5", ..wish("sgd") };
     let mut store = store(&wish, (1, 0), Dtype::F64, 8);
-    let parts = [(Gradient::F64(vec![1.0]), 1.0)];
+    let parts = [(Gradient::F64(vec![1.0].into()), 1.0)];
     for (rate_factor, want) in [(1.0, -8.0), (0.25, -9.0), (1.0, -11.0)] {
         store.update(&Update { rate_factor, ..sum(&parts) }).expect("finite");
         assert_eq!(theta(&store), [want]);
     }
-    let bad = [(Gradient::F64(vec![f64::MAX]), 1.0)];
+    let bad = [(Gradient::F64(vec![f64::MAX].into()), 1.0)];
     assert_eq!(store.update(&Update { rate_factor: 9.0, ..sum(&bad) }), Err(0));
     store.update(&sum(&parts)).expect("finite");
     assert_eq!(theta(&store), [-12.0], "the refused update was no step");

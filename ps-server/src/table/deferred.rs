@@ -1,0 +1,134 @@
+//! An update that is in force before it is computed: each chunk is, when somebody first wants it.
+//!
+//! It has to be certain that no element will overflow (`certain.rs`), since what is in force cannot be
+//! taken back. What it is for: whoever sends theta computes a chunk and sends it while it is in the
+//! cache, the next while the first is on its way; connections on several threads share the work; and the
+//! memory of a chunk's earlier version, which nobody may want any more by then, takes in the next one.
+//! The bits are those of an update that is computed at once.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use ps_common::Element;
+
+use super::aggregate::Aggregate;
+use super::certain::Certain;
+use super::gradient::Gradient;
+use super::pool::{Chunk, Pool};
+use super::theta::{Motion, Work, blocks};
+use crate::numeric::Optimizer;
+
+/// Gradients with their weights that an update keeps until it is computed; dropped then.
+pub trait Held: AsRef<[(Gradient, f64)]> + Debug + Send + Sync {}
+
+impl<H: AsRef<[(Gradient, f64)]> + Debug + Send + Sync> Held for H {}
+
+/// Chunks of which some may not be computed yet.
+pub(super) trait Coming: Debug + Send + Sync {
+    /// How many.
+    fn n_chunks(&self) -> usize;
+
+    /// The bytes of a chunk, which is computed if it is not yet.
+    fn chunk_bytes(&self, chunk: usize) -> Bytes;
+}
+
+/// theta after an update by which it has moved, or is about to.
+#[derive(Debug)]
+pub(super) struct Deferred<T: Element> {
+    chunk_len: usize,
+    optimizer: Optimizer,
+    certain: Certain,
+    penalized: Arc<[Range<usize>]>,
+    pool: Arc<Pool<T>>,
+    chunks: Vec<Mutex<State<T>>>,
+    n_before: AtomicUsize,
+    /// Let go when all chunks are computed.
+    gradients: Mutex<Option<Arc<dyn Held>>>,
+}
+
+#[derive(Debug)]
+enum State<T: Element> {
+    /// As the update finds it.
+    Before(Chunk<T>),
+    /// As the update leaves it.
+    After(Chunk<T>),
+}
+
+impl<T: Element> Deferred<T> {
+    pub(super) fn new(
+        (chunk_len, chunks): (usize, Vec<Chunk<T>>),
+        pool: &Arc<Pool<T>>,
+        (optimizer, penalized): (&Optimizer, &Arc<[Range<usize>]>),
+        certain: Certain,
+        gradients: Arc<dyn Held>,
+    ) -> Self {
+        Self {
+            chunk_len,
+            optimizer: *optimizer,
+            certain,
+            penalized: Arc::clone(penalized),
+            pool: Arc::clone(pool),
+            n_before: AtomicUsize::new(chunks.len()),
+            chunks: chunks.into_iter().map(|chunk| Mutex::new(State::Before(chunk))).collect(),
+            gradients: Mutex::new(Some(gradients)),
+        }
+    }
+
+    /// A chunk of theta as it is after the update.
+    pub(super) fn chunk(&self, index: usize) -> Chunk<T> {
+        let mut state = self.chunks[index].lock();
+        let before = match &*state {
+            State::After(chunk) => return chunk.clone(),
+            State::Before(chunk) => chunk,
+        };
+        let gradients = self.gradients.lock().clone();
+        let gradients = gradients.expect("kept until all chunks are computed");
+        let after = self.compute(index, before, (*gradients).as_ref());
+        // Lets go of the version before: its memory is in the cache for the next chunk.
+        *state = State::After(after.clone());
+        if self.n_before.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.gradients.lock() = None;
+        }
+        after
+    }
+
+    /// All of them.
+    pub(super) fn finish(&self) -> Vec<Chunk<T>> {
+        (0..self.chunks.len()).map(|index| self.chunk(index)).collect()
+    }
+
+    fn compute(&self, index: usize, before: &[T], gradients: &[(Gradient, f64)]) -> Chunk<T> {
+        let mut after = self.pool.chunk(before.len());
+        let values = after.unshared().expect("just made");
+        let parts: Vec<(&[T], f64)> =
+            gradients.iter().map(|(gradient, weight)| (gradient.values(), *weight)).collect();
+        let mut aggregate = Aggregate::new(&parts, self.certain.combine, None);
+        let motion = Motion {
+            optimizer: &self.optimizer,
+            lr: self.certain.lr,
+            factor: self.certain.factor,
+            penalized: &self.penalized,
+        };
+        let mut work = Work::default();
+        for place in blocks(index, index * self.chunk_len, before.len()) {
+            let block = place.offset..place.offset + place.len;
+            let moved = (&mut values[block.clone()], &before[block]);
+            work.move_block(moved, place, (&mut aggregate, &[]), &motion);
+        }
+        after
+    }
+}
+
+impl<T: Element> Coming for Deferred<T> {
+    fn n_chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    fn chunk_bytes(&self, chunk: usize) -> Bytes {
+        self.chunk(chunk).bytes()
+    }
+}
