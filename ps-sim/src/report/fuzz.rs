@@ -65,7 +65,7 @@ pub(super) fn measure(setting: &Setting) -> Result<Part> {
     ]);
     let mut part = Part::of(&figures);
     part.notes.push(format!(
-        "The targets of `fuzz/targets` in this process, over changes that seed {seed} draws; no \
+        "The targets of `fuzz/src` in this process, over changes that seed {seed} draws; no \
          coverage leads them, as libFuzzer's would."
     ));
     part.failures.extend(tried.into_iter().flat_map(|tried| tried.failures));
