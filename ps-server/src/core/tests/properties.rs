@@ -162,8 +162,9 @@ fn plan(mode: Mode) -> impl Strategy<Value = Plan> {
         2 => Just(Durability::Always),
     ];
     let checkpoints = prop::option::weighted(0.6, (durability, 0..EVERY.len() as u8));
-    let parts = (crew, policy, consistency, ends, times, checkpoints);
-    parts.prop_map(move |(crew, policy, how, ends, times, checkpoints)| {
+    let overlap = any::<bool>();
+    let parts = (crew, policy, consistency, ends, times, checkpoints, overlap);
+    parts.prop_map(move |(crew, policy, how, ends, times, checkpoints, overlap)| {
         let (n_workers, rounds) = crew;
         let (aggregate, on_worker_loss) = policy;
         let (backup_workers, staleness_bound, scaling, max_delay) = how;
@@ -187,6 +188,7 @@ fn plan(mode: Mode) -> impl Strategy<Value = Plan> {
             hold_ms,
             replacement_ms,
             checkpoints,
+            overlap,
         }
     })
 }
