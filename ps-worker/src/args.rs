@@ -320,7 +320,10 @@ mod tests {
         let spec = args(&[]).check().expect("valid");
         assert_eq!(spec.servers, ["http://127.0.0.1:50051"]);
         assert_eq!(spec.patience, Duration::from_secs(30));
-        assert_eq!(spec.part, Part::Work { rank: None, delay_ms: None, codec: Codec::PLAIN, overlap: false });
+        assert_eq!(
+            spec.part,
+            Part::Work { rank: None, delay_ms: None, codec: Codec::PLAIN, overlap: false }
+        );
         let spec = args(&["--rank=3", "--compute-delay-ms=2..5", "--overlap"]);
         assert_eq!(
             spec.check().expect("valid").part,
@@ -372,7 +375,10 @@ mod tests {
         let worker = of("worker", &[]).expect("fine");
         assert_eq!(worker.servers, ["http://a:1", "http://b:2"]);
         assert_eq!(worker.workers, Some(2));
-        assert_eq!(worker.part, Part::Work { rank: Some(1), delay_ms: None, codec: Codec::PLAIN, overlap: false });
+        assert_eq!(
+            worker.part,
+            Part::Work { rank: Some(1), delay_ms: None, codec: Codec::PLAIN, overlap: false }
+        );
         let secure = of("chief", &["--tls-ca=ca.pem"]).expect("fine");
         assert_eq!(secure.servers, ["https://a:1", "https://b:2"]);
         assert!(matches!(of("evaluator", &[]).expect("fine").part, Part::Evaluate(_)));

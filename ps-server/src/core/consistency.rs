@@ -132,8 +132,10 @@ impl Consistency {
     /// Why not, and what to do, naming the flags.
     pub fn check_overlap(&self) -> Result<(), &'static str> {
         match self {
-            Self::Sync { .. } => Err("--overlap with --mode sync: every gradient is computed at the \
-                 round's own theta, so nothing can overlap; take --mode ssp, async or hogwild"),
+            Self::Sync { .. } => {
+                Err("--overlap with --mode sync: every gradient is computed at the \
+                 round's own theta, so nothing can overlap; take --mode ssp, async or hogwild")
+            }
             Self::Ssp { staleness_bound: 0 } => {
                 Err("--overlap with --staleness-bound 0: a gradient that is computed ahead is of \
                      theta that lacks one clock more, and there is no room for that; allow at \

@@ -187,3 +187,59 @@ impl Delay {
         Self { rng: ChaCha8Rng::seed_from_u64(seed), bounds_ms }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ps_common::codec::{Codec, Feedback};
+
+    use super::super::session_tests::learner;
+    use super::*;
+
+    fn written(ready: &Ready<f64>) -> &[Encoded] {
+        let Content::Written(chunks) = &ready.content else { panic!("by a codec") };
+        chunks
+    }
+
+    #[tokio::test]
+    async fn a_gradient_on_its_way_stays_as_it_was_written_while_others_are_made() {
+        let codec: Codec = "topk,ratio=0.3".parse().expect("a codec");
+        let (mut twin, dim) = learner();
+        let (mut feedback, mut gradient) = (Feedback::new(codec), vec![0.0; dim]);
+        let mut expected = |clock: u64, theta: &[f64]| {
+            twin.compute(clock, theta, &mut gradient);
+            feedback.encode(&gradient, &[0], 1 << 16)
+        };
+        let coder = Coder::new(codec, vec![0]);
+        let mut gradients = Gradients::new(Surroundings::default(), learner().0, coder, None);
+        let mut theta = vec![0.5; dim];
+        let first = gradients.make((0, 7), &mut theta, Place::Aside).await.expect("made");
+        let second = gradients.make((1, 7), &mut theta, Place::Nearest).await.expect("made");
+        assert_eq!((first.clock, first.version, second.clock), (0, 7, 1));
+        assert_eq!(written(&first), expected(0, &theta));
+        // With what the first one lost.
+        assert_eq!(written(&second), expected(1, &theta));
+        assert_ne!(written(&first), written(&second));
+    }
+
+    #[tokio::test]
+    async fn memory_is_used_again_and_never_that_of_a_gradient_on_its_way() {
+        let (mut twin, dim) = learner();
+        let mut gradients = Gradients::new(Surroundings::default(), learner().0, None, None);
+        let mut theta = vec![0.5; dim];
+        let mut expected = vec![0.0; dim];
+        twin.compute(0, &theta, &mut expected);
+        let plain = |ready: &Ready<f64>| match &ready.content {
+            Content::Plain(values) => (values.as_ptr(), values.clone()),
+            Content::Written(_) => panic!("as it is"),
+        };
+        let first = gradients.make((0, 0), &mut theta, Place::Nearest).await.expect("made");
+        theta.fill(2.0);
+        let second = gradients.make((1, 1), &mut theta, Place::Aside).await.expect("made");
+        assert_eq!(plain(&first).1, expected);
+        assert_ne!(plain(&first).1, plain(&second).1);
+        let place = plain(&first).0;
+        gradients.recycle(first);
+        let third = gradients.make((2, 1), &mut theta, Place::Aside).await.expect("made");
+        assert_eq!(plain(&third).0, place);
+    }
+}

@@ -349,3 +349,21 @@ fn count_idle(stats: &mut WorkerStats, idle: Duration, held: Duration) {
     stats.wait_seconds += waited.as_secs_f64();
     stats.comm_seconds += (idle - waited).as_secs_f64();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_computed_is_wait_as_far_as_the_server_held_the_push() {
+        let ms = Duration::from_millis;
+        for (idle, held, wait, comm) in
+            [(50, 0, 0, 50), (50, 30, 30, 20), (50, 80, 50, 0), (0, 80, 0, 0)]
+        {
+            let mut stats = WorkerStats::default();
+            count_idle(&mut stats, ms(idle), ms(held));
+            let booked = (stats.wait_seconds, stats.comm_seconds);
+            assert_eq!(booked, (ms(wait).as_secs_f64(), ms(comm).as_secs_f64()));
+        }
+    }
+}

@@ -459,7 +459,9 @@ impl Ledger {
         let n_in = |rank: u32| in_theta.iter().flatten().filter(|name| name.0 == rank).count();
         let behind = (0..self.config.n_workers).find(|&rank| (n_in(rank) as u64) < n_owed);
         ensure(behind.is_none(), || {
-            format!("{header:?} lacks clocks below {n_owed} of rank {behind:?}, S {staleness_bound}")
+            format!(
+                "{header:?} lacks clocks below {n_owed} of rank {behind:?}, S {staleness_bound}"
+            )
         })
     }
 

@@ -156,14 +156,7 @@ fn plan(mode: Mode) -> impl Strategy<Value = Plan> {
         prop_oneof![Just(50u64), Just(400), Just(3_000)],
         prop_oneof![Just(500u64), Just(60_000)],
     );
-    let durability = prop_oneof![
-        1 => Just(Durability::None),
-        2 => Just(Durability::Interval),
-        2 => Just(Durability::Always),
-    ];
-    let checkpoints = prop::option::weighted(0.6, (durability, 0..EVERY.len() as u8));
-    let overlap = any::<bool>();
-    let parts = (crew, policy, consistency, ends, times, checkpoints, overlap);
+    let parts = (crew, policy, consistency, ends, times, checkpoints(), any::<bool>());
     parts.prop_map(move |(crew, policy, how, ends, times, checkpoints, overlap)| {
         let (n_workers, rounds) = crew;
         let (aggregate, on_worker_loss) = policy;
@@ -191,6 +184,15 @@ fn plan(mode: Mode) -> impl Strategy<Value = Plan> {
             overlap,
         }
     })
+}
+
+fn checkpoints() -> impl Strategy<Value = Option<(Durability, u8)>> {
+    let durability = prop_oneof![
+        1 => Just(Durability::None),
+        2 => Just(Durability::Interval),
+        2 => Just(Durability::Always),
+    ];
+    prop::option::weighted(0.6, (durability, 0..EVERY.len() as u8))
 }
 
 fn case(mode: Mode) -> impl Strategy<Value = Case> {

@@ -83,7 +83,7 @@ impl Plan {
 
     /// Whether a process computes ahead.
     pub(in crate::core::tests) fn overlaps(&self, process: usize) -> bool {
-        self.overlap && process % 2 == 0 && self.consistency().check_overlap().is_ok()
+        self.overlap && process.is_multiple_of(2) && self.consistency().check_overlap().is_ok()
     }
 
     pub(in crate::core::tests) fn checkpoints(&self) -> Option<Checkpoints> {
