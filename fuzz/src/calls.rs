@@ -211,6 +211,7 @@ impl World {
         if kind & 8 == 8 {
             request.acknowledged_clock = Some(number(source, 0)?);
         }
+        request.overlap = kind & 192 == 192;
         if kind & 48 == 48 {
             request.tables.clear();
         }

@@ -49,6 +49,8 @@ pub struct JoinRequest {
     pub program: String,
     /// On a rejoin: the last acknowledged clock.
     pub acknowledged_clock: Option<u64>,
+    /// A worker that computes its next gradient while a push is on its way.
+    pub overlap: bool,
 }
 
 /// What a worker needs to know of the job it is in.

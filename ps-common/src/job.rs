@@ -202,11 +202,12 @@ pub struct WorkerStats {
     pub pushes: u64,
     /// Behind its gradients.
     pub samples: u64,
-    /// Computing gradients.
+    /// Computing gradients, also while a push is on its way (`--overlap`).
     pub compute_seconds: f64,
-    /// Held by the server for others' sake.
+    /// Held by the server for others' sake, and nothing computed meanwhile.
     pub wait_seconds: f64,
-    /// The rest of the round trips.
+    /// The rest of the round trips, as far as nothing was computed meanwhile: the three add up to
+    /// the time that has passed.
     pub comm_seconds: f64,
     /// On the wire, messages with their headers.
     pub bytes_sent: u64,

@@ -33,6 +33,9 @@ pub(crate) struct Fixed {
     /// How many faults; 0 is an undisturbed run [default: drawn from 3 to 9]
     #[arg(long, value_name = "N")]
     pub(crate) n_faults: Option<usize>,
+    /// Workers compute ahead, in ssp mode where sync is drawn
+    #[arg(long)]
+    pub(crate) overlap: bool,
 }
 
 fn mode(text: &str) -> Result<Mode, String> {
@@ -128,6 +131,8 @@ pub(crate) struct Plan {
     pub(crate) compute_ms: (u64, u64),
     /// Of a message.
     pub(crate) latency_ms: (u64, u64),
+    /// Workers compute while a push is on its way.
+    pub(crate) overlap: bool,
     /// What goes wrong.
     pub(crate) kinds: Vec<Kind>,
     /// When what is done to the network and the hosts, in order.
@@ -161,7 +166,10 @@ impl Plan {
     pub(crate) fn draw(seed: u64, fixed: &Fixed) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let drawn = *[Mode::Sync, Mode::Ssp, Mode::Async].choose(&mut rng).expect("some");
-        let mode = fixed.mode.unwrap_or(drawn);
+        let mode = fixed.mode.unwrap_or(match drawn {
+            Mode::Sync if fixed.overlap => Mode::Ssp,
+            drawn => drawn,
+        });
         let workers = rng.random_range(2..=5);
         let rounds = rng.random_range(40..=120);
         let (optimizer, lr) = *[
@@ -210,6 +218,7 @@ impl Plan {
             checkpoint_every,
             compute_ms: (compute_max / 4, compute_max),
             latency_ms: (1, latency_max),
+            overlap: fixed.overlap,
             kinds: Vec::new(),
             steps: Vec::new(),
         };
@@ -402,6 +411,9 @@ impl fmt::Display for Fixed {
         if let Some(n_faults) = self.n_faults {
             write!(f, " --n-faults={n_faults}")?;
         }
+        if self.overlap {
+            f.write_str(" --overlap")?;
+        }
         Ok(())
     }
 }
@@ -411,7 +423,7 @@ impl fmt::Display for Plan {
         writeln!(
             f,
             "seed {}: {} mode, {} workers, {} rounds, {:?} problem, {} at {}, lease {} ms, lost \
-             workers: {}, kept: {:?} every {}, gradients take {}..{} ms, messages {}..{} ms",
+             workers: {}, kept: {:?} every {}, gradients take {}..{} ms{}, messages {}..{} ms",
             self.seed,
             self.mode,
             self.workers,
@@ -425,6 +437,7 @@ impl fmt::Display for Plan {
             self.checkpoint_every,
             self.compute_ms.0,
             self.compute_ms.1,
+            if self.overlap { " beside pushes" } else { "" },
             self.latency_ms.0,
             self.latency_ms.1,
         )?;

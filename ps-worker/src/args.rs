@@ -18,6 +18,7 @@ use crate::credentials::CredentialArgs;
 use crate::data::DataArgs;
 use crate::local_steps::LocalStepsArgs;
 use crate::model::ModelArgs;
+use crate::overlap::OverlapArgs;
 
 /// Computes gradients on its shard of the data and pushes them to a server
 #[derive(Parser, Debug, Clone, Serialize)]
@@ -121,6 +122,10 @@ pub struct AttachArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub wire: WireArgs,
+    /// Whether it computes ahead.
+    #[command(flatten, next_help_heading = "Worker")]
+    #[serde(flatten)]
+    pub overlap: OverlapArgs,
     /// Its place in a cluster; the flags above are what follows from it.
     #[command(flatten)]
     #[serde(skip)]
@@ -162,6 +167,8 @@ pub enum Part {
         delay_ms: Option<(u64, u64)>,
         /// How gradients are sent.
         codec: Codec,
+        /// Whether the next one is computed while a push is on its way.
+        overlap: bool,
     },
     /// Measurements.
     Evaluate(EvaluationArgs),
@@ -231,6 +238,9 @@ impl WorkerArgs {
         if self.attach.wire.check()? != Codec::PLAIN {
             return refuse("and --wire exclude each other: an evaluator never pushes");
         }
+        if self.attach.overlap.overlap {
+            return refuse("and --overlap exclude each other: an evaluator never pushes");
+        }
         if self.learn.data.data_is_shard {
             return refuse(
                 "and --data-is-shard exclude each other: name the files of all shards in --data",
@@ -257,7 +267,8 @@ impl WorkerArgs {
         }
         let delay_ms = self.attach.compute_delay_ms.as_deref().map(parse_range).transpose()?;
         let codec = self.attach.wire.check()?;
-        Ok(Part::Work { rank: self.attach.rank, delay_ms, codec })
+        let overlap = self.attach.overlap.overlap;
+        Ok(Part::Work { rank: self.attach.rank, delay_ms, codec, overlap })
     }
 }
 
@@ -309,11 +320,19 @@ mod tests {
         let spec = args(&[]).check().expect("valid");
         assert_eq!(spec.servers, ["http://127.0.0.1:50051"]);
         assert_eq!(spec.patience, Duration::from_secs(30));
-        assert_eq!(spec.part, Part::Work { rank: None, delay_ms: None, codec: Codec::PLAIN });
-        let spec = args(&["--rank=3", "--compute-delay-ms=2..5"]).check().expect("valid");
         assert_eq!(
             spec.part,
-            Part::Work { rank: Some(3), delay_ms: Some((2, 5)), codec: Codec::PLAIN }
+            Part::Work { rank: None, delay_ms: None, codec: Codec::PLAIN, overlap: false }
+        );
+        let spec = args(&["--rank=3", "--compute-delay-ms=2..5", "--overlap"]);
+        assert_eq!(
+            spec.check().expect("valid").part,
+            Part::Work {
+                rank: Some(3),
+                delay_ms: Some((2, 5)),
+                codec: Codec::PLAIN,
+                overlap: true
+            }
         );
     }
 
@@ -325,6 +344,7 @@ mod tests {
             (&["--test-labels=x"], "--test-labels has no meaning"),
             (&["--evaluate", "--rank=1"], "--rank"),
             (&["--evaluate", "--compute-delay-ms=1"], "--compute-delay-ms"),
+            (&["--evaluate", "--overlap=true"], "--overlap"),
             (&["--evaluate", "--test-labels=x"], "--test-data"),
             (&["--evaluate", "--data-is-shard=true"], "--data-is-shard"),
             (&["--compute-delay-ms=5..2"], "--compute-delay-ms 5..2"),
@@ -355,7 +375,10 @@ mod tests {
         let worker = of("worker", &[]).expect("fine");
         assert_eq!(worker.servers, ["http://a:1", "http://b:2"]);
         assert_eq!(worker.workers, Some(2));
-        assert_eq!(worker.part, Part::Work { rank: Some(1), delay_ms: None, codec: Codec::PLAIN });
+        assert_eq!(
+            worker.part,
+            Part::Work { rank: Some(1), delay_ms: None, codec: Codec::PLAIN, overlap: false }
+        );
         let secure = of("chief", &["--tls-ca=ca.pem"]).expect("fine");
         assert_eq!(secure.servers, ["https://a:1", "https://b:2"]);
         assert!(matches!(of("evaluator", &[]).expect("fine").part, Part::Evaluate(_)));

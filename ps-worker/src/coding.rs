@@ -37,26 +37,17 @@ pub(crate) struct Coder<T> {
     feedback: Feedback<T>,
     /// The first key of each server's part.
     cuts: Vec<usize>,
-    written: Vec<Encoded>,
 }
 
 impl<T: Element> Coder<T> {
     /// `None`: gradients are sent as they are.
     pub(crate) fn new(codec: Codec, cuts: Vec<usize>) -> Option<Self> {
-        (codec != Codec::Dense(Encoding::Plain)).then(|| Self {
-            feedback: Feedback::new(codec),
-            cuts,
-            written: Vec::new(),
-        })
+        (codec != Codec::Dense(Encoding::Plain))
+            .then(|| Self { feedback: Feedback::new(codec), cuts })
     }
 
-    /// Writes the next gradient, with what was lost of those before.
-    pub(crate) fn write(&mut self, gradient: &[T]) {
-        self.written = self.feedback.encode(gradient, &self.cuts, CHUNK_LEN);
-    }
-
-    /// The latest gradient as it is sent, however often.
-    pub(crate) fn written(&self) -> &[Encoded] {
-        &self.written
+    /// Writes the next gradient, with what was lost of those before, in order of key.
+    pub(crate) fn write(&mut self, gradient: &[T]) -> Vec<Encoded> {
+        self.feedback.encode(gradient, &self.cuts, CHUNK_LEN)
     }
 }

@@ -11,6 +11,7 @@ pub mod local_steps;
 pub mod model;
 #[cfg(feature = "net")]
 pub mod net;
+pub mod overlap;
 pub mod prediction;
 #[cfg(feature = "net")]
 pub mod run;

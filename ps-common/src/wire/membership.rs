@@ -37,6 +37,7 @@ impl TryFrom<pb::JoinRequest> for JoinRequest {
             dtype: if request.dtype == 0 { None } else { Some(request.dtype.parse()?) },
             program: request.program,
             acknowledged_clock: request.acknowledged_clock,
+            overlap: request.overlap,
         })
     }
 }
@@ -52,6 +53,7 @@ impl From<JoinRequest> for pb::JoinRequest {
             dtype: request.dtype.map_or(0, |d| pb::Dtype::from(d).into()),
             program: request.program,
             acknowledged_clock: request.acknowledged_clock,
+            overlap: request.overlap,
         }
     }
 }

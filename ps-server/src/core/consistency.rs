@@ -126,6 +126,34 @@ impl Consistency {
         }
     }
 
+    /// Whether a worker may compute its next gradient while a push is on its way (rule A8).
+    ///
+    /// # Errors
+    /// Why not, and what to do, naming the flags.
+    pub fn check_overlap(&self) -> Result<(), &'static str> {
+        match self {
+            Self::Sync { .. } => {
+                Err("--overlap with --mode sync: every gradient is computed at the \
+                 round's own theta, so nothing can overlap; take --mode ssp, async or hogwild")
+            }
+            Self::Ssp { staleness_bound: 0 } => {
+                Err("--overlap with --staleness-bound 0: a gradient that is computed ahead is of \
+                     theta that lacks one clock more, and there is no room for that; allow at \
+                     least 1")
+            }
+            Self::Async { max_gradient_delay: Some((_, OnExcess::Block)), .. } => {
+                Err("--overlap with --max-gradient-delay and --on-excess block: theta is given in \
+                     turns for one gradient at a time; take --on-excess scale or drop")
+            }
+            Self::Async { delay_scaling: DelayScaling::DcAsgd { .. }, .. } => {
+                Err("--overlap with --delay-scaling dc-asgd: a gradient is corrected by the theta \
+                     that its worker was given last, and one that is computed ahead is of the theta \
+                     before; take inverse, inverse-sqrt or exponential")
+            }
+            Self::Ssp { .. } | Self::Async { .. } | Self::Hogwild => Ok(()),
+        }
+    }
+
     /// What an operator should know before the job begins.
     pub fn warning(&self, n_workers: u32) -> Option<String> {
         match self {
@@ -167,7 +195,7 @@ impl Core {
         }
         match self.config.consistency {
             Consistency::Sync { .. } => self.owes_this_round(rank),
-            Consistency::Ssp { .. } => clock <= limit,
+            Consistency::Ssp { .. } => self.last_clock_of_theta(rank) <= limit,
             Consistency::Async { .. } => {
                 self.config.consistency.blocked_delay().is_none_or(|n| self.has_room(rank, n))
             }
@@ -179,6 +207,14 @@ impl Core {
     /// is in is not computed again.
     pub(super) fn reader_clock(&self, rank: u32) -> u64 {
         self.members.ranks[rank as usize].clock + u64::from(self.pending.contains_key(&rank))
+    }
+
+    /// The last clock whose gradient `rank` would compute from theta that it gets now: who computes
+    /// ahead has no newer theta for the clock after [`Core::reader_clock`] (rule B5).
+    pub(super) fn last_clock_of_theta(&self, rank: u32) -> u64 {
+        let clock = self.reader_clock(rank);
+        let last = self.config.rounds.map_or(u64::MAX, |rounds| rounds.saturating_sub(1));
+        if self.members.overlaps(rank) { (clock + 1).min(last.max(clock)) } else { clock }
     }
 
     /// What becomes of a push of the owed clock.

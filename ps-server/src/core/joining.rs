@@ -39,6 +39,7 @@ impl Core {
             last_heard: now,
             program: request.program,
             address: address.clone(),
+            overlaps: request.overlap,
         };
         let incarnation = holder.incarnation;
         let mut undone = 0;
@@ -82,6 +83,12 @@ impl Core {
             && got != self.dtype
         {
             return Err(mismatch("dtype", self.dtype.name(), got.name()));
+        }
+        if request.overlap {
+            let refused = self.config.consistency.check_overlap();
+            refused.map_err(|what| {
+                Error::new(ErrorCode::ConfigMismatch, what).with("field", "overlap")
+            })?;
         }
         if let Some(job) = &self.job {
             for (key, want) in &job.fingerprint {

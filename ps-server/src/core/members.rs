@@ -24,6 +24,8 @@ pub(super) struct Holder {
     pub(super) last_heard: Time,
     pub(super) program: String,
     pub(super) address: String,
+    /// It computes a gradient while the one before is on its way (rule A8).
+    pub(super) overlaps: bool,
 }
 
 /// One rank over all its lives.
@@ -167,6 +169,11 @@ impl Members {
         Ok(())
     }
 
+    /// Whether the newest life of `rank` computes ahead.
+    pub(super) fn overlaps(&self, rank: u32) -> bool {
+        self.holder(rank).is_some_and(|holder| holder.overlaps)
+    }
+
     fn holder(&self, rank: u32) -> Option<&Holder> {
         if rank >= Caller::FIRST_OBSERVER {
             return self.observers.get(&rank).map(|o| &o.holder);
@@ -295,6 +302,7 @@ impl Holder {
             last_heard: Time::ZERO,
             program: String::new(),
             address: String::new(),
+            overlaps: false,
         }
     }
 }

@@ -11,11 +11,11 @@ use ps_common::{Error, ErrorCode};
 use super::waits::{Purpose, Wait};
 use super::{Answer, CallId, Core, Effect, Refusal, Time};
 
-/// theta that a live rank was given last, while its gradient is not in yet.
+/// theta that a live rank was given last, while gradients that it is for are not in yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Given {
     pub(super) version: u64,
-    /// Of the gradient that will be computed from it.
+    /// Of the last gradient that will be computed from it.
     pub(super) clock: u64,
 }
 
@@ -117,7 +117,17 @@ impl Core {
             out.push(Effect::Keep { rank });
         }
         if self.config.consistency.bounds_reads() {
+            let clock = self.last_clock_of_theta(rank);
             self.given.insert(rank, Given { version: self.version, clock });
+        }
+    }
+
+    /// The gradient of `clock` is in: theta that `rank` was given for it is used up, unless the rank
+    /// computes a later one from it, too.
+    pub(super) fn use_up(&mut self, rank: u32, clock: u64) {
+        let ahead = self.given.get(&rank).is_some_and(|given| given.clock > clock);
+        if !(ahead && self.members.overlaps(rank)) {
+            self.given.remove(&rank);
         }
     }
 

@@ -90,7 +90,7 @@ impl Core {
             self.queue.retain(|&queued| queued != rank);
         }
         self.pending.insert(rank, Pending { gradient: call, header, digest });
-        self.given.remove(&rank);
+        self.use_up(rank, header.clock);
         let seat = &mut self.members.ranks[rank as usize];
         seat.n_samples = seat.n_samples.max(header.n_samples);
         if !self.config.consistency.has_rounds() {

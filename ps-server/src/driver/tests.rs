@@ -43,6 +43,7 @@ fn join(driver: &Driver, rank: u32, dtype: Dtype) -> Caller {
         dtype: Some(dtype),
         program: "test".to_owned(),
         acknowledged_clock: None,
+        overlap: false,
     };
     let call = CallId(1_000_000 + u64::from(rank));
     let conn = ConnId(rank.into());

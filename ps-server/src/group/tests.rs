@@ -145,6 +145,7 @@ impl Stage {
             dtype: Some(Dtype::F64),
             program: "test".to_owned(),
             acknowledged_clock: None,
+            overlap: false,
         };
         let (conn, address) = (ConnId(rank.into()), String::new());
         match answer(&self.feed(None, |call| Input::Join { call, conn, address, request })) {

@@ -139,6 +139,7 @@ impl Life {
             dtype: Some(Dtype::F64),
             program: "test".to_owned(),
             acknowledged_clock: None,
+            overlap: false,
         };
         let conn = ConnId(0);
         let answer =

@@ -1,7 +1,7 @@
 //! The life of a worker: survey, join, load, then gradient after gradient until the job ends.
 //!
 //! A gradient is a pure function of theta, shard, seed and clock, so that whatever a failure took
-//! is computed again with the same bits.
+//! is computed again with the same bits (in sync mode, where a clock has one theta).
 
 use std::time::Duration;
 
@@ -10,23 +10,17 @@ use ps_common::codec::Codec;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{JobState, Metrics, PROTOCOL_VERSION, Role, WorkerStats};
 use ps_common::{Dtype, Element};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::gradients::{Delay, Gradients, Place, Ready};
 use super::link::{Link, Presence, Recovery};
 use super::steps::Steps;
 use super::surroundings::Surroundings;
-use super::tensor::Parcel;
 use crate::args::{Attachment, LearnArgs};
 use crate::coding::Coder;
-use crate::learning::{Learner, Problem};
-use crate::model::{Loss, Real};
-
-/// Gradients that take less are computed on the thread that talks: a change of threads would cost
-/// more than the connection loses by the pause.
-const INLINE_MAX: Duration = Duration::from_millis(2);
+use crate::learning::Problem;
+use crate::model::Real;
 
 /// What a worker is told by its flags.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +31,8 @@ pub struct Duty {
     pub delay_ms: Option<(u64, u64)>,
     /// How gradients are sent.
     pub codec: Codec,
+    /// Whether it computes the next gradient while a push is on its way.
+    pub overlap: bool,
 }
 
 /// Works until the job ends.
@@ -51,7 +47,8 @@ pub async fn work(
     present: watch::Sender<Option<Presence>>,
 ) -> Result<(), ExitError> {
     let problem = survey(learn, surroundings).await?;
-    let request = join_request(&problem, attachment.dtype, Role::Worker, duty.rank);
+    let wish = join_request(&problem, attachment.dtype, Role::Worker, duty.rank);
+    let request = JoinRequest { overlap: duty.overlap, ..wish };
     let Some(link) = Link::enter(attachment, surroundings, request, present).await? else {
         tracing::info!("the job has ended already");
         return Ok(());
@@ -97,6 +94,7 @@ pub(super) fn join_request(
         dtype,
         program: format!("ps-worker {}", crate::VERSION),
         acknowledged_clock: None,
+        overlap: false,
     }
 }
 
@@ -140,22 +138,13 @@ pub(super) fn sendable(metrics: Metrics) -> Option<Metrics> {
 struct Session<T> {
     link: Link,
     steps: Steps,
-    /// Away while it computes on another thread.
-    learner: Option<Learner<T>>,
+    gradients: Gradients<T>,
+    /// What gradients are computed at, and its version.
     theta: Vec<T>,
-    gradient: Vec<T>,
-    /// Away while it writes on another thread; none where gradients are sent as they are.
-    coder: Option<Coder<T>>,
+    version: u64,
+    /// With overlap: where the next theta arrives while a gradient is computed at this one.
+    arriving: Option<Vec<T>>,
     stats: WorkerStats,
-    /// Of the latest gradient.
-    compute: Duration,
-    delay: Option<Delay>,
-}
-
-/// Sleeps between two bounds, the same ones for the same seed.
-struct Delay {
-    rng: ChaCha8Rng,
-    bounds_ms: (u64, u64),
 }
 
 impl<T: Real> Session<T> {
@@ -170,11 +159,8 @@ impl<T: Real> Session<T> {
             problem.use_statistics(&merged)?;
         }
         let terms = link.answer().clone();
-        let seed = problem.seed();
-        let delay = duty.delay_ms.map(|bounds_ms| Delay {
-            rng: ChaCha8Rng::seed_from_u64(seed ^ u64::from(terms.caller.rank).rotate_left(32)),
-            bounds_ms,
-        });
+        let seed = problem.seed() ^ u64::from(terms.caller.rank).rotate_left(32);
+        let delay = duty.delay_ms.map(|bounds_ms| Delay::new(seed, bounds_ms));
         let dim = terms.dim;
         let coder = Coder::new(duty.codec, terms.first_keys.clone());
         if coder.is_some() {
@@ -190,14 +176,12 @@ impl<T: Real> Session<T> {
         tracing::info!(n_samples = learner.n_samples(), "loaded");
         Ok(Self {
             steps: link.client().steps(),
+            gradients: Gradients::new(link.surroundings().clone(), learner, coder, delay),
             link,
-            learner: Some(learner),
             theta: vec![T::ZERO; dim],
-            gradient: vec![T::ZERO; dim],
-            coder,
+            version: 0,
+            arriving: duty.overlap.then(|| vec![T::ZERO; dim]),
             stats: WorkerStats::of_learner(),
-            compute: INLINE_MAX,
-            delay,
         })
     }
 
@@ -233,7 +217,7 @@ impl<T: Real> Session<T> {
             }
         };
         self.stats.wait_seconds += last.waited.as_secs_f64();
-        let metrics = self.off_thread(|learner, theta, _| learner.metrics(theta)).await?;
+        let metrics = self.gradients.metrics(&mut self.theta).await?;
         self.link.report(self.stats);
         tracing::info!(
             version = last.version,
@@ -254,125 +238,132 @@ impl<T: Real> Session<T> {
         // Named by the latest join, which the pull may have had to repeat.
         let mut clock = self.link.answer().clock;
         let rounds = self.link.answer().rounds.unwrap_or(u64::MAX);
-        let (mut version, mut state) = (pulled.version, pulled.state);
+        let mut state = pulled.state;
+        self.version = pulled.version;
+        let mut ahead: Option<Ready<T>> = None;
         while state == JobState::Running && clock < rounds {
-            let loss = self.compute(clock).await?;
-            let header = PushHeader {
-                caller: self.link.answer().caller,
-                clock,
-                version_pulled: version,
-                n_samples: loss.n_samples,
-                loss: self.told(loss.loss),
-                penalty: self.told(loss.penalty),
-                wait_max: None,
-                exchange: 0,
+            let ready = match ahead.take() {
+                Some(ready) if ready.clock == clock => ready,
+                // What was computed ahead is of a clock that was skipped.
+                _ => self.compute(clock).await?,
             };
-            let result = match self.step(header).await? {
+            let next = (clock + 1 < rounds).then_some(clock + 1);
+            let (result, computed) = self.step(&ready, next).await?;
+            let result = match result {
                 Ok(result) => result,
+                // What was computed ahead is computed again, at theta that this life is given.
                 Err(recovery) => return Ok(recovery),
             };
             tracing::trace!(
-                rank = header.caller.rank,
-                clock = header.clock,
+                rank = self.link.answer().caller.rank,
+                clock,
                 version = result.version,
                 outcome = ?result.outcome,
                 "answered"
             );
-            self.stats.count_push(loss.n_samples, loss.loss);
-            (clock, state, version) = (result.clock, result.state, self.steps.theta_version());
+            self.stats.count_push(ready.loss.n_samples, ready.loss.loss);
+            self.gradients.recycle(ready);
+            (clock, state, ahead) = (result.clock, result.state, computed);
             self.link.acknowledge(clock);
             self.link.report(self.stats);
         }
         Ok(Recovery::Ended)
     }
 
-    /// The objective is told where it is that of the whole shard: then the server has the history
-    /// from it. Where it is not finite the gradient says so in better words.
-    fn told(&self, value: f64) -> Option<f64> {
-        let whole = self.learner.as_ref().is_some_and(Learner::is_full_batch);
-        (whole && value.is_finite()).then_some(value)
+    /// The gradient of `clock` at theta.
+    async fn compute(&mut self, clock: u64) -> Result<Ready<T>, ExitError> {
+        let place = if self.arriving.is_some() { Place::Aside } else { Place::Nearest };
+        let name = (clock, self.version);
+        let ready = self.gradients.make(name, &mut self.theta, place).await?;
+        self.stats.compute_seconds += ready.took.as_secs_f64();
+        Ok(ready)
     }
 
-    /// Sends one push until it is answered, however often that takes.
+    /// One push until it is answered, and theta as the answer brings it; with overlap the gradient
+    /// of the clock `next` is computed meanwhile, at theta as it was.
     async fn step(
         &mut self,
-        header: PushHeader,
-    ) -> Result<Result<PushResult, Recovery>, ExitError> {
+        ready: &Ready<T>,
+        next: Option<u64>,
+    ) -> Result<(Result<PushResult, Recovery>, Option<Ready<T>>), ExitError> {
+        let header = PushHeader {
+            caller: self.link.answer().caller,
+            clock: ready.clock,
+            version_pulled: ready.version,
+            n_samples: ready.loss.n_samples,
+            loss: self.gradients.told(ready.loss.loss),
+            penalty: self.gradients.told(ready.loss.penalty),
+            wait_max: None,
+            exchange: 0,
+        };
         let begun = Instant::now();
-        loop {
-            let gradient = match &self.coder {
-                None => Parcel::from(&self.gradient),
-                Some(coder) => Parcel::coded(coder.written()),
-            };
-            match self.steps.step(header, gradient, &mut self.theta).await {
-                Ok(result) => {
-                    self.link.succeed();
-                    let waited = result.waited.as_secs_f64();
-                    self.stats.wait_seconds += waited;
-                    self.stats.comm_seconds += (begun.elapsed().as_secs_f64() - waited).max(0.0);
-                    return Ok(Ok(result));
-                }
-                Err(failure) => match self.link.recover(failure).await? {
-                    // Its name keeps it from counting twice.
-                    Recovery::Again => self.steps = self.link.client().steps(),
-                    other => return Ok(Err(other)),
-                },
+        let line = (&mut self.link, &mut self.steps);
+        let (result, computed) = match (next, &mut self.arriving) {
+            (Some(clock), Some(arriving)) => {
+                let name = (clock, self.version);
+                let (result, computed) = tokio::try_join!(
+                    push(line, header, ready, arriving),
+                    self.gradients.make(name, &mut self.theta, Place::Aside),
+                )?;
+                std::mem::swap(&mut self.theta, arriving);
+                (result, Some(computed))
             }
+            _ => (push(line, header, ready, &mut self.theta).await?, None),
+        };
+        let computing = computed.as_ref().map_or(Duration::ZERO, |computed| computed.took);
+        self.stats.compute_seconds += computing.as_secs_f64();
+        if let Ok(result) = &result {
+            self.version = self.steps.theta_version();
+            count_idle(&mut self.stats, begun.elapsed() - computing, result.waited);
+        }
+        Ok((result, computed))
+    }
+}
+
+/// Sends one push until it is answered, however often that takes.
+async fn push<T: Real>(
+    (link, steps): (&mut Link, &mut Steps),
+    header: PushHeader,
+    ready: &Ready<T>,
+    theta: &mut [T],
+) -> Result<Result<PushResult, Recovery>, ExitError> {
+    loop {
+        match steps.step(header, ready.parcel(), theta).await {
+            Ok(result) => {
+                link.succeed();
+                return Ok(Ok(result));
+            }
+            Err(failure) => match link.recover(failure).await? {
+                // Its name keeps it from counting twice.
+                Recovery::Again => *steps = link.client().steps(),
+                other => return Ok(Err(other)),
+            },
         }
     }
+}
 
-    /// The gradient of `clock` at theta.
-    async fn compute(&mut self, clock: u64) -> Result<Loss, ExitError> {
-        let begun = Instant::now();
-        let inline = self.compute < INLINE_MAX;
-        let loss = match &mut self.learner {
-            Some(learner) if inline => learner.compute(clock, &self.theta, &mut self.gradient),
-            _ => {
-                self.off_thread(move |learner, theta, gradient| {
-                    learner.compute(clock, theta, gradient)
-                })
-                .await?
-            }
-        };
-        self.write(inline).await?;
-        self.compute = begun.elapsed();
-        if let Some(Delay { rng, bounds_ms: (min, max) }) = &mut self.delay {
-            tokio::time::sleep(Duration::from_millis(rng.random_range(*min..=*max))).await;
+/// Books the part of a step in which the worker computed nothing: `wait_seconds` as far as the server
+/// held the push for others, the rest is the wire.
+fn count_idle(stats: &mut WorkerStats, idle: Duration, held: Duration) {
+    let waited = idle.min(held);
+    stats.wait_seconds += waited.as_secs_f64();
+    stats.comm_seconds += (idle - waited).as_secs_f64();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_computed_is_wait_as_far_as_the_server_held_the_push() {
+        let ms = Duration::from_millis;
+        for (idle, held, wait, comm) in
+            [(50, 0, 0, 50), (50, 30, 30, 20), (50, 80, 50, 0), (0, 80, 0, 0)]
+        {
+            let mut stats = WorkerStats::default();
+            count_idle(&mut stats, ms(idle), ms(held));
+            let booked = (stats.wait_seconds, stats.comm_seconds);
+            assert_eq!(booked, (ms(wait).as_secs_f64(), ms(comm).as_secs_f64()));
         }
-        self.stats.compute_seconds += begun.elapsed().as_secs_f64();
-        Ok(loss)
-    }
-
-    /// Writes the gradient as it is sent.
-    async fn write(&mut self, inline: bool) -> Result<(), ExitError> {
-        let Some(mut coder) = self.coder.take() else { return Ok(()) };
-        let gradient = std::mem::take(&mut self.gradient);
-        let work = move || {
-            coder.write(&gradient);
-            (coder, gradient)
-        };
-        let (coder, gradient) = match inline {
-            true => work(),
-            false => self.link.surroundings().compute(work).await?,
-        };
-        (self.coder, self.gradient) = (Some(coder), gradient);
-        Ok(())
-    }
-
-    /// Runs `work` on another thread, which has the learner, theta and gradient meanwhile.
-    async fn off_thread<A: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut Learner<T>, &[T], &mut [T]) -> A + Send + 'static,
-    ) -> Result<A, ExitError> {
-        let mut learner = self.learner.take().expect("a computation at a time");
-        let theta = std::mem::take(&mut self.theta);
-        let mut gradient = std::mem::take(&mut self.gradient);
-        let work = move || {
-            let answer = work(&mut learner, &theta, &mut gradient);
-            (answer, learner, theta, gradient)
-        };
-        let (answer, learner, theta, gradient) = self.link.surroundings().compute(work).await?;
-        (self.learner, self.theta, self.gradient) = (Some(learner), theta, gradient);
-        Ok(answer)
     }
 }

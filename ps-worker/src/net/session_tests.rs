@@ -1,7 +1,8 @@
 //! Whole lives of a worker and of an evaluator against a server for one worker, which fails as told.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use ps_common::calls::{Caller, Evaluation, JoinAnswer, JoinRequest, Leave};
@@ -19,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::args::WorkerArgs;
-use crate::learning::Problem;
+use crate::learning::{Learner, Problem};
 use crate::run::run;
 
 const ROUNDS: u64 = 6;
@@ -46,8 +47,13 @@ struct Job {
     incarnation_of_worker: u64,
     joins: Vec<JoinRequest>,
     faults: VecDeque<(u64, Fault)>,
-    /// Clocks as they were pushed, faults and repetitions included.
+    /// Clocks as they were pushed, faults and repetitions included, and the versions pulled for them.
     pushed: Vec<u64>,
+    pulled: Vec<u64>,
+    /// The bytes of each gradient, by clock, version and life.
+    bytes: BTreeMap<(u64, u64, u64), bytes::Bytes>,
+    /// How long an answer takes.
+    latency: Duration,
     left: Vec<Leave>,
     evaluations: Vec<Evaluation>,
     heartbeats: u32,
@@ -116,7 +122,7 @@ impl Membership for Fake {
         job.joins.push(request);
         let answer = JoinAnswer {
             caller: Caller { rank, incarnation: job.incarnation },
-            lease: std::time::Duration::from_millis(30),
+            lease: Duration::from_millis(30),
             clock: job.clock,
             shard: 0,
             n_shards: 1,
@@ -193,6 +199,8 @@ impl Parameters for Fake {
         let fake = self.clone();
         tokio::spawn(async move {
             while let Ok(Some(chunk)) = stream.message().await {
+                let latency = fake.job().latency;
+                tokio::time::sleep(latency).await;
                 let answer = fake.answer(&chunk);
                 let over = answer.is_err();
                 if out.send(answer).await.is_err() || over {
@@ -244,6 +252,10 @@ impl Fake {
         let mut job = self.job();
         job.check(header.rank, header.incarnation)?;
         job.pushed.push(header.clock);
+        job.pulled.push(header.version_pulled);
+        let name = (header.clock, header.version_pulled, header.incarnation);
+        let first = job.bytes.entry(name).or_insert_with(|| chunk.data.clone());
+        assert_eq!(*first, chunk.data, "sent again with other bytes");
         let fault = match job.faults.front() {
             Some(&(clock, fault)) if clock == header.clock => {
                 job.faults.pop_front();
@@ -329,13 +341,13 @@ fn args(url: &str, more: &[&str]) -> WorkerArgs {
     WorkerArgs::try_parse_from(["ps-worker", &server].iter().chain(more)).expect("parses")
 }
 
-/// theta after all rounds, computed without a server.
-fn expected() -> Vec<f64> {
+/// All rows of the built-in problem, and theta's length.
+pub(super) fn learner() -> (Learner<f64>, usize) {
     let learn = args("none:1", &[]).learn;
     let problem = Problem::survey(&learn).expect("the built-in problem");
     let terms = JoinAnswer {
         caller: Caller { rank: 0, incarnation: 1 },
-        lease: std::time::Duration::from_secs(1),
+        lease: Duration::from_secs(1),
         clock: 0,
         shard: 0,
         n_shards: 1,
@@ -351,29 +363,39 @@ fn expected() -> Vec<f64> {
         tables: problem.tables().clone(),
         first_keys: vec![0],
     };
-    let mut learner = problem.load_shard::<f64>(&terms).expect("loads");
-    let mut theta = vec![0.0; terms.dim];
-    let mut gradient = theta.clone();
-    for clock in 0..ROUNDS {
-        learner.compute(clock, &theta, &mut gradient);
-        theta.iter_mut().zip(&gradient).for_each(|(t, g)| *t -= LR * g);
-    }
-    theta
+    (problem.load_shard::<f64>(&terms).expect("loads"), terms.dim)
 }
+
+/// theta after all rounds, each with the gradient at the theta of this version, computed without a
+/// server.
+fn expected(at_versions: [usize; ROUNDS as usize]) -> Vec<f64> {
+    let (mut learner, dim) = learner();
+    let mut thetas = vec![vec![0.0; dim]];
+    let mut gradient = thetas[0].clone();
+    for (clock, at) in (0..).zip(at_versions) {
+        learner.compute(clock, &thetas[at], &mut gradient);
+        let moved = thetas[clock as usize].iter().zip(&gradient).map(|(t, g)| t - LR * g);
+        thetas.push(moved.collect());
+    }
+    thetas.pop().expect("the last one")
+}
+
+/// Every fault in the course of one job.
+const FAULTS: [(u64, Fault); 5] = [
+    (1, Fault::Refuse(ErrorCode::Draining)),
+    (2, Fault::LoseAnswer),
+    (3, Fault::Refuse(ErrorCode::LeaseExpired)),
+    (4, Fault::Refuse(ErrorCode::NotInitialized)),
+    (5, Fault::LoseAnswer),
+];
 
 #[tokio::test]
 async fn a_worker_goes_through_every_fault_to_the_same_theta() {
-    let (fake, url) = serve(&[
-        (1, Fault::Refuse(ErrorCode::Draining)),
-        (2, Fault::LoseAnswer),
-        (3, Fault::Refuse(ErrorCode::LeaseExpired)),
-        (4, Fault::Refuse(ErrorCode::NotInitialized)),
-        (5, Fault::LoseAnswer),
-    ]);
+    let (fake, url) = serve(&FAULTS);
     let more = ["--workers=1", "--dtype=f64", "--compute-delay-ms=15..20"];
     run(args(&url, &more)).await.expect("done");
     let job = fake.job();
-    assert_eq!(job.theta, expected());
+    assert_eq!(job.theta, expected([0, 1, 2, 3, 4, 5]));
     assert_eq!(job.pushed, [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
     assert_eq!(job.joins.len(), 3);
     let again = &job.joins[1];
@@ -388,6 +410,37 @@ async fn a_worker_goes_through_every_fault_to_the_same_theta() {
     assert!(loss_sum / leave.stats.samples as f64 > metrics.loss, "losses fall: {loss_sum}");
     assert!(leave.stats.bytes_sent > ROUNDS * 8 * job.theta.len() as u64);
     assert!(leave.stats.compute_seconds >= 0.015 * ROUNDS as f64);
+    assert!(job.joins.iter().all(|join| !join.overlap));
+}
+
+#[tokio::test]
+async fn with_overlap_a_gradient_is_of_the_theta_before_and_says_so_through_every_fault() {
+    let (fake, url) = serve(&FAULTS);
+    let more = ["--overlap", "--dtype=f64", "--compute-delay-ms=5"];
+    run(args(&url, &more)).await.expect("done");
+    let job = fake.job();
+    assert_eq!(job.pushed, [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
+    // What was computed ahead of a join is computed again, at theta as it is then.
+    assert_eq!(job.pulled, [0, 0, 0, 1, 1, 2, 3, 3, 4, 4, 4]);
+    assert_eq!(job.theta, expected([0, 0, 1, 3, 4, 4]));
+    assert!(job.joins.len() == 3 && job.joins.iter().all(|join| join.overlap));
+    assert_eq!(job.left.len(), 1);
+    assert_eq!(job.left[0].stats.pushes, ROUNDS);
+}
+
+#[tokio::test]
+async fn with_overlap_the_parts_of_a_run_are_not_counted_twice() {
+    let (fake, url) = serve(&[]);
+    fake.job().latency = Duration::from_millis(30);
+    let begun = Instant::now();
+    run(args(&url, &["--overlap", "--compute-delay-ms=30"])).await.expect("done");
+    let wall = begun.elapsed().as_secs_f64();
+    let stats = fake.job().left[0].stats;
+    assert!(stats.compute_seconds >= 0.03 * ROUNDS as f64, "{stats:?}");
+    // Nothing is computed beside the last push.
+    assert!(stats.comm_seconds >= 0.025, "{stats:?}");
+    let sum = stats.compute_seconds + stats.wait_seconds + stats.comm_seconds;
+    assert!(sum <= wall, "{sum} s of {wall} s: {stats:?}");
 }
 
 #[tokio::test]

@@ -111,6 +111,7 @@ pub(super) async fn connect(args: &WorkerArgs) -> Result<Connection, ExitError> 
         dtype: Some(args.job.dtype),
         program: "psctl bench".to_owned(),
         acknowledged_clock: None,
+        overlap: false,
     };
     let answer = client.join(request).await.map_err(|e| failed("Join", e))?;
     Ok(Connection {

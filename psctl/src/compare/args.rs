@@ -214,6 +214,12 @@ impl CompareArgs {
                     args.cluster.wire.wire
                 )));
             }
+            if self.virtual_time.simulated && args.cluster.overlap.overlap {
+                return Err(ExitError::config(format!(
+                    "variant `{name}`: --overlap with --simulated: in virtual time a worker computes \
+                     or waits"
+                )));
+            }
             if args.job.rounds == 0 {
                 return Err(ExitError::config(format!(
                     "variant `{name}`: --rounds 0 has no meaning with psctl compare: the next run \
@@ -272,6 +278,11 @@ pub(super) mod tests {
             (&["--variant=a: --rounds 0"], Exit::Config, "variant `a`: --rounds 0"),
             (&["--variant=a: --take 0"], Exit::Config, "variant `a`: --take 0"),
             (&["--simulated", "--variant=a: --wire f16"], Exit::Config, "--wire f16 with --sim"),
+            (
+                &["--simulated", "--variant=a: --mode async --overlap"],
+                Exit::Config,
+                "variant `a`: --overlap with --simulated",
+            ),
             (&["--variant=a: --wire f1"], Exit::Config, "--wire: `f1` is not f32, f16"),
             (
                 &["--variant=a: --servers 2", "--simulated"],

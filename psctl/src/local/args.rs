@@ -16,6 +16,7 @@ use ps_server::run::read_start;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
 use ps_worker::coding::WireArgs;
 use ps_worker::data::BatchSize;
+use ps_worker::overlap::OverlapArgs;
 use serde::Serialize;
 
 const EXAMPLES: &str = "\
@@ -113,6 +114,10 @@ pub struct ClusterArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub wire: WireArgs,
+    /// Whether workers compute ahead.
+    #[command(flatten, next_help_heading = "Processes")]
+    #[serde(flatten)]
+    pub overlap: OverlapArgs,
     /// Sleep of every worker before each push: delays for tests
     #[arg(long, hide = true, value_name = "MIN[..MAX]")]
     pub compute_delay_ms: Option<String>,
@@ -165,6 +170,9 @@ impl LocalArgs {
         self.learn.data.check()?;
         self.learn.model.check()?;
         self.cluster.wire.check()?;
+        if self.cluster.overlap.overlap {
+            job.config.consistency.check_overlap().map_err(ExitError::config)?;
+        }
         self.output.check()?;
         Ok(job.config.consistency.warning(self.crew.workers))
     }
@@ -270,6 +278,13 @@ pub(super) mod tests {
             (&["--plot=x.pdf"], "--plot x.pdf"),
             (&["--mode=async", "--aggregate=mean"], "--aggregate"),
             (&["--staleness-bound=1"], "--staleness-bound"),
+            (&["--overlap"], "--overlap with --mode sync"),
+            (&["--overlap", "--mode=ssp", "--staleness-bound=0"], "--staleness-bound 0"),
+            (&["--overlap", "--mode=async", "--max-gradient-delay=9"], "--on-excess block"),
+            (
+                &["--overlap", "--mode=async", "--delay-scaling=dc-asgd,lambda=0.1"],
+                "--delay-scaling dc-asgd",
+            ),
             (&["--model=none"], "--model none"),
             (&["--take=0"], "--take 0"),
             (&["--theta-in=x.bin"], "--theta-in: x.bin"),
@@ -283,6 +298,9 @@ pub(super) mod tests {
         assert_eq!(error.exit, Exit::CannotCreate);
         let check = |arguments: &[&str]| local(arguments).check().expect("fine");
         assert_eq!(check(&["--quiet", "--eval-every=3", "--mode=async"]), None);
+        for mode in ["ssp", "async", "hogwild"] {
+            assert_eq!(check(&["--overlap", &format!("--mode={mode}")]), None);
+        }
         let starving = ["--mode=async", "--max-gradient-delay=1", "--on-excess=drop"];
         assert!(check(&starving).is_some_and(|warning| warning.contains("K - 1 = 3")));
     }

@@ -120,6 +120,7 @@ pub(super) fn worker_arguments(args: &LocalArgs, who: Who, ports: &[u16]) -> Vec
     match who {
         Who::Worker(rank) => {
             arguments.extend(to_arguments(&args.cluster.wire));
+            arguments.extend(to_arguments(&args.cluster.overlap));
             arguments.push(format!("--rank={rank}").into());
             if let Some(ms) = &args.cluster.compute_delay_ms {
                 arguments.push(format!("--compute-delay-ms={ms}").into());
@@ -250,13 +251,14 @@ mod tests {
             "--test-data=d",
             "--eval-every=5",
             "--compute-delay-ms=2..5",
+            "--overlap",
         ]);
         let got = worker(&args, Who::Worker(2));
         assert_eq!(to_arguments(&got.learn), to_arguments(&args.learn));
         assert_eq!(got.attach.server, ["http://127.0.0.1:4711"]);
         assert_eq!((got.attach.rank, got.attach.evaluate), (Some(2), false));
         assert_eq!(got.attach.compute_delay_ms.as_deref(), Some("2..5"));
-        assert!(got.attach.program.watch_stdin);
+        assert!(got.attach.program.watch_stdin && got.attach.overlap.overlap);
         got.check().expect("a worker takes it");
 
         let got = worker(&args, Who::Evaluator);

@@ -49,6 +49,7 @@ pub async fn export(args: ExportArgs) -> Result<(), ExitError> {
         dtype: None,
         program: format!("psctl {}", env!("CARGO_PKG_VERSION")),
         acknowledged_clock: None,
+        overlap: false,
     };
     let job = client.join(wish).await.map_err(|f| args.address.failed("Join", f))?;
     let written = match job.dtype {

@@ -406,5 +406,6 @@ pub(super) fn join_request<T: Real>(
         dtype: Some(T::DTYPE),
         program: "psctl simulate".to_owned(),
         acknowledged_clock: None,
+        overlap: false,
     }
 }

@@ -29,6 +29,8 @@ enum Kind {
     Pull(PullRequest),
     /// theta's version when it came.
     Checkpoint(u64),
+    /// Of one that computes ahead, or not.
+    Join(bool),
     Other,
 }
 
@@ -66,6 +68,8 @@ pub(super) struct Ledger {
     counted_bytes: BTreeMap<(u32, u64), Bytes>,
     /// When a call of the rank last came or was answered.
     heard: BTreeMap<u32, Time>,
+    /// Incarnations of those that compute ahead.
+    ahead: BTreeSet<u64>,
 }
 
 impl Ledger {
@@ -89,6 +93,7 @@ impl Ledger {
             bytes: BTreeMap::new(),
             counted_bytes: BTreeMap::new(),
             heard: BTreeMap::new(),
+            ahead: BTreeSet::new(),
         }
     }
 
@@ -149,7 +154,9 @@ impl Ledger {
     fn book_input(&mut self, now: Time, input: &Input) -> Result<Option<CallId>, String> {
         let patience = |wish: Option<Time>| wish.unwrap_or(Time::MAX).min(self.config.wait_max);
         let (call, rank, wait, kind) = match input {
-            Input::Join { call, .. } => (*call, None, Time::ZERO, Kind::Other),
+            Input::Join { call, request, .. } => {
+                (*call, None, Time::ZERO, Kind::Join(request.overlap))
+            }
             Input::Heartbeat { call, caller, .. } => {
                 (*call, Some(caller.rank), Time::ZERO, Kind::Other)
             }
@@ -349,8 +356,14 @@ impl Ledger {
                 ensure(version >= asked, || format!("{call:?} has {version}, asked at {asked}"))
             }
             (Kind::Checkpoint(_), Answer::Refused(_)) => Ok(()),
-            (Kind::Other, Answer::Joined(_) | Answer::State { .. } | Answer::Statistics)
-            | (Kind::Pull(_) | Kind::Other, Answer::Refused(_)) => Ok(()),
+            (Kind::Join(overlap), Answer::Joined(welcome)) => {
+                if *overlap {
+                    self.ahead.insert(welcome.caller.incarnation);
+                }
+                Ok(())
+            }
+            (Kind::Other, Answer::State { .. } | Answer::Statistics)
+            | (Kind::Pull(_) | Kind::Join(_) | Kind::Other, Answer::Refused(_)) => Ok(()),
             (kind, answer) => Err(format!("{kind:?} is answered by {answer:?}")),
         }
     }
@@ -425,11 +438,29 @@ impl Ledger {
         let next = clock(caller.rank) + u64::from(is_in);
         let done = self.config.rounds.is_some_and(|rounds| next >= rounds);
         let slowest = (0..self.config.n_workers).map(clock).min().unwrap_or(0);
-        ensure(done || clock(caller.rank) <= slowest + staleness_bound, || {
+        // Who computes ahead has nothing newer for one clock more.
+        let ahead = u64::from(self.ahead.contains(&caller.incarnation));
+        let last = self.config.rounds.map_or(u64::MAX, |rounds| rounds.saturating_sub(1));
+        let reads = (clock(caller.rank) + ahead).min(last);
+        ensure(done || reads <= slowest + staleness_bound, || {
+            format!("rank {} reads for clock {reads}, the slowest is at {slowest}", caller.rank)
+        })
+    }
+
+    /// ssp with every rank awaited: theta that a good worker computed at has all gradients of clocks
+    /// more than S below its own (rule B1).
+    pub(super) fn check_bound(&self, header: &PushHeader) -> Result<(), String> {
+        let Consistency::Ssp { staleness_bound } = self.config.consistency else { return Ok(()) };
+        if self.config.on_worker_loss == OnWorkerLoss::Continue {
+            return Ok(());
+        }
+        let n_owed = header.clock.saturating_sub(staleness_bound);
+        let in_theta = &self.by_version[..header.version_pulled as usize];
+        let n_in = |rank: u32| in_theta.iter().flatten().filter(|name| name.0 == rank).count();
+        let behind = (0..self.config.n_workers).find(|&rank| (n_in(rank) as u64) < n_owed);
+        ensure(behind.is_none(), || {
             format!(
-                "rank {} reads at clock {}, the slowest is at {slowest}",
-                caller.rank,
-                clock(caller.rank)
+                "{header:?} lacks clocks below {n_owed} of rank {behind:?}, S {staleness_bound}"
             )
         })
     }

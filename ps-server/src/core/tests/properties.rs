@@ -156,14 +156,8 @@ fn plan(mode: Mode) -> impl Strategy<Value = Plan> {
         prop_oneof![Just(50u64), Just(400), Just(3_000)],
         prop_oneof![Just(500u64), Just(60_000)],
     );
-    let durability = prop_oneof![
-        1 => Just(Durability::None),
-        2 => Just(Durability::Interval),
-        2 => Just(Durability::Always),
-    ];
-    let checkpoints = prop::option::weighted(0.6, (durability, 0..EVERY.len() as u8));
-    let parts = (crew, policy, consistency, ends, times, checkpoints);
-    parts.prop_map(move |(crew, policy, how, ends, times, checkpoints)| {
+    let parts = (crew, policy, consistency, ends, times, checkpoints(), any::<bool>());
+    parts.prop_map(move |(crew, policy, how, ends, times, checkpoints, overlap)| {
         let (n_workers, rounds) = crew;
         let (aggregate, on_worker_loss) = policy;
         let (backup_workers, staleness_bound, scaling, max_delay) = how;
@@ -187,8 +181,18 @@ fn plan(mode: Mode) -> impl Strategy<Value = Plan> {
             hold_ms,
             replacement_ms,
             checkpoints,
+            overlap,
         }
     })
+}
+
+fn checkpoints() -> impl Strategy<Value = Option<(Durability, u8)>> {
+    let durability = prop_oneof![
+        1 => Just(Durability::None),
+        2 => Just(Durability::Interval),
+        2 => Just(Durability::Always),
+    ];
+    prop::option::weighted(0.6, (durability, 0..EVERY.len() as u8))
 }
 
 fn case(mode: Mode) -> impl Strategy<Value = Case> {

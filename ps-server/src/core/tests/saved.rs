@@ -43,6 +43,7 @@ fn begun() -> (Core, Caller) {
         dtype: None,
         program: "test".to_owned(),
         acknowledged_clock: None,
+        overlap: false,
     };
     let (call, conn) = (CallId(0), ConnId(0));
     let join = Input::Join { call, conn, address: "here".to_owned(), request };

@@ -441,6 +441,7 @@ impl Script {
         let dtype = words.option("dtype").map(|text| words.value(text));
         let rank = words.number("rank");
         let acknowledged_clock = words.number("acknowledged");
+        let overlap = words.flag("overlap");
         let fingerprint =
             words.rest().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let request = JoinRequest {
@@ -452,6 +453,7 @@ impl Script {
             dtype,
             program: "script".to_owned(),
             acknowledged_clock,
+            overlap,
         };
         let call = self.call(label);
         let conn = self.connection(label);

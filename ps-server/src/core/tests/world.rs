@@ -28,13 +28,23 @@ struct Process {
     before: Option<Caller>,
     /// The clock it believes to owe.
     clock: u64,
-    /// Version of the theta that it was given last, by its life of now.
+    /// Version of the theta that its next gradient is computed at, given to its life of now.
     theta: Option<u64>,
+    /// Of one that computes ahead: of the theta that it was given last.
+    theta_next: Option<u64>,
     /// Good workers: the push that is sent until it is answered.
     pushing: Option<PushHeader>,
     n_connections: u64,
     /// It was told that all clocks up to this one are settled.
     acknowledged: Option<u64>,
+}
+
+impl Process {
+    /// The next gradient of who computes ahead is under way already, at the theta before.
+    fn be_given(&mut self, version: u64, overlaps: bool) {
+        self.theta = self.theta_next.take().or(Some(version));
+        self.theta_next = overlaps.then_some(version);
+    }
 }
 
 /// A core, its processes, the ledger.
@@ -154,7 +164,9 @@ impl World {
                 self.orders.insert(order.name(), order.clone());
             }
             let Effect::Reply { call, answer } = effect else { continue };
-            let process = &mut self.processes[self.made_by[call.0 as usize]];
+            let index = self.made_by[call.0 as usize];
+            let overlaps = self.plan.overlaps(index);
+            let process = &mut self.processes[index];
             match answer {
                 Answer::Joined(welcome) => {
                     process.before = process.caller.replace(welcome.caller);
@@ -166,7 +178,7 @@ impl World {
                             Some(clock).filter(below).or(welcome.clock.checked_sub(1))
                         });
                     process.clock = welcome.clock;
-                    process.theta = None;
+                    (process.theta, process.theta_next) = (None, None);
                     process.pushing = None;
                 }
                 Answer::Pushed(result) => {
@@ -175,11 +187,14 @@ impl World {
                         if process.caller == self.pushed_as.get(call).copied() {
                             process.acknowledged = result.clock.checked_sub(1);
                         }
-                        process.theta = Some(result.version);
+                        process.be_given(result.version, overlaps);
                         process.pushing = None;
                     }
                 }
-                Answer::Pulled(header) => process.theta = Some(header.version),
+                Answer::Pulled(header) => {
+                    (process.theta, process.theta_next) = (Some(header.version), None);
+                    process.be_given(header.version, overlaps);
+                }
                 Answer::Refused(_) => process.pushing = None,
                 _ => {}
             }
@@ -336,6 +351,7 @@ impl World {
             acknowledged_clock: self.processes[process]
                 .acknowledged
                 .filter(|_| rank.is_some() && rank == own),
+            overlap: !observer && self.plan.overlaps(process),
         };
         let conn = self.connection(process);
         Input::Join { call: self.call(process), conn, address: String::new(), request }
@@ -458,6 +474,7 @@ impl World {
             wait_max: None,
             exchange: 0,
         };
+        self.ledger.check_bound(&header)?;
         // Before the step, which may answer it: sent again only if it is told to wait.
         self.processes[process].pushing = Some(header);
         let input = self.push(process, header, 0, true);

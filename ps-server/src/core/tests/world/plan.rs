@@ -43,6 +43,9 @@ pub(in crate::core::tests) struct Plan {
     /// And which of [`EVERY`].
     #[serde(default)]
     pub(in crate::core::tests) checkpoints: Option<(Durability, u8)>,
+    /// Every other process computes ahead, where the mode lets it.
+    #[serde(default)]
+    pub(in crate::core::tests) overlap: bool,
 }
 
 pub(in crate::core::tests) const SCALINGS: [DelayScaling; 5] = [
@@ -76,6 +79,11 @@ impl Plan {
             },
             Mode::Hogwild => Consistency::Hogwild,
         }
+    }
+
+    /// Whether a process computes ahead.
+    pub(in crate::core::tests) fn overlaps(&self, process: usize) -> bool {
+        self.overlap && process.is_multiple_of(2) && self.consistency().check_overlap().is_ok()
     }
 
     pub(in crate::core::tests) fn checkpoints(&self) -> Option<Checkpoints> {
