@@ -33,7 +33,7 @@ impl WireArgs {
 
 /// Writes a worker's gradients.
 #[derive(Debug)]
-pub(crate) struct Coder<T> {
+pub struct Coder<T> {
     feedback: Feedback<T>,
     /// The first key of each server's part.
     cuts: Vec<usize>,
@@ -41,8 +41,8 @@ pub(crate) struct Coder<T> {
 }
 
 impl<T: Element> Coder<T> {
-    /// `None`: gradients are sent as they are.
-    pub(crate) fn new(codec: Codec, cuts: Vec<usize>) -> Option<Self> {
+    /// Of gradients that are cut at the first keys of all servers; `None`: they are sent as they are.
+    pub fn new(codec: Codec, cuts: Vec<usize>) -> Option<Self> {
         (codec != Codec::Dense(Encoding::Plain)).then(|| Self {
             feedback: Feedback::new(codec),
             cuts,
@@ -51,12 +51,17 @@ impl<T: Element> Coder<T> {
     }
 
     /// Writes the next gradient, with what was lost of those before.
-    pub(crate) fn write(&mut self, gradient: &[T]) {
+    pub fn write(&mut self, gradient: &[T]) {
         self.written = self.feedback.encode(gradient, &self.cuts, CHUNK_LEN);
     }
 
     /// The latest gradient as it is sent, however often.
-    pub(crate) fn written(&self) -> &[Encoded] {
+    pub fn written(&self) -> &[Encoded] {
         &self.written
+    }
+
+    /// What is lost so far and goes with the next gradient, by element; empty before the first.
+    pub fn lost(&self) -> &[T] {
+        self.feedback.lost()
     }
 }
