@@ -80,7 +80,7 @@ pub(super) fn other_program(folder: &Path) -> Result<(PathBuf, String), ExitErro
 
 /// The versions of psctl and of the roles that it plays.
 pub(super) fn own_version() -> String {
-    one_line(&crate::cli::version())
+    one_line(crate::cli::version())
 }
 
 fn one_line(version: &str) -> String {

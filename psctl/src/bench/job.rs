@@ -61,7 +61,6 @@ impl Job {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_plain(wire: &Codec) -> bool {
     *wire == Codec::PLAIN
 }

@@ -56,6 +56,9 @@ pub fn run(args: &Args, out: &mut impl Write, progress: &mut impl Write) -> Resu
     // A closed stderr is no reason to stop measuring.
     let mut note = |text: &str| drop(writeln!(progress, "{text}"));
     if let Some(time) = args.idle {
+        if cfg!(debug_assertions) {
+            note("this is a debug build, which takes more processor time than a release build");
+        }
         let machine = Machine::read(&system.name, &system.name)?;
         let program = arm::own_version();
         let mut results = idle::Results { machine, program, idle: Vec::new() };

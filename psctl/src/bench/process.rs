@@ -158,8 +158,8 @@ impl Fleet {
     pub(super) fn settle(&mut self, mode: Mode, patience: Duration) -> Result<(), ExitError> {
         let (first, end) = (self.n_servers, self.processes.len());
         let turns = match mode {
-            Mode::Sync => vec![first..end],
-            _ => vec![first + 1..end, first..first + 1],
+            Mode::Sync => [first..end, end..end],
+            _ => [first + 1..end, first..first + 1],
         };
         for workers in turns {
             workers.clone().try_for_each(|worker| self.order(worker, &Order::Settle))?;

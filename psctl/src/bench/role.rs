@@ -117,7 +117,7 @@ fn raw_server<T: Element>(args: &ServerArgs) -> Result<(), ExitError> {
 /// A worker's connection to the server of its side.
 enum Link<T> {
     Raw(TcpStream),
-    Grpc(Runtime, grpc::Connection<T>),
+    Grpc(Runtime, Box<grpc::Connection<T>>),
 }
 
 /// What some steps came to.
@@ -143,7 +143,7 @@ impl<T: Element> Link<T> {
             .build()
             .map_err(|e| ExitError::new(Exit::Io, "cannot start a tokio runtime").because(e))?;
         let connection = runtime.block_on(grpc::connect(args))?;
-        Ok(Self::Grpc(runtime, connection))
+        Ok(Self::Grpc(runtime, Box::new(connection)))
     }
 
     fn steps(&mut self, gradient: &[T], theta: &mut [T], n: u64) -> Result<Stretch, ExitError> {
