@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::dtype::{Element, as_le_bytes};
 
 /// Numbers that are written by one and read by many. Clones are the same ones.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Shared<T>(Arc<Vec<T>>);
 
 impl<T: Element> Shared<T> {

@@ -33,21 +33,26 @@ impl WireArgs {
 
 /// Writes a worker's gradients.
 #[derive(Debug)]
-pub(crate) struct Coder<T> {
+pub struct Coder<T> {
     feedback: Feedback<T>,
     /// The first key of each server's part.
     cuts: Vec<usize>,
 }
 
 impl<T: Element> Coder<T> {
-    /// `None`: gradients are sent as they are.
-    pub(crate) fn new(codec: Codec, cuts: Vec<usize>) -> Option<Self> {
+    /// Of gradients that are cut at the first keys of all servers; `None`: they are sent as they are.
+    pub fn new(codec: Codec, cuts: Vec<usize>) -> Option<Self> {
         (codec != Codec::Dense(Encoding::Plain))
             .then(|| Self { feedback: Feedback::new(codec), cuts })
     }
 
     /// Writes the next gradient, with what was lost of those before, in order of key.
-    pub(crate) fn write(&mut self, gradient: &[T]) -> Vec<Encoded> {
+    pub fn write(&mut self, gradient: &[T]) -> Vec<Encoded> {
         self.feedback.encode(gradient, &self.cuts, CHUNK_LEN)
+    }
+
+    /// What is lost so far and goes with the next gradient, by element; empty before the first.
+    pub fn lost(&self) -> &[T] {
+        self.feedback.lost()
     }
 }

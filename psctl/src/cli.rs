@@ -102,8 +102,13 @@ pub fn main_with(arguments: Vec<OsString>) -> ExitCode {
     conclude("psctl", run(&arguments))
 }
 
+/// As `--version` prints it, without the program's name.
+pub(crate) fn version() -> &'static str {
+    VERSION.as_str()
+}
+
 fn command() -> clap::Command {
-    Cli::command().version(VERSION.as_str())
+    Cli::command().version(version())
 }
 
 fn run(arguments: &[OsString]) -> Result<(), ExitError> {

@@ -87,6 +87,11 @@ impl<T: Element> Feedback<T> {
         Encoded { begin, len, encoding, data: data.into() }
     }
 
+    /// What is lost so far and goes with the next gradient, by element; empty before the first.
+    pub fn lost(&self) -> &[T] {
+        &self.residual
+    }
+
     /// The sum of squares of what is lost so far.
     pub fn lost_squares(&self) -> f64 {
         self.residual.iter().map(|x| x.to_f64() * x.to_f64()).sum()

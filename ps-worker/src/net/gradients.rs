@@ -8,6 +8,7 @@ use std::time::Duration;
 use ps_common::codec::Encoded;
 use ps_common::exit::ExitError;
 use ps_common::job::Metrics;
+use ps_common::shared::Shared;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
@@ -38,8 +39,8 @@ pub(super) struct Ready<T> {
 
 #[derive(Debug)]
 enum Content<T> {
-    /// As it is.
-    Plain(Vec<T>),
+    /// As it is; while it is on its way its messages hold it.
+    Plain(Shared<T>),
     /// By a codec.
     Written(Vec<Encoded>),
 }
@@ -80,7 +81,7 @@ struct Workshop<T> {
     /// None where gradients are sent as they are.
     coder: Option<Coder<T>>,
     /// Memory for the next gradient.
-    spare: Vec<T>,
+    spare: Shared<T>,
 }
 
 impl<T: Real> Gradients<T> {
@@ -91,7 +92,7 @@ impl<T: Real> Gradients<T> {
         delay: Option<Delay>,
     ) -> Self {
         let is_full_batch = learner.is_full_batch();
-        let workshop = Some(Workshop { learner, coder, spare: Vec::new() });
+        let workshop = Some(Workshop { learner, coder, spare: Shared::zeros(0) });
         Self { surroundings, workshop, is_full_batch, delay, latest: INLINE_MAX }
     }
 
@@ -161,9 +162,11 @@ impl<T: Real> Gradients<T> {
 
 impl<T: Real> Workshop<T> {
     fn make(&mut self, clock: u64, theta: &[T]) -> (Loss, Content<T>) {
-        let mut gradient = std::mem::take(&mut self.spare);
-        gradient.resize(theta.len(), T::ZERO);
-        let loss = self.learner.compute(clock, theta, &mut gradient);
+        let mut gradient = std::mem::replace(&mut self.spare, Shared::zeros(0));
+        if gradient.len() != theta.len() {
+            gradient = Shared::zeros(theta.len());
+        }
+        let loss = self.learner.compute(clock, theta, gradient.renewed());
         let content = match &mut self.coder {
             None => Content::Plain(gradient),
             Some(coder) => {
@@ -235,7 +238,7 @@ mod tests {
         let first = gradients.make((0, 0), &mut theta, Place::Nearest).await.expect("made");
         theta.fill(2.0);
         let second = gradients.make((1, 1), &mut theta, Place::Aside).await.expect("made");
-        assert_eq!(plain(&first).1, expected);
+        assert_eq!(plain(&first).1, Shared::from(expected));
         assert_ne!(plain(&first).1, plain(&second).1);
         let place = plain(&first).0;
         gradients.recycle(first);

@@ -23,3 +23,4 @@ pub use client::Client;
 pub use connect::{Approach, Credentials};
 pub use steps::Steps;
 pub use surroundings::Surroundings;
+pub use tensor::Parcel;

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use ps_common::Dtype;
+use ps_common::codec::Codec;
 use ps_common::exit::ExitError;
 use ps_common::job::Mode;
-use serde::Serialize;
+
+use super::job::Job;
 
 /// The congestion control that both sides' sockets use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,13 +39,21 @@ impl Congestion {
 /// Flags of `psctl bench`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
-Every cell (size, workers, mode) is measured --repeats times, gRPC and bare sockets in turn, in
-separate processes over loopback TCP. A step pushes N elements and pulls N elements back; payload
+Every cell (codec, mode, size, workers) is measured --repeats times, gRPC and bare sockets in turn,
+in separate processes over loopback TCP. A step pushes N elements and pulls N elements back; payload
 is 2 N elements a step, summed over the workers. GB are 10^9 bytes.
+
+To judge a change on a busy machine, measure the build of before in the same run, in turn:
+--against-programs FOLDER, where its psctl is. --against FILE has the ratios to what an earlier run
+left; only bare sockets, which both runs measured, tell there how much of it is the machine.
 
 Examples:
   psctl bench
-  psctl bench --sizes 1M --workers 2 --mode sync,async --json | tail -1")]
+  psctl bench --sizes 1M --workers 2 --mode sync,async --json | tail -1
+  psctl bench --sizes 1M --wire f32 --wire int8 --wire topk,ratio=0.01
+  psctl bench --json >before.json; psctl bench --against before.json
+  psctl bench --sizes 1M --repeats 5 --against-programs ../before/target/release
+  psctl bench --idle --workers 4")]
 pub struct Args {
     /// Elements of theta, e.g. 1000,1M,25M
     #[arg(long, value_delimiter = ',', default_value = "1000,1000000,25000000",
@@ -59,6 +69,10 @@ pub struct Args {
     /// How pushes are ordered
     #[arg(long = "mode", value_delimiter = ',', default_value = "async")]
     pub modes: Vec<Mode>,
+    /// How gradients are written over gRPC: f32 (as they are), f16, bf16, int8 or topk,ratio=R; may be
+    /// repeated. Bare sockets have no codec [default: f32]
+    #[arg(long = "wire", value_name = "CODEC")]
+    pub wires: Vec<Codec>,
     /// How long one measurement lasts: more where twenty steps need more, less where theta would
     /// no longer be exact (more than 5 million pushes in f32)
     #[arg(long, default_value = "2", value_parser = parse_seconds)]
@@ -81,60 +95,39 @@ pub struct Args {
     /// File that gets the ratios against the size of theta as a picture (.svg or .png)
     #[arg(long)]
     pub plot: Option<PathBuf>,
+    /// Also show the ratios to an earlier run: a file with the line that its --json ended with
+    #[arg(long, value_name = "FILE.json", conflicts_with = "raw_only")]
+    pub against: Option<PathBuf>,
+    /// Also measure another build, in turn with this one, and show the ratios to it: the folder that
+    /// its psctl is in
+    #[arg(long, value_name = "FOLDER", conflicts_with = "raw_only")]
+    pub against_programs: Option<PathBuf>,
+    /// Measure nothing but the processor time of a server and workers that wait at a barrier, for so
+    /// long [default: 25s]; goes with --workers and --json alone
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+          default_missing_value = "25s", value_parser = parse_seconds,
+          conflicts_with_all = ["sizes", "servers", "modes", "wires", "seconds", "repeats", "dtype",
+              "congestion", "tls", "plot", "against", "against_programs", "raw_only"])]
+    pub idle: Option<Duration>,
     /// Only the bare sockets, in any build: for tests
     #[arg(long, hide = true)]
     pub raw_only: bool,
-}
-
-/// What one cell does; both sides of a comparison get the same.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, clap::Args)]
-#[serde(rename_all = "kebab-case")]
-pub(super) struct Job {
-    /// Elements of theta.
-    #[arg(long)]
-    pub(super) n: usize,
-    /// Worker processes.
-    #[arg(long)]
-    pub(super) workers: u32,
-    /// How pushes are ordered.
-    #[arg(long)]
-    pub(super) mode: Mode,
-    /// Element type.
-    #[arg(long)]
-    pub(super) dtype: Dtype,
-}
-
-/// What the bytes of a cell go over.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, clap::Args)]
-pub(super) struct Way {
-    /// Congestion control to set on every socket; absent: leave the system's.
-    #[arg(long)]
-    pub(super) congestion: Option<String>,
-    /// Folder with certificates; absent: plaintext.
-    #[arg(long)]
-    pub(super) tls: Option<PathBuf>,
-}
-
-impl Job {
-    /// Bytes of theta.
-    pub(super) fn theta_bytes(&self) -> usize {
-        self.n * self.dtype.size_bytes()
-    }
-
-    /// Bytes pushed and pulled by one step of one worker, without headers.
-    pub(super) fn payload_bytes_per_step(&self) -> usize {
-        2 * self.theta_bytes()
-    }
+    /// Everything, in any build, whatever the figures are worth: for tests
+    #[arg(long, hide = true)]
+    pub any_build: bool,
 }
 
 impl Args {
     /// The cells in the order of the table.
     pub(super) fn jobs(&self) -> Vec<Job> {
+        let plain = [Codec::PLAIN];
+        let wires = if self.wires.is_empty() { &plain[..] } else { &self.wires };
         let mut jobs = Vec::new();
-        for &mode in &self.modes {
-            for &n in &self.sizes {
-                for &workers in &self.workers {
-                    jobs.push(Job { n, workers, mode, dtype: self.dtype });
+        for &wire in wires {
+            for &mode in &self.modes {
+                for &n in &self.sizes {
+                    let job = |&workers| Job { n, workers, mode, dtype: self.dtype, wire };
+                    jobs.extend(self.workers.iter().map(job));
                 }
             }
         }
@@ -153,7 +146,7 @@ impl Args {
                 "--mode {mode}: the bench has sync and async, whose work bare sockets do as well"
             )));
         }
-        if cfg!(debug_assertions) && !self.raw_only {
+        if cfg!(debug_assertions) && !self.raw_only && !self.any_build {
             return Err(ExitError::config(
                 "a debug build is about thirty times slower and its figures mean nothing: \
                  run `cargo run --release --bin psctl -- bench`",
@@ -172,9 +165,11 @@ impl Args {
             ));
         }
         for job in self.jobs() {
-            // A worker holds a gradient and theta; a server theta, and at worst a gradient held
-            // back and a reply on its way for each worker.
-            let copies = 4 * u64::from(job.workers) + 2;
+            // A worker holds a gradient and theta, and with a codec what it lost, a copy and what it
+            // wrote; a server theta, and at worst a gradient held back and a reply on its way for
+            // each worker.
+            let a_worker = if job.wire == Codec::PLAIN { 4 } else { 7 };
+            let copies = a_worker * u64::from(job.workers) + 2;
             let need = copies * job.theta_bytes() as u64;
             if need > memory_available {
                 return Err(ExitError::config(format!(
@@ -247,6 +242,28 @@ mod tests {
         assert_eq!(cells, expected);
         assert!(args.jobs().iter().all(|job| job.mode == Mode::Async && job.dtype == Dtype::F32));
         assert_eq!(args.jobs()[0].payload_bytes_per_step(), 8_000);
+    }
+
+    #[test]
+    fn codecs_are_a_dimension_of_the_cells() {
+        let args = ["bench", "--sizes=10", "--workers=1,2", "--wire=f32", "--wire=topk,ratio=0.5"];
+        let jobs = Demo::parse_from(args).args.jobs();
+        let cells: Vec<_> = jobs.iter().map(|job| (job.wire_name(), job.workers)).collect();
+        let cell = |wire: &str, workers| (wire.to_owned(), workers);
+        let topk = "topk,ratio=0.5";
+        assert_eq!(cells, [cell("f32", 1), cell("f32", 2), cell(topk, 1), cell(topk, 2)]);
+    }
+
+    #[test]
+    fn idle_goes_with_workers_alone() {
+        let idle = |more: &[&str]| {
+            Demo::try_parse_from([&["bench", "--idle"], more].concat()).map(|demo| demo.args.idle)
+        };
+        assert_eq!(idle(&["--workers=3", "--json"]).expect("fine"), Some(Duration::from_secs(25)));
+        for other in ["--sizes=10", "--mode=sync", "--wire=f16", "--seconds=1", "--plot=x.svg"] {
+            let error = idle(&[other]).expect_err(other).to_string();
+            assert!(error.contains("cannot be used with"), "{error}");
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@ use ps_common::Dtype;
 use ps_common::exit::ExitError;
 use ps_common::job::Mode;
 
-use super::Side;
-use super::args::{Job, Way};
+use super::arm::{Arm, Side};
+use super::job::Job;
 use super::process::Fleet;
 use super::{measure, work};
 
@@ -35,19 +35,16 @@ pub(super) struct Sample {
     pub(super) p99: Duration,
     /// Of the server processes, from their start.
     pub(super) server_peak_rss_bytes: u64,
+    /// Of a worker, in messages, by a step; absent where its build does not say.
+    pub(super) sent_bytes_per_step: Option<f64>,
 }
 
-/// Measures `side`, with so many servers, at `job` for about `aim`.
+/// Measures `arm` at `job` for about `aim`.
 ///
 /// # Errors
 /// A process that fails or falls silent, or a theta that is not what the pushes amount to.
-pub(super) fn measure(
-    (side, n_servers): (Side, u32),
-    job: &Job,
-    way: &Way,
-    aim: Duration,
-) -> Result<Sample, ExitError> {
-    let mut fleet = Fleet::start((side, n_servers), job, way)?;
+pub(super) fn measure(arm: &Arm, job: &Job, aim: Duration) -> Result<Sample, ExitError> {
+    let mut fleet = Fleet::start(arm, job)?;
     let (warmed_up, seconds_per_step) = warm_up(&mut fleet, job, aim)?;
     // One push is kept for the check.
     let steps = choose_steps(aim, seconds_per_step).min(pushes_max(job) - warmed_up - 1);
@@ -60,9 +57,9 @@ pub(super) fn measure(
         server_peak_rss_bytes += measure::peak_rss_bytes(pid)?;
     }
 
-    let mut times = fleet.times()?;
+    let (mut times, sent_bytes) = fleet.times()?;
     times.sort_unstable();
-    check(&mut fleet, job, warmed_up + steps, patience(seconds_per_step))?;
+    check(&mut fleet, arm.side, job, (warmed_up + steps, patience(seconds_per_step)))?;
 
     let n_steps = steps as f64 * f64::from(job.workers);
     let gb = n_steps * job.payload_bytes_per_step() as f64 / 1e9;
@@ -79,6 +76,7 @@ pub(super) fn measure(
         p50: measure::percentile(&times, 50.0),
         p99: measure::percentile(&times, 99.0),
         server_peak_rss_bytes,
+        sent_bytes_per_step: sent_bytes.map(|bytes| bytes as f64 / n_steps),
     })
 }
 
@@ -108,7 +106,7 @@ fn choose_steps(aim: Duration, seconds_per_step: f64) -> u64 {
 /// Pushes per worker for which the check is exact; in f64 what a bench could ever do.
 fn pushes_max(job: &Job) -> u64 {
     match job.dtype {
-        Dtype::F32 => work::pushes_max(job.workers),
+        Dtype::F32 => work::pushes_max(job.workers, job.wire),
         Dtype::F64 => 1 << 40,
     }
 }
@@ -116,12 +114,14 @@ fn pushes_max(job: &Job) -> u64 {
 /// Every push has counted exactly once.
 fn check(
     fleet: &mut Fleet,
+    side: Side,
     job: &Job,
-    pushes_each: u64,
-    patience: Duration,
+    (pushes_each, patience): (u64, Duration),
 ) -> Result<(), ExitError> {
     let mut pushes = vec![pushes_each; job.workers as usize];
-    if job.mode == Mode::Async {
+    if side == Side::Grpc && !work::is_exact(job.wire) {
+        fleet.settle(job.mode, patience)?;
+    } else if job.mode == Mode::Async {
         fleet.last_step(patience)?;
         pushes[0] += 1;
     }

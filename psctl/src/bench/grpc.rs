@@ -12,14 +12,16 @@ use ps_common::Element;
 use ps_common::calls::{Caller, JoinRequest, Outcome, PushHeader};
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{Fingerprint, JobState, Mode, PROTOCOL_VERSION, Role};
+use ps_common::partition::Partition;
 use ps_common::shared::Shared;
 use ps_common::tables::{Table, Tables};
 use ps_common::wire::status::Failure;
 use ps_server::args::ServerArgs as RealServerArgs;
+use ps_worker::coding::Coder;
 use ps_worker::credentials::CredentialArgs;
-use ps_worker::net::{Approach, Client, Credentials, Steps};
+use ps_worker::net::{Approach, Client, Credentials, Parcel, Steps};
 
-use super::args::Way;
+use super::job::Way;
 use super::role::{ServerArgs, WorkerArgs};
 use super::work::LEARNING_RATE;
 
@@ -30,13 +32,14 @@ const LEASE_MS: u32 = 3_600_000;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A worker's place in the job.
-pub(super) struct Connection {
+pub(super) struct Connection<T> {
     caller: Caller,
     clock: u64,
     version: u64,
     steps: Steps,
-    /// Keeps the connection when no stream is open.
-    _client: Client,
+    coder: Option<Coder<T>>,
+    /// Counts what is sent, and keeps the connection when no stream is open.
+    client: Client,
 }
 
 /// Serves theta of `args.job.n` zeros with plain SGD of `work::LEARNING_RATE`, gradients summed
@@ -91,7 +94,7 @@ fn real_args(args: &ServerArgs) -> Result<RealServerArgs, ExitError> {
 }
 
 /// Joins as rank `args.rank`.
-pub(super) async fn connect(args: &WorkerArgs) -> Result<Connection, ExitError> {
+pub(super) async fn connect<T: Element>(args: &WorkerArgs) -> Result<Connection<T>, ExitError> {
     let Way { congestion, tls } = args.way.clone();
     let scheme = if tls.is_some() { "https" } else { "http" };
     let urls: Vec<_> = args.address.iter().map(|at| format!("{scheme}://{at}")).collect();
@@ -119,49 +122,92 @@ pub(super) async fn connect(args: &WorkerArgs) -> Result<Connection, ExitError> 
         clock: answer.clock,
         version: answer.version,
         steps: client.steps(),
-        _client: client,
+        coder: Coder::new(args.job.wire, first_keys(args)),
+        client,
     })
 }
 
-/// Pushes `gradient` and pulls into `theta`, `steps` times; how long each took.
+/// Of each server's part of theta.
+fn first_keys(args: &WorkerArgs) -> Vec<usize> {
+    let count = u32::try_from(args.address.len()).expect("a command line holds fewer");
+    (0..count).map(|index| Partition { index, count }.keys(args.job.n).start).collect()
+}
+
+/// Pushes `gradient` and pulls into `theta`, `steps` times; how long each took, with the time that
+/// the codec needs to write the gradient.
 ///
 /// # Errors
 /// What a step failed with: a rate with retries in it would not be a rate.
 pub(super) async fn steps<T: Element>(
-    connection: &mut Connection,
+    connection: &mut Connection<T>,
     gradient: &Shared<T>,
     theta: &mut [T],
     steps: u64,
 ) -> Result<Vec<Duration>, ExitError> {
     let mut times = Vec::with_capacity(steps as usize);
+    let mut coder = connection.coder.take();
     for _ in 0..steps {
-        let header = PushHeader {
-            caller: connection.caller,
-            clock: connection.clock,
-            version_pulled: connection.version,
-            n_samples: 1,
-            loss: None,
-            penalty: None,
-            wait_max: None,
-            exchange: 0,
-        };
         let began = Instant::now();
-        let result = connection.steps.step(header, gradient, theta).await;
+        let written = coder.as_mut().map(|coder| coder.write(gradient));
+        let parcel = match &written {
+            None => Parcel::from(gradient),
+            Some(written) => Parcel::coded(written),
+        };
+        step(connection, parcel, theta).await?;
         times.push(began.elapsed());
-        let result = result.map_err(|e| failed("a step", e))?;
-        if result.outcome != Outcome::Applied || result.state != JobState::Running {
-            return Err(ExitError::new(
-                Exit::Bug,
-                format!(
-                    "push {} did not count: {:?}, the job is {}",
-                    connection.clock, result.outcome, result.state
-                ),
-            ));
-        }
-        connection.clock = result.clock;
-        connection.version = connection.steps.theta_version();
     }
+    connection.coder = coder;
     Ok(times)
+}
+
+/// Pushes what the codec holds back of earlier steps, as it is. Later steps do without a codec.
+///
+/// # Errors
+/// As [`steps`].
+pub(super) async fn settle<T: Element>(
+    connection: &mut Connection<T>,
+    theta: &mut [T],
+) -> Result<(), ExitError> {
+    match connection.coder.take() {
+        Some(coder) => step(connection, Parcel::from(coder.lost()), theta).await,
+        None => Ok(()),
+    }
+}
+
+/// Bytes of all messages that the worker has sent.
+pub(super) fn sent_bytes<T>(connection: &Connection<T>) -> u64 {
+    connection.client.traffic().sent()
+}
+
+async fn step<T: Element>(
+    connection: &mut Connection<T>,
+    gradient: Parcel<'_, T>,
+    theta: &mut [T],
+) -> Result<(), ExitError> {
+    let header = PushHeader {
+        caller: connection.caller,
+        clock: connection.clock,
+        version_pulled: connection.version,
+        n_samples: 1,
+        loss: None,
+        penalty: None,
+        wait_max: None,
+        exchange: 0,
+    };
+    let result = connection.steps.step(header, gradient, theta).await;
+    let result = result.map_err(|e| failed("a step", e))?;
+    if result.outcome != Outcome::Applied || result.state != JobState::Running {
+        return Err(ExitError::new(
+            Exit::Bug,
+            format!(
+                "push {} did not count: {:?}, the job is {}",
+                connection.clock, result.outcome, result.state
+            ),
+        ));
+    }
+    connection.clock = result.clock;
+    connection.version = connection.steps.theta_version();
+    Ok(())
 }
 
 fn failed(what: &str, failure: Failure) -> ExitError {
@@ -171,9 +217,10 @@ fn failed(what: &str, failure: Failure) -> ExitError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::args::Job;
+    use crate::bench::job::Job;
     use crate::bench::work;
     use ps_common::Dtype;
+    use ps_common::codec::Codec;
 
     /// theta as the last worker pulls it after `pushes`, one worker after the other.
     fn theta_after<T: Element>(job: Job, pushes: &[u64]) -> Vec<T> {
@@ -193,10 +240,15 @@ mod tests {
             }
             let mut theta = vec![T::ZERO; job.n];
             for (rank, worker) in (0..).zip(&mut workers) {
-                let gradient = work::gradient::<T>(job.n, rank);
+                let gradient = work::gradient::<T>(job.n, rank, job.wire);
                 let n_steps = pushes[rank as usize];
+                let sent_before = sent_bytes(worker);
                 let times = steps(worker, &gradient, &mut theta, n_steps).await.expect("steps");
                 assert_eq!(times.len() as u64, n_steps);
+                let sent = sent_bytes(worker) - sent_before;
+                let plain = n_steps * job.theta_bytes() as u64;
+                assert_eq!(sent > plain, job.wire == Codec::PLAIN, "{sent} of {plain} bytes");
+                settle(worker, &mut theta).await.expect("settled");
             }
             theta
         })
@@ -204,13 +256,24 @@ mod tests {
 
     #[test]
     fn every_push_counts_once() {
-        let job = |n, workers, mode, dtype| Job { n, workers, mode, dtype };
+        let job = |n, workers, mode, dtype| Job { n, workers, mode, dtype, wire: Codec::PLAIN };
         for n in [1, 1000, 65_536, 65_537, 200_000] {
             let pushes = [3, 5, 1];
             let theta = theta_after::<f32>(job(n, 3, Mode::Async, Dtype::F32), &pushes);
-            assert_eq!(work::first_difference(&theta, &pushes), None, "{n}");
+            assert_eq!(work::first_difference(&theta, &pushes, Codec::PLAIN), None, "{n}");
             let theta = theta_after::<f64>(job(n, 1, Mode::Sync, Dtype::F64), &[4]);
-            assert_eq!(work::first_difference(&theta, &[4]), None, "{n} sync");
+            assert_eq!(work::first_difference(&theta, &[4], Codec::PLAIN), None, "{n} sync");
+        }
+    }
+
+    #[test]
+    fn every_push_counts_once_through_every_codec() {
+        for name in ["f16", "bf16", "int8", "topk,ratio=0.05"] {
+            let wire = name.parse().expect("a codec");
+            let job = Job { n: 70_001, workers: 2, mode: Mode::Async, dtype: Dtype::F32, wire };
+            let pushes = [6, 4];
+            let theta = theta_after::<f32>(job, &pushes);
+            assert_eq!(work::first_difference(&theta, &pushes, wire), None, "{name}");
         }
     }
 }

@@ -1,15 +1,17 @@
 //! The rows of a run as a picture: the ratio to bare sockets against the size of theta.
 
-use super::table::Results;
+use super::rows::{Results, Row};
 use crate::show::chart::{Axis, Chart, Series};
 
-/// One line for each mode and number of workers; GB/s of bare sockets where only these were
+/// One line for each mode, number of workers and, where there is one, codec; GB/s of bare sockets where only these were
 /// measured.
 pub(super) fn chart(results: &Results) -> Chart {
     let ratios = results.rows.iter().all(|row| row.ratio_to_raw().is_some());
+    let coded = results.rows.iter().any(Row::is_coded);
     let mut series: Vec<Series> = Vec::new();
     for row in &results.rows {
-        let name = format!("{}, W = {}", row.mode, row.workers);
+        let wire = if coded { format!(", {}", row.wire) } else { String::new() };
+        let name = format!("{}, W = {}{wire}", row.mode, row.workers);
         let value =
             row.ratio_to_raw().filter(|_| ratios).unwrap_or_else(|| row.raw_gb_per_second());
         let point = (row.n as f64, value);

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use ps_common::exit::{Exit, ExitError};
 use ps_common::flags;
+use ps_common::job::Mode;
 
-use super::Side;
-use super::args::{Job, Way};
+use super::arm::Arm;
+use super::job::Job;
 use super::protocol::{Order, Report, say};
 
 /// How long a process may take to connect or to report.
@@ -43,21 +44,17 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Starts all processes and returns when every worker is connected.
-    pub(super) fn start(
-        (side, n_servers): (Side, u32),
-        job: &Job,
-        way: &Way,
-    ) -> Result<Self, ExitError> {
+    pub(super) fn start(arm: &Arm, job: &Job) -> Result<Self, ExitError> {
         let (speaker, heard) = mpsc::channel();
-        let mut fleet =
-            Self { n_servers: n_servers as usize, processes: Vec::new(), heard, speaker };
-        let common = [flags::to_arguments(job), flags::to_arguments(way)].concat();
-        let address = fleet.serve(side, &common)?;
+        let n_servers = arm.servers as usize;
+        let mut fleet = Self { n_servers, processes: Vec::new(), heard, speaker };
+        let common = [flags::to_arguments(job), flags::to_arguments(&arm.way)].concat();
+        let address = fleet.serve(arm, &common)?;
         for rank in 0..job.workers {
             let mut arguments = common.clone();
             arguments.push(format!("--address={address}").into());
             arguments.push(format!("--rank={rank}").into());
-            fleet.spawn(&format!("{side}-worker"), &arguments, &format!(" {rank}"))?;
+            fleet.spawn(arm, "worker", &arguments, &format!(" {rank}"))?;
         }
         fleet.hear_each(job.workers as usize, PATIENCE, |report| {
             expect(report, &Report::Connected)
@@ -67,7 +64,7 @@ impl Fleet {
 
     /// Starts the servers, the first one last because it calls the others; their addresses, in order
     /// of partition.
-    fn serve(&mut self, side: Side, common: &[OsString]) -> Result<String, ExitError> {
+    fn serve(&mut self, arm: &Arm, common: &[OsString]) -> Result<String, ExitError> {
         let n_servers = self.n_servers;
         let mut addresses: Vec<String> = Vec::new();
         for index in (1..n_servers).chain([0]) {
@@ -79,7 +76,7 @@ impl Fleet {
                 arguments.push(format!("--peers={}", addresses.join(",")).into());
             }
             let which = if index == 0 { String::new() } else { format!(" {index}") };
-            self.spawn(&format!("{side}-server"), &arguments, &which)?;
+            self.spawn(arm, "server", &arguments, &which)?;
             match self.hear(PATIENCE)? {
                 (_, Report::Listening { address }) if index == 0 => {
                     addresses.insert(0, address.to_string());
@@ -91,12 +88,17 @@ impl Fleet {
         Ok(addresses.join(","))
     }
 
-    fn spawn(&mut self, role: &str, arguments: &[OsString], which: &str) -> Result<(), ExitError> {
-        let name = format!("{role}{which}");
+    fn spawn(
+        &mut self,
+        arm: &Arm,
+        role: &str,
+        arguments: &[OsString],
+        which: &str,
+    ) -> Result<(), ExitError> {
+        let name = format!("{}-{role}{which}", arm.name);
         let failed = |e| ExitError::new(Exit::Failed, format!("cannot start {name}")).because(e);
-        let program = std::env::current_exe().map_err(failed)?;
-        let mut child = Command::new(program)
-            .args(["bench-role", role])
+        let mut child = Command::new(&arm.program)
+            .args(["bench-role", &format!("{}-{role}", arm.side)])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -137,15 +139,33 @@ impl Fleet {
         Ok(ended - began)
     }
 
-    /// The times of the last steps of all workers.
-    pub(super) fn times(&mut self) -> Result<Vec<Duration>, ExitError> {
+    /// The times of the last steps of all workers, and the bytes that all sent in them, if they
+    /// say so.
+    pub(super) fn times(&mut self) -> Result<(Vec<Duration>, Option<u64>), ExitError> {
         self.order_all(&Order::Times)?;
         let n_workers = self.n_workers();
-        let times = self.hear_each(n_workers, PATIENCE, |report| match report {
-            Report::Times { nanos } => Ok(nanos),
+        let told = self.hear_each(n_workers, PATIENCE, |report| match report {
+            Report::Times { nanos, sent_bytes } => Ok((nanos, sent_bytes)),
             other => Err(other),
         })?;
-        Ok(times.into_iter().flat_map(|(_, nanos)| nanos).map(Duration::from_nanos).collect())
+        let sent_bytes = told.iter().map(|(_, (_, sent_bytes))| *sent_bytes).sum();
+        let nanos = told.into_iter().flat_map(|(_, (nanos, _))| nanos);
+        Ok((nanos.map(Duration::from_nanos).collect(), sent_bytes))
+    }
+
+    /// Has every worker push what its codec holds back: in sync mode together, which is one round,
+    /// else worker 0 after the others, so that it pulls what all pushes have come to.
+    pub(super) fn settle(&mut self, mode: Mode, patience: Duration) -> Result<(), ExitError> {
+        let (first, end) = (self.n_servers, self.processes.len());
+        let turns = match mode {
+            Mode::Sync => [first..end, end..end],
+            _ => [first + 1..end, first..first + 1],
+        };
+        for workers in turns {
+            workers.clone().try_for_each(|worker| self.order(worker, &Order::Settle))?;
+            self.hear_each(workers.len(), patience, |report| expect(report, &Report::Done))?;
+        }
+        Ok(())
     }
 
     /// One more step of worker 0 alone, whose pull then shows what all pushes have come to.

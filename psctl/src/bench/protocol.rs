@@ -1,5 +1,8 @@
 //! What the bench and the processes it starts say to each other: one JSON object a line.
 //!
+//! With `--against-programs` the processes are those of another build: what is new here has to be
+//! optional.
+//!
 //! A child whose standard input ends has lost its parent and exits.
 
 use std::io::{self, Write};
@@ -16,6 +19,8 @@ pub(super) enum Order {
         /// Steps.
         steps: u64,
     },
+    /// Push what the codec still holds back, as it is, and report `Done`.
+    Settle,
     /// Report the `Times` of the last steps.
     Times,
     /// Compare theta as last pulled with what these pushes (by rank) make of zeros; `Checked`.
@@ -42,6 +47,9 @@ pub(super) enum Report {
     Times {
         /// Nanoseconds.
         nanos: Vec<u64>,
+        /// Bytes of messages that all of them sent; a build from before codecs does not say it.
+        #[serde(default)]
+        sent_bytes: Option<u64>,
     },
     /// Theta is what it should be.
     Checked,
@@ -62,4 +70,15 @@ pub(super) fn say(to: &mut impl Write, message: &impl Serialize) -> io::Result<(
     line.push(b'\n');
     to.write_all(&line)?;
     to.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_from_before_codecs_is_understood() {
+        let report: Report = serde_json::from_str(r#"{"report":"times","nanos":[7]}"#).expect("ok");
+        assert_eq!(report, Report::Times { nanos: vec![7], sent_bytes: None });
+    }
 }

@@ -1,7 +1,7 @@
 //! The child processes of the bench: servers and workers of either side. Not for people.
 
 use std::io::{self, BufRead};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use clap::Subcommand;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::shared::Shared;
 use ps_common::{Dtype, Element};
+use tokio::runtime::Runtime;
 
-use super::args::{Job, Way};
+use super::job::{Job, Way};
 use super::protocol::{Order, Report, say};
 use super::{grpc, raw, socket, work};
 
@@ -72,12 +73,12 @@ pub fn play(args: &RoleArgs) -> Result<(), ExitError> {
         },
         Role::GrpcServer(server) => grpc::serve(server, announce),
         Role::RawWorker(worker) => match worker.job.dtype {
-            Dtype::F32 => raw_worker::<f32>(worker, &orders),
-            Dtype::F64 => raw_worker::<f64>(worker, &orders),
+            Dtype::F32 => obey::<f32>(worker, &orders, Link::raw(worker)?),
+            Dtype::F64 => obey::<f64>(worker, &orders, Link::raw(worker)?),
         },
         Role::GrpcWorker(worker) => match worker.job.dtype {
-            Dtype::F32 => grpc_worker::<f32>(worker, &orders),
-            Dtype::F64 => grpc_worker::<f64>(worker, &orders),
+            Dtype::F32 => obey::<f32>(worker, &orders, Link::grpc(worker)?),
+            Dtype::F64 => obey::<f64>(worker, &orders, Link::grpc(worker)?),
         },
     }
 }
@@ -114,42 +115,80 @@ fn raw_server<T: Element>(args: &ServerArgs) -> Result<(), ExitError> {
         .map_err(|e| ExitError::new(Exit::Io, "the bare-socket server failed").because(e))
 }
 
-fn raw_worker<T: Element>(
-    args: &WorkerArgs,
-    orders: &mpsc::Receiver<Order>,
-) -> Result<(), ExitError> {
-    let failed = |e| ExitError::new(Exit::Io, "the bare-socket worker failed").because(e);
-    let stream = raw::worker::connect(args.address[0], args.rank, args.way.congestion.as_deref())
-        .map_err(failed)?;
-    obey::<T>(args, orders, |gradient, theta, steps| {
-        raw::worker::steps(&stream, gradient, theta, steps).map_err(failed)
-    })
+/// A worker's connection to the server of its side.
+enum Link<T> {
+    Raw(TcpStream),
+    Grpc(Runtime, Box<grpc::Connection<T>>),
 }
 
-fn grpc_worker<T: Element>(
-    args: &WorkerArgs,
-    orders: &mpsc::Receiver<Order>,
-) -> Result<(), ExitError> {
-    // As workers do it: the whole of a connection's work on one thread.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| ExitError::new(Exit::Io, "cannot start a tokio runtime").because(e))?;
-    let mut connection = runtime.block_on(grpc::connect(args))?;
-    obey::<T>(args, orders, |gradient, theta, steps| {
-        runtime.block_on(grpc::steps(&mut connection, gradient, theta, steps))
-    })
+/// What some steps came to.
+#[derive(Default)]
+struct Stretch {
+    times: Vec<Duration>,
+    sent_bytes: u64,
 }
 
-/// Follows orders with `steps` (gradient, theta, how many) until they end.
+impl<T: Element> Link<T> {
+    /// Over bare sockets.
+    fn raw(args: &WorkerArgs) -> Result<Self, ExitError> {
+        let control = args.way.congestion.as_deref();
+        let stream = raw::worker::connect(args.address[0], args.rank, control);
+        Ok(Self::Raw(stream.map_err(raw_failed)?))
+    }
+
+    /// Over gRPC.
+    fn grpc(args: &WorkerArgs) -> Result<Self, ExitError> {
+        // As workers do it: the whole of a connection's work on one thread.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| ExitError::new(Exit::Io, "cannot start a tokio runtime").because(e))?;
+        let connection = runtime.block_on(grpc::connect(args))?;
+        Ok(Self::Grpc(runtime, Box::new(connection)))
+    }
+
+    fn steps(
+        &mut self,
+        gradient: &Shared<T>,
+        theta: &mut [T],
+        n: u64,
+    ) -> Result<Stretch, ExitError> {
+        match self {
+            Self::Raw(stream) => {
+                let times = raw::worker::steps(stream, gradient, theta, n).map_err(raw_failed)?;
+                Ok(Stretch { times, sent_bytes: n * size_of_val(&**gradient) as u64 })
+            }
+            Self::Grpc(runtime, connection) => {
+                let before = grpc::sent_bytes(connection);
+                let times = runtime.block_on(grpc::steps(connection, gradient, theta, n))?;
+                Ok(Stretch { times, sent_bytes: grpc::sent_bytes(connection) - before })
+            }
+        }
+    }
+
+    /// Bare sockets hold nothing back.
+    fn settle(&mut self, theta: &mut [T]) -> Result<(), ExitError> {
+        match self {
+            Self::Raw(_) => Ok(()),
+            Self::Grpc(runtime, connection) => runtime.block_on(grpc::settle(connection, theta)),
+        }
+    }
+}
+
+fn raw_failed(cause: io::Error) -> ExitError {
+    ExitError::new(Exit::Io, "the bare-socket worker failed").because(cause)
+}
+
+/// Follows orders until they end.
 fn obey<T: Element>(
     args: &WorkerArgs,
     orders: &mpsc::Receiver<Order>,
-    mut steps: impl FnMut(&Shared<T>, &mut [T], u64) -> Result<Vec<Duration>, ExitError>,
+    mut link: Link<T>,
 ) -> Result<(), ExitError> {
-    let gradient = work::gradient::<T>(args.job.n, args.rank);
-    let mut theta = vec![T::ZERO; args.job.n];
-    let mut times = Vec::new();
+    let Job { n, wire, .. } = args.job;
+    let gradient = work::gradient::<T>(n, args.rank, wire);
+    let mut theta = vec![T::ZERO; n];
+    let mut last = Stretch::default();
     let report = |report: &Report| {
         say(&mut io::stdout(), report)
             .map_err(|e| ExitError::new(Exit::Io, "cannot report to the bench").because(e))
@@ -157,20 +196,27 @@ fn obey<T: Element>(
     report(&Report::Connected)?;
     for order in orders {
         match order {
-            Order::Steps { steps: n_steps } => {
-                times = steps(&gradient, &mut theta, n_steps)?;
+            Order::Steps { steps } => {
+                last = link.steps(&gradient, &mut theta, steps)?;
+                report(&Report::Done)?;
+            }
+            Order::Settle => {
+                link.settle(&mut theta)?;
                 report(&Report::Done)?;
             }
             Order::Times => {
-                let nanos = times.iter().map(|t| t.as_nanos() as u64).collect();
-                report(&Report::Times { nanos })?;
+                let nanos = last.times.iter().map(|t| t.as_nanos() as u64).collect();
+                report(&Report::Times { nanos, sent_bytes: Some(last.sent_bytes) })?;
             }
-            Order::Check { pushes } => report(&match work::first_difference(&theta, &pushes) {
-                None => Report::Checked,
-                Some((key, expected)) => {
-                    Report::Different { key, expected: expected.to_f64(), got: theta[key].to_f64() }
-                }
-            })?,
+            Order::Check { pushes } => {
+                report(&match work::first_difference(&theta, &pushes, wire) {
+                    None => Report::Checked,
+                    Some((key, expected)) => {
+                        let (expected, got) = (expected.to_f64(), theta[key].to_f64());
+                        Report::Different { key, expected, got }
+                    }
+                })?;
+            }
         }
     }
     Ok(())

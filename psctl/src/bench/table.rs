@@ -1,171 +1,24 @@
-//! Rows out of samples, for a program (serde) and for a person. Medians are taken here.
+//! The results as text for a person. Computes nothing.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
-use ps_common::Dtype;
-use ps_common::job::Mode;
 use ps_common::units::show_bytes;
-use serde::Serialize;
 
-use super::args::Job;
-use super::cell::Sample;
-use super::measure::{Machine, median};
+use super::rows::{Grpc, Other, Raw, Results, Row, Spread};
+use crate::show::table::{Align, Table};
 
-/// Everything that a run of the bench says.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Results {
-    /// Where.
-    pub(super) machine: Machine,
-    /// Server processes of gRPC that shared theta.
-    pub(super) servers: u32,
-    /// Whether gRPC went inside TLS.
-    pub(super) tls: bool,
-    /// One per cell.
-    pub(super) rows: Vec<Row>,
-}
+const COLUMNS: &str = "mode          n   W   steps/s   GB/s   s/GB server  p50 us  p99 us memory     GB/s   s/GB server  p50 us   GB/s (min-max)   server";
 
-/// One cell: medians over its repeats. The gRPC figures are absent where it was not measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Row {
-    /// Elements of theta.
-    pub(super) n: usize,
-    /// Worker processes.
-    pub(super) workers: u32,
-    /// How pushes were ordered.
-    pub(super) mode: Mode,
-    dtype: Dtype,
-    repeats: usize,
-    #[serde(flatten)]
-    grpc: Option<Grpc>,
-    #[serde(flatten)]
-    raw: Raw,
-}
+/// Columns of a cell's name, of gRPC, of bare sockets and of their ratios.
+const NAME: usize = 19;
+const GRPC: usize = 53;
+const RAW: usize = 28;
+const RATIOS: usize = 23;
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Grpc {
-    steps: f64,
-    seconds: f64,
-    steps_per_second: f64,
-    payload_gb_per_second: f64,
-    payload_gb_per_second_min: f64,
-    payload_gb_per_second_max: f64,
-    cpu_seconds_per_gb: f64,
-    server_cpu_seconds_per_gb: f64,
-    p50_us: f64,
-    p50_us_min: f64,
-    p50_us_max: f64,
-    p99_us: f64,
-    server_peak_rss_bytes: f64,
-    /// Median over the repeats of the ratio of neighbouring measurements.
-    ratio_to_raw: f64,
-    ratio_to_raw_min: f64,
-    ratio_to_raw_max: f64,
-}
+/// What there is no figure for.
+const NONE: &str = "-";
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Raw {
-    raw_steps: f64,
-    raw_seconds: f64,
-    raw_steps_per_second: f64,
-    raw_gb_per_second: f64,
-    raw_gb_per_second_min: f64,
-    raw_gb_per_second_max: f64,
-    raw_cpu_seconds_per_gb: f64,
-    raw_server_cpu_seconds_per_gb: f64,
-    raw_p50_us: f64,
-    raw_p50_us_min: f64,
-    raw_p50_us_max: f64,
-    raw_p99_us: f64,
-    raw_server_peak_rss_bytes: f64,
-}
-
-impl Row {
-    /// The row of `job` from its repeats; `grpc` has as many as `raw`, pair by pair, or none.
-    ///
-    /// # Panics
-    /// If `raw` is empty or the numbers do not fit.
-    pub(super) fn new(job: &Job, grpc: &[Sample], raw: &[Sample]) -> Self {
-        assert!(grpc.is_empty() || grpc.len() == raw.len());
-        let &Job { n, workers, mode, dtype } = job;
-        let row =
-            Self { n, workers, mode, dtype, repeats: raw.len(), grpc: None, raw: Raw::of(raw) };
-        Self { grpc: (!grpc.is_empty()).then(|| Grpc::of(grpc, raw)), ..row }
-    }
-
-    /// gRPC's rate over that of bare sockets; `None` where gRPC was not measured.
-    pub(super) fn ratio_to_raw(&self) -> Option<f64> {
-        self.grpc.as_ref().map(|grpc| grpc.ratio_to_raw)
-    }
-
-    /// Payload of all workers over bare sockets.
-    pub(super) fn raw_gb_per_second(&self) -> f64 {
-        self.raw.raw_gb_per_second
-    }
-}
-
-impl Grpc {
-    fn of(grpc: &[Sample], raw: &[Sample]) -> Self {
-        let of = |figure: fn(&Sample) -> f64| median(grpc.iter().map(figure));
-        let ratios = || grpc.iter().zip(raw).map(|(g, r)| g.gb_per_second / r.gb_per_second);
-        Self {
-            steps: of(|s| s.steps as f64),
-            seconds: of(|s| s.seconds),
-            steps_per_second: of(|s| s.steps_per_second),
-            payload_gb_per_second: of(|s| s.gb_per_second),
-            payload_gb_per_second_min: smallest(grpc, |s| s.gb_per_second),
-            payload_gb_per_second_max: largest(grpc, |s| s.gb_per_second),
-            cpu_seconds_per_gb: of(|s| s.cpu_seconds_per_gb),
-            server_cpu_seconds_per_gb: of(|s| s.server_cpu_seconds_per_gb),
-            p50_us: of(|s| micros(s.p50)),
-            p50_us_min: smallest(grpc, |s| micros(s.p50)),
-            p50_us_max: largest(grpc, |s| micros(s.p50)),
-            p99_us: of(|s| micros(s.p99)),
-            server_peak_rss_bytes: of(|s| s.server_peak_rss_bytes as f64),
-            ratio_to_raw: median(ratios()),
-            ratio_to_raw_min: ratios().fold(f64::INFINITY, f64::min),
-            ratio_to_raw_max: ratios().fold(0.0, f64::max),
-        }
-    }
-}
-
-impl Raw {
-    fn of(raw: &[Sample]) -> Self {
-        let of = |figure: fn(&Sample) -> f64| median(raw.iter().map(figure));
-        Self {
-            raw_steps: of(|s| s.steps as f64),
-            raw_seconds: of(|s| s.seconds),
-            raw_steps_per_second: of(|s| s.steps_per_second),
-            raw_gb_per_second: of(|s| s.gb_per_second),
-            raw_gb_per_second_min: smallest(raw, |s| s.gb_per_second),
-            raw_gb_per_second_max: largest(raw, |s| s.gb_per_second),
-            raw_cpu_seconds_per_gb: of(|s| s.cpu_seconds_per_gb),
-            raw_server_cpu_seconds_per_gb: of(|s| s.server_cpu_seconds_per_gb),
-            raw_p50_us: of(|s| micros(s.p50)),
-            raw_p50_us_min: smallest(raw, |s| micros(s.p50)),
-            raw_p50_us_max: largest(raw, |s| micros(s.p50)),
-            raw_p99_us: of(|s| micros(s.p99)),
-            raw_server_peak_rss_bytes: of(|s| s.server_peak_rss_bytes as f64),
-        }
-    }
-}
-
-fn smallest(samples: &[Sample], figure: fn(&Sample) -> f64) -> f64 {
-    samples.iter().map(figure).fold(f64::INFINITY, f64::min)
-}
-
-fn largest(samples: &[Sample], figure: fn(&Sample) -> f64) -> f64 {
-    samples.iter().map(figure).fold(f64::NEG_INFINITY, f64::max)
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
-}
-
-const SIDES: &str = "                    ------------------ gRPC ------------------   -------------- bare sockets --------------";
-const COLUMNS: &str = "mode          n   W    steps/s   GB/s   s/GB   p50 us   p99 us      steps/s   GB/s   s/GB   p50 us   p99 us   ratio (min-max)";
-
-/// The table for a person, with what one needs to know to read it.
+/// The tables, with what one needs to know to read them.
 pub(super) fn show(results: &Results) -> String {
     let machine = &results.machine;
     let way = match (results.servers, results.tls) {
@@ -175,7 +28,7 @@ pub(super) fn show(results: &Results) -> String {
     };
     let mut text = format!(
         "{}, {} cores, {}, kernel {}, load average {:.2} before the run\n\
-         loopback TCP{}, congestion control {} (the system's is {})\n\n{SIDES}\n{COLUMNS}\n",
+         loopback TCP{}, congestion control {} (the system's is {})\n\n{}\n{COLUMNS}\n",
         machine.cpu,
         machine.cores,
         show_bytes(machine.memory_bytes),
@@ -184,121 +37,212 @@ pub(super) fn show(results: &Results) -> String {
         way,
         machine.congestion_control,
         machine.congestion_control_system,
+        sides(),
     );
+    let coded = results.rows.iter().any(Row::is_coded);
+    let mut wire = None;
     for row in &results.rows {
+        if coded && wire != Some(&row.wire) {
+            wire = Some(&row.wire);
+            put(&mut text, format_args!("--wire {}\n", row.wire));
+        }
         text.push_str(&line(row));
         text.push('\n');
     }
     text.push_str(
         "\nGB/s: payload, 2 n elements a step, all workers, 10^9 bytes. s/GB: processor seconds of all \
-         processes.\nBare sockets apply pushes piece by piece, unvalidated; gRPC whole and validated.\n\
-         Both sides' theta was checked to the last bit after every measurement.\n",
+         processes; server: of\nthe server alone, and its ratio. memory: the server's peak over the \
+         bytes of theta. Bare sockets apply pushes piece\nby piece, unvalidated; gRPC whole and \
+         validated. Both sides' theta was checked to the last bit after every measurement.\n",
     );
+    if coded && results.rows.iter().any(|row| row.grpc.is_some()) {
+        text.push_str(&codecs(&results.rows));
+    }
+    if let Some(program) = &results.against_program {
+        text.push_str(&other_build(program, &results.rows));
+    }
+    if let Some(comparison) = &results.against {
+        text.push('\n');
+        text.push_str(&comparison.show());
+    }
     text
+}
+
+/// Writing to a string does not fail.
+fn put(text: &mut String, what: std::fmt::Arguments<'_>) {
+    let _ = text.write_fmt(what);
+}
+
+fn sides() -> String {
+    format!(
+        "{:NAME$} {:-^GRPC$}   {:-^RAW$}   {:-^RATIOS$}",
+        "", " gRPC ", " bare sockets ", " gRPC / bare "
+    )
 }
 
 fn line(row: &Row) -> String {
     let mut text = format!("{:<5} {:>9} {:>3}", row.mode, row.n, row.workers);
     match &row.grpc {
-        Some(g) => text.push_str(&side([
-            g.steps_per_second,
-            g.payload_gb_per_second,
-            g.cpu_seconds_per_gb,
-            g.p50_us,
-            g.p99_us,
-        ])),
-        None => text.push_str(&format!("{:>43}", "not measured ")),
+        Some(grpc) => put(&mut text, format_args!(" {}", grpc_side(grpc))),
+        None => put(&mut text, format_args!(" {:>GRPC$}", "not measured")),
     }
-    let r = &row.raw;
-    text.push_str("  ");
-    text.push_str(&side([
-        r.raw_steps_per_second,
-        r.raw_gb_per_second,
-        r.raw_cpu_seconds_per_gb,
-        r.raw_p50_us,
-        r.raw_p99_us,
-    ]));
-    if let Some(g) = &row.grpc {
-        // Writing to a string does not fail.
-        let _ = write!(
-            text,
-            "   {:.2} ({:.2}-{:.2})",
-            g.ratio_to_raw, g.ratio_to_raw_min, g.ratio_to_raw_max
-        );
+    put(&mut text, format_args!("   {}", raw_side(&row.raw)));
+    if let Some(grpc) = &row.grpc {
+        let range = format!("({:.2}-{:.2})", grpc.ratio_to_raw_min, grpc.ratio_to_raw_max);
+        let server = or_none(grpc.server_cpu_ratio_to_raw, |ratio| format!("{ratio:.2}"));
+        put(&mut text, format_args!("   {:.2} {range:<11} {server:>6}", grpc.ratio_to_raw));
     }
     text
 }
 
-fn side([steps, rate, cpu, p50, p99]: [f64; 5]) -> String {
-    format!(" {steps:>10.1} {rate:>6.2} {cpu:>6.3} {p50:>8.0} {p99:>8.0}")
+fn grpc_side(grpc: &Grpc) -> String {
+    format!(
+        "{:>9.1} {:>6.2} {:>6.3} {:>6.3} {:>7.0} {:>7.0} {:>6}",
+        grpc.steps_per_second,
+        grpc.payload_gb_per_second,
+        grpc.cpu_seconds_per_gb,
+        grpc.server_cpu_seconds_per_gb,
+        grpc.p50_us,
+        grpc.p99_us,
+        times(grpc.server_peak_rss_over_theta),
+    )
+}
+
+fn raw_side(raw: &Raw) -> String {
+    format!(
+        "{:>6.2} {:>6.3} {:>6.3} {:>7.0}",
+        raw.raw_gb_per_second,
+        raw.raw_cpu_seconds_per_gb,
+        raw.raw_server_cpu_seconds_per_gb,
+        raw.raw_p50_us,
+    )
+}
+
+/// A multiple, with a decimal where it says something.
+fn times(multiple: f64) -> String {
+    if multiple < 100.0 { format!("{multiple:.1}") } else { format!("{multiple:.0}") }
+}
+
+fn or_none<V>(value: Option<V>, show: impl FnOnce(V) -> String) -> String {
+    value.map_or_else(|| NONE.to_owned(), show)
+}
+
+/// The columns that name a cell.
+pub(super) const CELL: [(&str, Align); 4] =
+    [("mode", Align::Left), ("n", Align::Right), ("W", Align::Right), ("wire", Align::Left)];
+
+fn cell(row: &Row) -> [String; 4] {
+    [row.mode.to_string(), row.n.to_string(), row.workers.to_string(), row.wire.clone()]
+}
+
+/// As wide as it is.
+pub(super) fn whole(table: &Table) -> String {
+    table.render("", table.natural_width())
+}
+
+/// What each codec sends, and how fast steps are beside those of plain gradients.
+fn codecs(rows: &[Row]) -> String {
+    let figures = [("sent/step", Align::Right), ("of plain", Align::Right)];
+    let speed = [("steps/s", Align::Right), ("of plain's", Align::Right)];
+    let mut table = Table::new(CELL.into_iter().chain(figures).chain(speed));
+    for row in rows {
+        let Some(grpc) = &row.grpc else { continue };
+        let plain = rows.iter().find(|plain| !plain.is_coded() && plain.is_same_work(row));
+        let plain = plain.and_then(|plain| plain.grpc.as_ref());
+        let speed = plain.map(|plain| grpc.steps_per_second / plain.steps_per_second);
+        table.row(cell(row).into_iter().chain([
+            or_none(grpc.sent_bytes_per_step, |bytes| show_bytes(bytes.round() as u64)),
+            or_none(grpc.sent_over_plain, |share| format!("{share:.3}")),
+            format!("{:.1}", grpc.steps_per_second),
+            or_none(speed, |speed| format!("{speed:.2}")),
+        ]));
+    }
+    format!(
+        "\nsent/step: bytes of messages from one worker, and their share of a gradient as it is. The \
+         worker's time to write\nthe gradient is part of a step. What topk holds back was pushed at \
+         last, before theta was checked.\n\n{}",
+        whole(&table)
+    )
+}
+
+/// This build over another one.
+fn other_build(program: &str, rows: &[Row]) -> String {
+    let figures = ["GB/s", "s/GB", "server s/GB", "p50"].map(|name| (name, Align::Right));
+    let mut table = Table::new(CELL.into_iter().chain(figures));
+    for row in rows {
+        let Some(Other { gb_per_second, cpu, server_cpu, p50, .. }) = row.other else { continue };
+        let figures = [gb_per_second, cpu, server_cpu, p50].map(|ratio| or_none(ratio, spread));
+        table.row(cell(row).into_iter().chain(figures));
+    }
+    format!(
+        "\nthis build over {program}\nmeasured in turn; medians of the ratios of neighbouring \
+         measurements, (min-max)\n\n{}",
+        whole(&table)
+    )
+}
+
+fn spread(ratio: Spread) -> String {
+    format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.min, ratio.max)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::measure::Machine;
+    use super::super::rows::Samples;
+    use super::super::rows::tests::{JOB, bare, row, sample};
     use super::*;
+    use crate::bench::job::Job;
 
-    fn sample(gb_per_second: f64) -> Sample {
-        Sample {
-            steps: 100,
-            seconds: 2.0,
-            steps_per_second: 50.0,
-            gb_per_second,
-            cpu_seconds_per_gb: 0.25,
-            server_cpu_seconds_per_gb: 0.125,
-            p50: Duration::from_micros(20),
-            p99: Duration::from_micros(40),
-            server_peak_rss_bytes: 1 << 20,
+    fn results(rows: Vec<Row>) -> Results {
+        Results {
+            machine: Machine::read("reno", "bbr").expect("readable"),
+            program: "1.0".to_owned(),
+            servers: 1,
+            tls: false,
+            rows,
+            against_program: None,
+            against: None,
         }
     }
 
-    const JOB: Job = Job { n: 1000, workers: 2, mode: Mode::Sync, dtype: Dtype::F32 };
-
     #[test]
-    fn the_ratio_is_the_median_of_pairs_not_the_ratio_of_medians() {
-        // Pairs 1/4, 2/2, 3/3: medians would give 2/3.
-        let grpc = [sample(1.0), sample(2.0), sample(3.0)];
-        let raw = [sample(4.0), sample(2.0), sample(3.0)];
-        let row = serde_json::to_value(Row::new(&JOB, &grpc, &raw)).expect("plain data");
-        assert_eq!(row["ratio_to_raw"], 1.0);
-        assert_eq!(row["ratio_to_raw_min"], 0.25);
-        assert_eq!(row["payload_gb_per_second"], 2.0);
-        assert_eq!(row["raw_gb_per_second"], 3.0);
+    fn columns_stand_under_their_headings_and_fit_a_wide_terminal() {
+        let both = line(&row(JOB, &[(1.0, 2.0)]));
+        let lone = line(&bare(JOB));
+        let shown = format!("\n{}\n{COLUMNS}\n{both}\n{lone}", sides());
+        let ends = |text: &str, what: &str| -> Vec<usize> {
+            text.match_indices(what).map(|(at, _)| at + what.len()).collect()
+        };
+        assert_eq!(ends(&both, " 20"), ends(COLUMNS, "p50 us"), "{shown}");
+        assert_eq!(ends(&both, " 40"), ends(COLUMNS, "p99 us"), "{shown}");
+        assert_eq!(ends(&both, " 2.5"), ends(COLUMNS, "memory"), "{shown}");
+        assert_eq!(ends(&both, " 0.125"), ends(COLUMNS, "server")[..2], "{shown}");
+        assert_eq!(both.find("0.50 (0.50-0.50)"), COLUMNS.find("GB/s (min"), "{shown}");
+        assert_eq!(both.len(), COLUMNS.len(), "{shown}");
+        assert_eq!(ends(&lone, " 20")[..], ends(COLUMNS, "p50 us")[1..], "{shown}");
+        assert_eq!(sides().len(), COLUMNS.len(), "{shown}");
+        assert!(COLUMNS.len() <= 130, "{shown}");
     }
 
     #[test]
-    fn a_row_has_the_fields_of_the_contract() {
-        let row = serde_json::to_value(Row::new(&JOB, &[sample(1.0)], &[sample(2.0)]));
-        let row = row.expect("plain data");
-        for name in [
-            "n",
-            "workers",
-            "mode",
-            "steps_per_second",
-            "payload_gb_per_second",
-            "cpu_seconds_per_gb",
-            "p50_us",
-            "p99_us",
-            "raw_gb_per_second",
-            "ratio_to_raw",
-        ] {
-            assert!(row.get(name).is_some(), "{name} is missing");
-        }
-        assert_eq!((&row["mode"], &row["dtype"]), (&"sync".into(), &"f32".into()));
-        let row = serde_json::to_value(Row::new(&JOB, &[], &[sample(2.0)])).expect("plain data");
-        assert!(row.get("ratio_to_raw").is_none() && row.get("raw_p99_us").is_some());
+    fn codecs_have_a_heading_each_and_a_table_of_what_they_send() {
+        let int8 = Job { wire: "int8".parse().expect("a codec"), ..JOB };
+        let plain = show(&results(vec![row(JOB, &[(1.0, 2.0)])]));
+        assert!(!plain.contains("--wire") && !plain.contains("sent/step"), "{plain}");
+        let both = results(vec![row(JOB, &[(1.0, 2.0)]), row(int8, &[(1.0, 2.0)])]);
+        let shown = show(&both);
+        assert!(shown.contains("\n--wire f32\n") && shown.contains("\n--wire int8\n"), "{shown}");
+        let last = shown.lines().last().expect("a line");
+        let words: Vec<_> = last.split_whitespace().collect();
+        assert_eq!(words, ["sync", "1000", "2", "int8", "3.9", "KiB", "1.010", "50.0", "1.00"]);
     }
 
     #[test]
-    fn columns_stand_under_their_headings() {
-        let heading = COLUMNS;
-        let both = line(&Row::new(&JOB, &[sample(1.0)], &[sample(2.0)]));
-        let bare = line(&Row::new(&JOB, &[], &[sample(2.0)]));
-        let end = |text: &str, what: &str| text.rfind(what).map(|at| at + what.len());
-        assert_eq!(end(&both, " 40"), end(heading, "p99 us"), "\n{heading}\n{both}");
-        assert_eq!(end(&bare, " 40"), end(heading, "p99 us"), "\n{heading}\n{bare}");
-        assert_eq!(both.find("1.00"), heading.find("GB/s"), "\n{heading}\n{both}");
-        let first_column = |line: &str| line.find("---");
-        assert_eq!(first_column(SIDES), heading.find("   steps/s"), "\n{SIDES}\n{heading}");
-        assert_eq!(SIDES.len(), end(heading, "p99 us").unwrap_or(0), "\n{SIDES}\n{heading}");
+    fn another_build_has_a_table_of_its_own() {
+        let (raw, grpc, other) = (vec![sample(8.0)], vec![sample(3.0)], vec![sample(2.0)]);
+        let rows = vec![Row::new(&JOB, &Samples { raw, grpc, other })];
+        let shown = show(&Results { against_program: Some("0.9".into()), ..results(rows) });
+        assert!(shown.contains("this build over 0.9\n"), "{shown}");
+        assert!(shown.contains("1.50 (1.50-1.50)  1.00 (1.00-1.00)"), "{shown}");
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use ps_common::Element;
 use ps_common::job::Mode;
 
-use super::super::args::Job;
+use super::super::job::Job;
 use super::super::work::LEARNING_RATE;
 use super::chunk_len;
 

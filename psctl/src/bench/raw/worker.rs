@@ -97,10 +97,11 @@ fn steps_full_duplex(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::args::Job;
+    use crate::bench::job::Job;
     use crate::bench::raw::server;
     use crate::bench::work;
     use ps_common::Dtype;
+    use ps_common::codec::Codec;
     use ps_common::job::Mode;
 
     fn theta_after<T: Element>(job: Job, pushes: &[u64]) -> (Vec<T>, Vec<Vec<T>>) {
@@ -111,7 +112,7 @@ mod tests {
             let workers: Vec<_> = (0..job.workers)
                 .map(|rank| {
                     scope.spawn(move || {
-                        let gradient = work::gradient::<T>(job.n, rank);
+                        let gradient = work::gradient::<T>(job.n, rank, job.wire);
                         let mut theta = vec![T::ZERO; job.n];
                         let stream = connect(address, rank, None).expect("connected");
                         let n_steps = pushes[rank as usize];
@@ -126,28 +127,33 @@ mod tests {
         })
     }
 
+    fn ten(mode: Mode) -> Job {
+        Job { n: 10, workers: 2, mode, dtype: Dtype::F32, wire: Codec::PLAIN }
+    }
+
     #[test]
     fn every_push_counts_once_in_both_modes_and_dtypes() {
         // Below a chunk, exactly one, one element more, and several with a rest.
         for n in [1, 1000, CHUNK_BYTES / 4, CHUNK_BYTES / 4 + 1, 5 * CHUNK_BYTES / 4 + 7] {
             for mode in [Mode::Async, Mode::Sync] {
                 let pushes = [4, if mode == Mode::Sync { 4 } else { 9 }, 4];
-                let job = Job { n, workers: 3, mode, dtype: Dtype::F32 };
+                let wire = Codec::PLAIN;
+                let job = Job { n, workers: 3, mode, dtype: Dtype::F32, wire };
                 let (theta, pulled) = theta_after::<f32>(job, &pushes);
-                assert_eq!(work::first_difference(&theta, &pushes), None, "{n} {mode}");
+                assert_eq!(work::first_difference(&theta, &pushes, wire), None, "{n} {mode}");
                 if mode == Mode::Sync {
                     assert!(pulled.iter().all(|p| *p == theta), "{n}: all pull the last round's");
                 }
                 let job = Job { dtype: Dtype::F64, ..job };
                 let (theta, _) = theta_after::<f64>(job, &pushes);
-                assert_eq!(work::first_difference(&theta, &pushes), None, "{n} {mode} f64");
+                assert_eq!(work::first_difference(&theta, &pushes, wire), None, "{n} {mode} f64");
             }
         }
     }
 
     #[test]
     fn a_worker_that_leaves_inside_a_round_ends_the_run_with_an_error() {
-        let job = Job { n: 10, workers: 2, mode: Mode::Sync, dtype: Dtype::F32 };
+        let job = ten(Mode::Sync);
         let listener = socket::listen(None).expect("a port");
         let address = listener.local_addr().expect("bound");
         std::thread::scope(|scope| {
@@ -163,7 +169,7 @@ mod tests {
     #[test]
     fn a_rank_that_is_too_large_or_taken_is_refused() {
         for ranks in [[0, 2], [1, 1]] {
-            let job = Job { n: 10, workers: 2, mode: Mode::Async, dtype: Dtype::F32 };
+            let job = ten(Mode::Async);
             let listener = socket::listen(None).expect("a port");
             let address = listener.local_addr().expect("bound");
             let _workers = ranks.map(|rank| connect(address, rank, None).expect("connected"));
