@@ -7,13 +7,12 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, Parser};
 use ps_common::Dtype;
 use ps_common::cluster::{Place, Task, TaskArgs};
-use ps_common::codec::Codec;
 use ps_common::exit::ExitError;
 use ps_common::flags::{Implied, ProgramArgs};
 use ps_common::units::parse_duration;
 use serde::Serialize;
 
-use crate::coding::WireArgs;
+use crate::coding::{Wire, WireArgs};
 use crate::credentials::CredentialArgs;
 use crate::data::DataArgs;
 use crate::local_steps::LocalStepsArgs;
@@ -117,7 +116,7 @@ pub struct AttachArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub credentials: CredentialArgs,
-    /// How it sends gradients.
+    /// How gradients and theta travel.
     #[command(flatten)]
     #[serde(flatten)]
     pub wire: WireArgs,
@@ -160,8 +159,8 @@ pub enum Part {
         rank: Option<u32>,
         /// Bounds of the sleep before each push, milliseconds.
         delay_ms: Option<(u64, u64)>,
-        /// How gradients are sent.
-        codec: Codec,
+        /// How gradients and theta are sent.
+        wire: Wire,
     },
     /// Measurements.
     Evaluate(EvaluationArgs),
@@ -228,8 +227,14 @@ impl WorkerArgs {
         if self.attach.compute_delay_ms.is_some() {
             return refuse("and --compute-delay-ms exclude each other: an evaluator never pushes");
         }
-        if self.attach.wire.check()? != Codec::PLAIN {
+        let wire = self.attach.wire.check()?;
+        if wire.push != Wire::PLAIN.push {
             return refuse("and --wire exclude each other: an evaluator never pushes");
+        }
+        if wire.pull != Wire::PLAIN.pull {
+            return refuse(
+                "and --wire-pull exclude each other: an evaluator measures theta as it is",
+            );
         }
         if self.learn.data.data_is_shard {
             return refuse(
@@ -256,8 +261,8 @@ impl WorkerArgs {
             }
         }
         let delay_ms = self.attach.compute_delay_ms.as_deref().map(parse_range).transpose()?;
-        let codec = self.attach.wire.check()?;
-        Ok(Part::Work { rank: self.attach.rank, delay_ms, codec })
+        let wire = self.attach.wire.check()?;
+        Ok(Part::Work { rank: self.attach.rank, delay_ms, wire })
     }
 }
 
@@ -309,11 +314,11 @@ mod tests {
         let spec = args(&[]).check().expect("valid");
         assert_eq!(spec.servers, ["http://127.0.0.1:50051"]);
         assert_eq!(spec.patience, Duration::from_secs(30));
-        assert_eq!(spec.part, Part::Work { rank: None, delay_ms: None, codec: Codec::PLAIN });
+        assert_eq!(spec.part, Part::Work { rank: None, delay_ms: None, wire: Wire::PLAIN });
         let spec = args(&["--rank=3", "--compute-delay-ms=2..5"]).check().expect("valid");
         assert_eq!(
             spec.part,
-            Part::Work { rank: Some(3), delay_ms: Some((2, 5)), codec: Codec::PLAIN }
+            Part::Work { rank: Some(3), delay_ms: Some((2, 5)), wire: Wire::PLAIN }
         );
     }
 
@@ -325,6 +330,8 @@ mod tests {
             (&["--test-labels=x"], "--test-labels has no meaning"),
             (&["--evaluate", "--rank=1"], "--rank"),
             (&["--evaluate", "--compute-delay-ms=1"], "--compute-delay-ms"),
+            (&["--evaluate", "--wire-pull=f16"], "--wire-pull exclude each other"),
+            (&["--wire-pull=int8"], "--wire-pull: `int8` is for gradients alone"),
             (&["--evaluate", "--test-labels=x"], "--test-data"),
             (&["--evaluate", "--data-is-shard=true"], "--data-is-shard"),
             (&["--compute-delay-ms=5..2"], "--compute-delay-ms 5..2"),
@@ -355,7 +362,7 @@ mod tests {
         let worker = of("worker", &[]).expect("fine");
         assert_eq!(worker.servers, ["http://a:1", "http://b:2"]);
         assert_eq!(worker.workers, Some(2));
-        assert_eq!(worker.part, Part::Work { rank: Some(1), delay_ms: None, codec: Codec::PLAIN });
+        assert_eq!(worker.part, Part::Work { rank: Some(1), delay_ms: None, wire: Wire::PLAIN });
         let secure = of("chief", &["--tls-ca=ca.pem"]).expect("fine");
         assert_eq!(secure.servers, ["https://a:1", "https://b:2"]);
         assert!(matches!(of("evaluator", &[]).expect("fine").part, Part::Evaluate(_)));

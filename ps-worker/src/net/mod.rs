@@ -6,6 +6,7 @@
 pub mod client;
 pub mod connect;
 pub mod evaluate;
+mod held;
 mod lesson;
 pub mod link;
 mod others;

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use ps_common::calls::{JoinRequest, PullHeader, PullRequest, PushHeader, PushResult};
-use ps_common::codec::Codec;
+use ps_common::calls::{JoinRequest, Outcome, PullHeader, PullRequest, PushHeader, PushResult};
+use ps_common::codec::Encoding;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{JobState, Metrics, PROTOCOL_VERSION, Role, WorkerStats};
 use ps_common::{Dtype, Element};
@@ -15,12 +15,13 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::held::Held;
 use super::link::{Link, Presence, Recovery};
 use super::steps::Steps;
 use super::surroundings::Surroundings;
 use super::tensor::Parcel;
 use crate::args::{Attachment, LearnArgs};
-use crate::coding::Coder;
+use crate::coding::{Coder, Wire};
 use crate::learning::{Learner, Problem};
 use crate::model::{Loss, Real};
 
@@ -35,8 +36,8 @@ pub struct Duty {
     pub rank: Option<u32>,
     /// Bounds of the sleep before each push, milliseconds.
     pub delay_ms: Option<(u64, u64)>,
-    /// How gradients are sent.
-    pub codec: Codec,
+    /// How gradients and theta are sent.
+    pub wire: Wire,
 }
 
 /// Works until the job ends.
@@ -100,19 +101,21 @@ pub(super) fn join_request(
     }
 }
 
-/// Pulls until `wanted`; `None`: the job has ended without saying more.
+/// Pulls into `theta`, of which `held` is known, until `wanted`; `None`: the job has ended without
+/// saying more.
 pub(super) async fn pull<T: Element>(
     link: &mut Link,
-    theta: &mut [T],
-    (version_min, r#final): (u64, bool),
+    (theta, held): (&mut [T], &mut Held),
+    encoding: Encoding,
+    version_min: u64,
     wanted: impl Fn(&PullHeader) -> bool,
 ) -> Result<Option<PullHeader>, ExitError> {
     loop {
         let pulled = link
             .call(async |client, caller| {
-                let request =
-                    PullRequest { caller, version_min, r#final, wait_max: None, exchange: 0 };
-                client.pull(request, theta).await
+                let (r#final, wait_max) = (false, None);
+                let request = PullRequest { caller, version_min, r#final, wait_max, exchange: 0 };
+                held.pull(client, request, encoding, theta).await
             })
             .await?;
         match pulled {
@@ -143,6 +146,9 @@ struct Session<T> {
     /// Away while it computes on another thread.
     learner: Option<Learner<T>>,
     theta: Vec<T>,
+    held: Held,
+    /// How theta is sent for gradients.
+    encoding: Encoding,
     gradient: Vec<T>,
     /// Away while it writes on another thread; none where gradients are sent as they are.
     coder: Option<Coder<T>>,
@@ -176,23 +182,35 @@ impl<T: Real> Session<T> {
             bounds_ms,
         });
         let dim = terms.dim;
-        let coder = Coder::new(duty.codec, terms.first_keys.clone());
+        let Wire { push, pull: encoding } = duty.wire;
+        let coder = Coder::new(push, terms.first_keys.clone());
         if coder.is_some() {
             tracing::warn!(
-                codec = %duty.codec,
+                codec = %push,
                 "gradients lose something on their way; it is sent with the next one, but is in no \
                  checkpoint: a run in which a process crashes does not end with the bits of one \
                  without (with --wire f32 it does)"
+            );
+        }
+        if encoding != Encoding::Plain {
+            tracing::warn!(
+                encoding = encoding.name(),
+                largest = encoding.largest(),
+                "theta arrives rounded, and gradients are computed at that: a run differs from one at \
+                 theta as it is (--wire-pull f32), and ends if an element grows beyond the largest; \
+                 theta at the server, and its final loss, are exact"
             );
         }
         let load = move || problem.load_shard::<T>(&terms);
         let learner = link.surroundings().compute(load).await??;
         tracing::info!(n_samples = learner.n_samples(), "loaded");
         Ok(Self {
-            steps: link.client().steps(),
+            steps: link.client().steps().receiving(encoding),
             link,
             learner: Some(learner),
             theta: vec![T::ZERO; dim],
+            held: Held::default(),
+            encoding,
             gradient: vec![T::ZERO; dim],
             coder,
             stats: WorkerStats::of_learner(),
@@ -211,7 +229,7 @@ impl<T: Real> Session<T> {
 
     /// Measures the final theta and leaves, unless the worker had to join again before (`Rejoined`).
     async fn finish(&mut self) -> Result<Recovery, ExitError> {
-        let theta = &mut self.theta;
+        let (theta, held) = (&mut self.theta, &mut self.held);
         let last = loop {
             let pulled = self
                 .link
@@ -219,7 +237,8 @@ impl<T: Real> Session<T> {
                     let (r#final, wait_max) = (true, None);
                     let request =
                         PullRequest { caller, version_min: 0, r#final, wait_max, exchange: 0 };
-                    client.pull(request, theta).await
+                    // As the server has it: it is measured for the report.
+                    held.pull(client, request, Encoding::Plain, theta).await
                 })
                 .await?;
             match pulled {
@@ -247,10 +266,11 @@ impl<T: Real> Session<T> {
     /// Steps from the clock that the server named until the job takes no more (`Ended`), or until
     /// the worker had to join again (`Rejoined`).
     async fn learn_from_here(&mut self) -> Result<Recovery, ExitError> {
-        let pulled = pull(&mut self.link, &mut self.theta, (0, false), |_| true).await?;
+        let theta = (&mut self.theta[..], &mut self.held);
+        let pulled = pull(&mut self.link, theta, self.encoding, 0, |_| true).await?;
         let Some(pulled) = pulled else { return Ok(Recovery::Ended) };
         self.stats.wait_seconds += pulled.waited.as_secs_f64();
-        self.steps = self.link.client().steps();
+        self.steps = self.link.client().steps().receiving(self.encoding);
         // Named by the latest join, which the pull may have had to repeat.
         let mut clock = self.link.answer().clock;
         let rounds = self.link.answer().rounds.unwrap_or(u64::MAX);
@@ -304,9 +324,14 @@ impl<T: Real> Session<T> {
                 None => Parcel::from(&self.gradient),
                 Some(coder) => Parcel::coded(coder.written()),
             };
+            self.held = Held::default();
             match self.steps.step(header, gradient, &mut self.theta).await {
                 Ok(result) => {
                     self.link.succeed();
+                    if result.outcome != Outcome::Waiting {
+                        let version = self.steps.theta_version();
+                        self.held = Held::whole(header.caller, version, self.encoding);
+                    }
                     let waited = result.waited.as_secs_f64();
                     self.stats.wait_seconds += waited;
                     self.stats.comm_seconds += (begun.elapsed().as_secs_f64() - waited).max(0.0);
@@ -314,7 +339,9 @@ impl<T: Real> Session<T> {
                 }
                 Err(failure) => match self.link.recover(failure).await? {
                     // Its name keeps it from counting twice.
-                    Recovery::Again => self.steps = self.link.client().steps(),
+                    Recovery::Again => {
+                        self.steps = self.link.client().steps().receiving(self.encoding);
+                    }
                     other => return Ok(Err(other)),
                 },
             }
