@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use ps_common::wire::pb;
-use ps_tests::{Caller, Group, Process, binary, header, local, losses, reason_of};
+use ps_tests::{Caller, Group, Process, binary, header, local, losses, reason_of, wait_until};
 use serde_json::Value;
 use tonic::{Code, Status};
 
@@ -230,6 +230,9 @@ async fn without_locks_a_version_is_no_name_of_a_theta() {
 async fn each_of_several_servers_sends_its_part_as_it_is_asked_for() {
     let group = Group::start(2, &["--mode=async", "--workers=1", "--rounds=0", "--lr=1"], false);
     let addresses = group.addresses();
+    for address in &addresses {
+        wait_until("a server", || std::net::TcpStream::connect(address).ok());
+    }
     let caller = Caller::joined(&addresses[0], 0, 5).await;
     let url = format!("http://{}", addresses[1]);
     let mut other = pb::partition_client::PartitionClient::connect(url).await.expect("it serves");
