@@ -220,7 +220,14 @@ fn between_servers(tables: Vec<pb::Table>) -> Vec<(u8, Vec<u8>)> {
         Word::Saved(pb::Saved { version: 4, error: "no room".to_owned() }),
         Word::Part(pb::TensorPart { last: true, data: vec![1; 8].into() }),
     ];
-    let take = pb::TakeRequest { rank, incarnation, exchange: 5, wait_ms_max: 20 };
+    let take = pb::TakeRequest {
+        rank,
+        incarnation,
+        exchange: 5,
+        wait_ms_max: 20,
+        theta_dtype: pb::Dtype::F16.into(),
+        version_have: Some(4),
+    };
     let decision = |it| (13, pb::Decision { decision: Some(it) }.encode_to_vec());
     let word = |it| (14, pb::Word { word: Some(it) }.encode_to_vec());
     let take = (15, take.encode_to_vec());

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::codec::Encoding;
 use crate::dtype::Dtype;
 use crate::job::{Aggregate, Fingerprint, JobState, Metrics, Mode, Role, WorkerStats};
 use crate::report::HistoryEntry;
@@ -158,6 +159,20 @@ pub struct PullRequest {
     pub wait_max: Option<Duration>,
     /// As [`PushHeader::exchange`].
     pub exchange: u64,
+}
+
+/// In which form theta is asked for. It changes nothing of which theta is given, and to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// How it is to be written; one that [suits theta](Encoding::suits_theta).
+    pub encoding: Encoding,
+    /// The caller has this version in this encoding already, and needs no other copy of it.
+    pub version_have: Option<u64>,
+}
+
+impl Form {
+    /// As it is, all of it.
+    pub const PLAIN: Self = Self { encoding: Encoding::Plain, version_have: None };
 }
 
 /// A pulled theta, without its values.

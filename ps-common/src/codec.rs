@@ -44,6 +44,41 @@ impl Encoding {
         }
     }
 
+    /// As [`Encoding::encode`], for an encoding that [suits theta](Encoding::suits_theta). On an error
+    /// nothing is appended.
+    ///
+    /// # Errors
+    /// The first place of a number beyond the format's largest: nothing near it can be written.
+    pub fn encode_theta<T: Element>(self, values: &[T], out: &mut Vec<u8>) -> Result<(), usize> {
+        let largest = T::from_f64(self.largest());
+        // Counted, because a count goes over many numbers at once.
+        let n_beyond = values.iter().filter(|value| value.abs() > largest).count();
+        if n_beyond > 0
+            && let Some(place) = values.iter().position(|value| value.abs() > largest)
+        {
+            return Err(place);
+        }
+        self.encode(values, out);
+        Ok(())
+    }
+
+    /// Whether theta may be written so: each number by itself, as it is or as the nearest that a format
+    /// has. What the others leave out of a gradient is sent with the next one; of theta it would never
+    /// arrive.
+    pub fn suits_theta(self) -> bool {
+        matches!(self, Self::Plain | Self::F16 | Self::Bf16)
+    }
+
+    /// The largest number that is not cut.
+    pub fn largest(self) -> f64 {
+        match self {
+            Self::Plain => f64::MAX,
+            Self::F16 => half::f16::MAX.into(),
+            Self::Bf16 => half::bf16::MAX.into(),
+            Self::Int8 | Self::TopK => f32::MAX.into(),
+        }
+    }
+
     /// Appends what `bytes` says to `values`, which may have `len_max` elements then. On an error nothing
     /// is appended; errors count elements from `first_key`.
     ///
@@ -83,7 +118,7 @@ impl Encoding {
                 None => Ok(()),
                 Some(index) => {
                     let (key, value) = (first_key + begin + index, values[begin + index]);
-                    let what = format!("the gradient's element {key} is {value}");
+                    let what = format!("element {key} is {value}");
                     Err(Error::new(ErrorCode::NonFinite, what).with("index", key))
                 }
             }

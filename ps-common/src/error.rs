@@ -34,7 +34,7 @@ error_codes! {
     DimMismatch = "DIM_MISMATCH";
     /// Bytes that are no whole number of elements.
     BadLength = "BAD_LENGTH";
-    /// A dtype that is unknown or not the job's.
+    /// A dtype that is unknown, not the job's, or too narrow for theta.
     BadDtype = "BAD_DTYPE";
     /// A message that carries nothing.
     Empty = "EMPTY";

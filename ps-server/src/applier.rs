@@ -198,6 +198,11 @@ impl Applier {
         }
     }
 
+    /// Whether there is one version of theta after another, each a theta of its own.
+    pub fn has_versions(&self) -> bool {
+        matches!(self.theta, Theta::Versions { .. })
+    }
+
     /// What updates without locks have cost; `None` where there are locks.
     pub fn lost_updates(&self) -> Option<LostUpdates> {
         match &self.theta {

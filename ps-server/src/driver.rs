@@ -494,6 +494,11 @@ impl Driver {
         self.applier.shape()
     }
 
+    /// Whether a version of theta is always the same theta: without locks it is not (rule H3).
+    pub fn has_versions(&self) -> bool {
+        self.applier.has_versions()
+    }
+
     /// The newest theta.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.applier.snapshot()

@@ -7,13 +7,12 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, Parser};
 use ps_common::Dtype;
 use ps_common::cluster::{Place, Task, TaskArgs};
-use ps_common::codec::Codec;
 use ps_common::exit::ExitError;
 use ps_common::flags::{Implied, ProgramArgs};
 use ps_common::units::parse_duration;
 use serde::Serialize;
 
-use crate::coding::WireArgs;
+use crate::coding::{Wire, WireArgs};
 use crate::credentials::CredentialArgs;
 use crate::data::DataArgs;
 use crate::local_steps::LocalStepsArgs;
@@ -118,7 +117,7 @@ pub struct AttachArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub credentials: CredentialArgs,
-    /// How it sends gradients.
+    /// How gradients and theta travel.
     #[command(flatten)]
     #[serde(flatten)]
     pub wire: WireArgs,
@@ -165,9 +164,9 @@ pub enum Part {
         rank: Option<u32>,
         /// Bounds of the sleep before each push, milliseconds.
         delay_ms: Option<(u64, u64)>,
-        /// How gradients are sent.
-        codec: Codec,
-        /// Whether the next one is computed while a push is on its way.
+        /// How gradients and theta are sent.
+        wire: Wire,
+        /// Whether the next gradient is computed while a push is on its way.
         overlap: bool,
     },
     /// Measurements.
@@ -235,8 +234,14 @@ impl WorkerArgs {
         if self.attach.compute_delay_ms.is_some() {
             return refuse("and --compute-delay-ms exclude each other: an evaluator never pushes");
         }
-        if self.attach.wire.check()? != Codec::PLAIN {
+        let wire = self.attach.wire.check()?;
+        if wire.push != Wire::PLAIN.push {
             return refuse("and --wire exclude each other: an evaluator never pushes");
+        }
+        if wire.pull != Wire::PLAIN.pull {
+            return refuse(
+                "and --wire-pull exclude each other: an evaluator measures theta as it is",
+            );
         }
         if self.attach.overlap.overlap {
             return refuse("and --overlap exclude each other: an evaluator never pushes");
@@ -266,9 +271,9 @@ impl WorkerArgs {
             }
         }
         let delay_ms = self.attach.compute_delay_ms.as_deref().map(parse_range).transpose()?;
-        let codec = self.attach.wire.check()?;
+        let wire = self.attach.wire.check()?;
         let overlap = self.attach.overlap.overlap;
-        Ok(Part::Work { rank: self.attach.rank, delay_ms, codec, overlap })
+        Ok(Part::Work { rank: self.attach.rank, delay_ms, wire, overlap })
     }
 }
 
@@ -322,17 +327,12 @@ mod tests {
         assert_eq!(spec.patience, Duration::from_secs(30));
         assert_eq!(
             spec.part,
-            Part::Work { rank: None, delay_ms: None, codec: Codec::PLAIN, overlap: false }
+            Part::Work { rank: None, delay_ms: None, wire: Wire::PLAIN, overlap: false }
         );
         let spec = args(&["--rank=3", "--compute-delay-ms=2..5", "--overlap"]);
         assert_eq!(
             spec.check().expect("valid").part,
-            Part::Work {
-                rank: Some(3),
-                delay_ms: Some((2, 5)),
-                codec: Codec::PLAIN,
-                overlap: true
-            }
+            Part::Work { rank: Some(3), delay_ms: Some((2, 5)), wire: Wire::PLAIN, overlap: true }
         );
     }
 
@@ -345,6 +345,8 @@ mod tests {
             (&["--evaluate", "--rank=1"], "--rank"),
             (&["--evaluate", "--compute-delay-ms=1"], "--compute-delay-ms"),
             (&["--evaluate", "--overlap=true"], "--overlap"),
+            (&["--evaluate", "--wire-pull=f16"], "--wire-pull exclude each other"),
+            (&["--wire-pull=int8"], "--wire-pull: `int8` is for gradients alone"),
             (&["--evaluate", "--test-labels=x"], "--test-data"),
             (&["--evaluate", "--data-is-shard=true"], "--data-is-shard"),
             (&["--compute-delay-ms=5..2"], "--compute-delay-ms 5..2"),
@@ -377,7 +379,7 @@ mod tests {
         assert_eq!(worker.workers, Some(2));
         assert_eq!(
             worker.part,
-            Part::Work { rank: Some(1), delay_ms: None, codec: Codec::PLAIN, overlap: false }
+            Part::Work { rank: Some(1), delay_ms: None, wire: Wire::PLAIN, overlap: false }
         );
         let secure = of("chief", &["--tls-ca=ca.pem"]).expect("fine");
         assert_eq!(secure.servers, ["https://a:1", "https://b:2"]);

@@ -55,8 +55,8 @@ pub async fn run(args: WorkerArgs) -> Result<(), ExitError> {
     let surroundings = Surroundings::default();
     let life = async {
         match attachment.part.clone() {
-            Part::Work { rank, delay_ms, codec, overlap } => {
-                let duty = Duty { rank, delay_ms, codec, overlap };
+            Part::Work { rank, delay_ms, wire, overlap } => {
+                let duty = Duty { rank, delay_ms, wire, overlap };
                 work(&args.learn, &attachment, duty, &surroundings, present).await
             }
             Part::Evaluate(evaluation) => {

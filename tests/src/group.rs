@@ -194,8 +194,13 @@ impl GroupCaller {
             exchange: self.exchange,
             ..pb::PullRequest::default()
         };
-        let take =
-            pb::TakeRequest { rank, incarnation, exchange: self.exchange, wait_ms_max: 30_000 };
+        let take = pb::TakeRequest {
+            rank,
+            incarnation,
+            exchange: self.exchange,
+            wait_ms_max: 30_000,
+            ..pb::TakeRequest::default()
+        };
         let own = self.first.parameters.pull(request).await?.into_inner();
         let (version, mut theta) = read(own).await?;
         for index in 1..=self.others.len() {

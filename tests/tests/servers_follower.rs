@@ -228,7 +228,8 @@ async fn take(
     wait_ms_max: u32,
 ) -> Result<(u64, Vec<u8>), Status> {
     let Name { rank, incarnation } = caller;
-    let request = pb::TakeRequest { rank, incarnation, exchange, wait_ms_max };
+    let request =
+        pb::TakeRequest { rank, incarnation, exchange, wait_ms_max, ..Default::default() };
     let mut chunks = client.take(request).await?.into_inner();
     let (mut version, mut theta) = (None, Vec::new());
     while let Some(chunk) = chunks.message().await? {

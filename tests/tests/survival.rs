@@ -120,9 +120,10 @@ fn problem() -> Vec<String> {
     ]
 }
 
-fn kills_leave_the_same_theta(optimizer: &str) {
+fn kills_leave_the_same_theta(optimizer: &str, more: &[&str]) {
     let _busy = QUIET.read().unwrap_or_else(PoisonError::into_inner);
-    let learn = problem();
+    let mut learn = problem();
+    learn.extend(more.iter().map(|flag| (*flag).to_owned()));
     let kills = n_kills();
     // Twice what there is time for between the kills.
     let rounds = format!("--rounds={}", 100 + 20 * kills);
@@ -145,12 +146,17 @@ fn kills_leave_the_same_theta(optimizer: &str) {
 
 #[test]
 fn a_synchronous_job_ends_in_the_same_bits_whoever_is_killed_with_sgd() {
-    kills_leave_the_same_theta("--optimizer=sgd");
+    kills_leave_the_same_theta("--optimizer=sgd", &[]);
 }
 
 #[test]
 fn a_synchronous_job_ends_in_the_same_bits_whoever_is_killed_with_adam() {
-    kills_leave_the_same_theta("--optimizer=adam");
+    kills_leave_the_same_theta("--optimizer=adam", &[]);
+}
+
+#[test]
+fn a_synchronous_job_ends_in_the_same_bits_whoever_is_killed_with_theta_in_two_bytes() {
+    kills_leave_the_same_theta("--optimizer=momentum", &["--wire-pull=f16"]);
 }
 
 /// What a caller knows of its own pushes, outside the server.

@@ -82,6 +82,28 @@ fn numbers_beyond_a_format_become_its_largest() {
 }
 
 #[test]
+fn theta_is_rounded_and_never_cut() {
+    let values = [65_504.0f64, -65_504.5, 1e39];
+    let mut bytes = vec![7];
+    for (encoding, largest, beyond) in
+        [(Encoding::F16, 65_504.0, 1), (Encoding::Bf16, 3.389_531_389_251_535_4e38, 2)]
+    {
+        assert!(encoding.suits_theta() && encoding.largest() == largest, "{encoding:?}");
+        assert_eq!(encoding.encode_theta(&values, &mut bytes), Err(beyond), "{encoding:?}");
+        assert_eq!(bytes, [7], "nothing is appended");
+        encoding.encode_theta(&[largest, -largest], &mut bytes).expect("its largest");
+        let mut back = Vec::<f64>::new();
+        encoding.decode(&bytes[1..], &mut back, 0, 2).expect("its own");
+        assert_eq!(back, [largest, -largest]);
+        bytes.truncate(1);
+    }
+    // Of f32 there is something beyond bf16 as well.
+    assert_eq!(Encoding::Bf16.encode_theta(&[0.0, f32::MAX], &mut bytes), Err(1));
+    assert_eq!(Encoding::Plain.encode_theta(&[f32::MIN, f32::MAX], &mut bytes), Ok(()));
+    assert!(!Encoding::Int8.suits_theta() && !Encoding::TopK.suits_theta());
+}
+
+#[test]
 fn bytes_that_are_no_chunk_are_refused_and_leave_no_trace() {
     let refusals: [(Encoding, Vec<u8>, ErrorCode); 10] = [
         (Encoding::Plain, vec![0; 6], ErrorCode::BadLength),

@@ -9,7 +9,7 @@ use super::{bad_field, finite, micros, millis, pb, required, seconds, wait_max};
 use crate::calls::{Caller, Evaluation, PullHeader, PullRequest, PushHeader, PushResult};
 use crate::codec::Encoding;
 use crate::dtype::{Dtype, as_le_bytes, copy_from_le_bytes};
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::job::{JobState, Metrics};
 use crate::statistics::Statistics;
 
@@ -37,6 +37,39 @@ pub fn encoding_into(encoding: Encoding, theta: Dtype) -> i32 {
         Encoding::TopK => pb::Dtype::TopK,
     };
     dtype.into()
+}
+
+/// How theta, which is of type `theta`, is to be written for a caller that asks for it with this dtype
+/// number; 0: as it is.
+///
+/// # Errors
+/// BAD_DTYPE where it cannot be written so.
+pub fn theta_encoding_from(number: i32, theta: Dtype) -> Result<Encoding, Error> {
+    if number == i32::from(pb::Dtype::Unspecified) {
+        return Ok(Encoding::Plain);
+    }
+    let what = match encoding_from(number, theta) {
+        Some(encoding) if encoding.suits_theta() => return Ok(encoding),
+        Some(encoding) => format!(
+            "theta is not sent as {}: what that leaves out of a gradient comes with the next one, of \
+             theta it would never arrive; ask for f16, for bf16, or for theta as it is",
+            encoding.name()
+        ),
+        None => format!(
+            "theta of {theta} is not sent in dtype number {number}; ask for f16, for bf16, or for \
+             theta as it is"
+        ),
+    };
+    Err(Error::new(ErrorCode::BadDtype, what).with("field", "theta_dtype").with("got", number))
+}
+
+/// The dtype number by which theta is asked for in this encoding.
+pub fn theta_encoding_into(encoding: Encoding) -> i32 {
+    match encoding {
+        Encoding::Plain => pb::Dtype::Unspecified.into(),
+        // Theta's type is told by a plain chunk alone.
+        other => encoding_into(other, Dtype::F32),
+    }
 }
 
 impl TryFrom<pb::PushHeader> for PushHeader {
@@ -67,6 +100,7 @@ impl From<PushHeader> for pb::PushHeader {
             penalty: header.penalty,
             wait_ms_max: header.wait_max.map_or(0, millis),
             exchange: header.exchange,
+            ..Self::default()
         }
     }
 }
@@ -119,6 +153,7 @@ impl From<PullRequest> for pb::PullRequest {
             r#final: request.r#final,
             wait_ms_max: request.wait_max.map_or(0, millis),
             exchange: request.exchange,
+            ..Self::default()
         }
     }
 }
@@ -239,5 +274,40 @@ fn statistics_from(
         "moments" => Ok(Statistics::Moments { n_samples, mean: first, deviations: second }),
         "range" => Ok(Statistics::Range { n_samples, min: first, max: second }),
         other => Err(bad_field("kind", format!("is `{other}`, not moments or range"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn theta_is_asked_for_in_its_own_type_or_in_one_that_writes_every_element() {
+        use pb::Dtype::{Bf16, F16, F32, F64, Int8, TopK, Unspecified};
+        let encoding = |number: pb::Dtype, theta| theta_encoding_from(number.into(), theta);
+        for theta in [Dtype::F32, Dtype::F64] {
+            for wanted in [Encoding::Plain, Encoding::F16, Encoding::Bf16] {
+                assert_eq!(theta_encoding_from(theta_encoding_into(wanted), theta), Ok(wanted));
+            }
+            assert_eq!(encoding(theta.into(), theta), Ok(Encoding::Plain));
+            assert_eq!(encoding(Unspecified, theta), Ok(Encoding::Plain));
+        }
+        assert_eq!(encoding(F16, Dtype::F32), Ok(Encoding::F16));
+        assert_eq!(encoding(Bf16, Dtype::F32), Ok(Encoding::Bf16));
+        for (number, theta, says) in [
+            (Int8, Dtype::F32, "theta is not sent as int8: what that leaves out"),
+            (TopK, Dtype::F64, "theta is not sent as topk"),
+            (F64, Dtype::F32, "theta of f32 is not sent in dtype number 2"),
+            (F32, Dtype::F64, "theta of f64 is not sent in dtype number 1"),
+        ] {
+            let error = encoding(number, theta).expect_err(says);
+            assert_eq!(
+                (error.code, &error.facts["field"][..]),
+                (ErrorCode::BadDtype, "theta_dtype")
+            );
+            assert!(error.message.contains(says), "{error}");
+        }
+        let error = theta_encoding_from(77, Dtype::F32).expect_err("unknown");
+        assert_eq!((error.code, &error.facts["got"][..]), (ErrorCode::BadDtype, "77"));
     }
 }

@@ -32,6 +32,7 @@ impl From<Take> for pb::TakeRequest {
             incarnation: take.caller.incarnation,
             exchange: take.exchange,
             wait_ms_max: take.wait_max.map_or(0, millis),
+            ..Self::default()
         }
     }
 }

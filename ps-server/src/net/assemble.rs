@@ -8,7 +8,7 @@ use bytes::Buf;
 use ps_common::calls::{Caller, PushHeader};
 use ps_common::codec::Encoding;
 use ps_common::wire::frames::{Arrived, Pieces};
-use ps_common::wire::parameters::encoding_from;
+use ps_common::wire::parameters::{encoding_from, theta_encoding_from};
 use ps_common::wire::{PARAMETERS_MESSAGE_BYTES_MAX, pb};
 use ps_common::{Error, ErrorCode};
 use tonic::Status;
@@ -29,6 +29,8 @@ pub struct Push {
     pub gradient: Gradient,
     /// CRC-32 of the gradient's bytes.
     pub digest: u32,
+    /// How theta of the answer is to be written, if there is any in it.
+    pub theta_encoding: Encoding,
 }
 
 /// Whom a push is for.
@@ -77,6 +79,7 @@ pub struct Assembly<'a> {
     gradient: Gradient,
     digest: crc32fast::Hasher,
     shape: Shape,
+    theta_encoding: Encoding,
 }
 
 /// What a message made of a push.
@@ -89,17 +92,27 @@ pub enum Progress<'a> {
 }
 
 impl<'a> Assembly<'a> {
-    /// Begins with the header of a push's first message, which then goes to [`Assembly::take`].
+    /// Begins with the header of a push's first message, which then goes to [`Assembly::take`]; theta
+    /// of the answer is sent as it is.
     ///
     /// # Errors
     /// The refusal of the header, or as [`Driver::admit`].
     pub fn begin(driver: &'a Driver, header: PushHeader) -> Result<Self, Error> {
-        Self::begin_at(Host::Driver(driver), header)
+        let as_it_is = pb::Dtype::Unspecified.into();
+        Self::begin_at(Host::Driver(driver), header, as_it_is)
     }
 
-    fn begin_at(host: Host<'a>, header: PushHeader) -> Result<Self, Error> {
+    fn begin_at(host: Host<'a>, header: PushHeader, theta_dtype: i32) -> Result<Self, Error> {
         let (shape, gradient) = host.admit(header.caller)?;
-        Ok(Self { host, header, gradient, digest: crc32fast::Hasher::new(), shape })
+        let theta_encoding = match theta_encoding_from(theta_dtype, shape.dtype) {
+            Ok(encoding) => encoding,
+            Err(error) => {
+                host.recycle(gradient);
+                return Err(error);
+            }
+        };
+        let digest = crc32fast::Hasher::new();
+        Ok(Self { host, header, gradient, digest, shape, theta_encoding })
     }
 
     /// The next message, its header taken out if it is the first, and its data apart.
@@ -123,8 +136,8 @@ impl<'a> Assembly<'a> {
             None => digest,
             Some(staged) => joint_digest(digest, staged),
         };
-        let (header, gradient) = (self.header, self.gradient);
-        Ok(Progress::Whole(Push { header, gradient, digest }))
+        let Self { header, gradient, theta_encoding, .. } = self;
+        Ok(Progress::Whole(Push { header, gradient, digest, theta_encoding }))
     }
 }
 
@@ -202,9 +215,10 @@ async fn assemble(
         let what = "the first message of a push has no header";
         return Err(Error::new(ErrorCode::BadField, what).with("field", "header").into());
     };
+    let theta_dtype = header.theta_dtype;
     let header = PushHeader::try_from(header)?;
     *caller = Some(header.caller);
-    let mut assembly = Assembly::begin_at(host, header)?;
+    let mut assembly = Assembly::begin_at(host, header, theta_dtype)?;
     loop {
         assembly = match assembly.take(&chunk.fields, chunk.data)? {
             Progress::Whole(push) => return Ok(push),

@@ -4,6 +4,7 @@ mod assemble;
 mod chunks;
 mod connections;
 mod elsewhere;
+mod encoder;
 mod entrance;
 mod following;
 mod gate;

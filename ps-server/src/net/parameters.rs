@@ -11,9 +11,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ps_common::calls::{Caller, Evaluation, Outcome, PullRequest, PushResult};
+use ps_common::Error;
+use ps_common::calls::{Caller, Evaluation, Outcome, PullHeader, PullRequest, PushResult};
+use ps_common::codec::Encoding;
 use ps_common::statistics::Statistics;
-use ps_common::wire::parameters::merge_response;
+use ps_common::wire::parameters::{merge_response, theta_encoding_from};
 use ps_common::wire::pb::parameters_server::SERVICE_NAME;
 use ps_common::wire::status::to_status;
 use ps_common::wire::{frames, pb};
@@ -27,6 +29,7 @@ use tower::Service;
 use super::assemble::{Failure, Push, read_push};
 use super::chunks;
 use super::connections::Peer;
+use super::encoder::{Encoder, WireTheta};
 use super::hot::{self, Incoming};
 use super::membership::{state_of, unexpected};
 use super::pace::Outlet;
@@ -47,6 +50,7 @@ pub(super) struct ParametersService {
     /// Of a peer inside a push or an answer.
     pub(super) stall: Duration,
     pub(super) turnaways: Arc<Turnaways>,
+    pub(super) encoder: Arc<Encoder>,
 }
 
 impl NamedService for ParametersService {
@@ -107,19 +111,29 @@ impl ParametersService {
     }
 
     async fn pull(&self, peer: Peer, mut incoming: Incoming) -> Result<Response<Body>, Status> {
-        let request = PullRequest::from(incoming.only::<pb::PullRequest>().await?);
-        self.shell.driver().check_exchange(request.exchange).map_err(|e| to_status(&e))?;
+        let message = incoming.only::<pb::PullRequest>().await?;
+        let (theta_dtype, version_have) = (message.theta_dtype, message.version_have);
+        let request = PullRequest::from(message);
+        let driver = self.shell.driver();
+        driver.check_exchange(request.exchange).map_err(|e| to_status(&e))?;
+        let encoding = match driver.admit(request.caller) {
+            Ok((_, dtype)) => theta_encoding_from(theta_dtype, dtype).map_err(|error| {
+                let (caller, code) = (Some(request.caller), error.code);
+                self.shell.tell(Input::Rejected { caller, code });
+                to_status(&error)
+            })?,
+            // The core refuses the call, and counts it.
+            Err(_) => Encoding::Plain,
+        };
         let conn = peer.conn;
         let input = |call| Input::Pull { call, conn, request };
         match self.shell.call(None, input).await.map_err(|e| to_status(&e))? {
             Delivery::Pulled(header, theta) => {
+                // Without locks a version is the name of no single theta.
+                let version_have = version_have.filter(|_| driver.has_versions());
+                let theta = self.encoder.encode(theta, encoding);
                 let (outlet, outgoing) = self.outlet(peer);
-                tokio::spawn(async move {
-                    if send_all(&outlet, chunks::of_pull(header, theta, 0)).await {
-                        // Whoever is gone does not need to know.
-                        let _ = outlet.send(Err(Status::ok(""))).await;
-                    }
-                });
+                send_theta(outlet, header, (theta, 0), version_have);
                 Ok(hot::streamed(outgoing))
             }
             other => Err(unexpected(&other)),
@@ -129,11 +143,11 @@ impl ParametersService {
     fn push_pull(&self, peer: Peer, incoming: Incoming) -> Response<Body> {
         let conn = peer.conn;
         let (outlet, outgoing) = self.outlet(peer);
-        let shell = Arc::clone(&self.shell);
+        let (shell, encoder) = (Arc::clone(&self.shell), Arc::clone(&self.encoder));
         tokio::spawn(async move {
             tokio::select! {
                 biased;
-                result = steps(&shell, conn, incoming, &outlet) => {
+                result = steps((&shell, &encoder), conn, incoming, &outlet) => {
                     let status = result.err().unwrap_or_else(|| Status::ok(""));
                     // The caller may be gone: then nobody needs to know.
                     let _ = outlet.send(Err(status)).await;
@@ -174,29 +188,59 @@ impl ParametersService {
 
 /// Serves step after step until the caller ends the stream.
 async fn steps(
-    shell: &Shell,
+    (shell, encoder): (&Shell, &Encoder),
     conn: ConnId,
     mut incoming: Incoming,
     outlet: &Outlet,
 ) -> Result<(), Status> {
     while let Some(push) = read_push(shell, &mut incoming, outlet.stall).await.map_err(status_of)? {
+        let encoding = push.theta_encoding;
         let (result, theta) = deliver(shell, conn, push, true).await?;
-        let theta = (result.outcome != Outcome::Waiting).then_some(theta);
-        if !send_all(outlet, chunks::of_step(result, theta)).await {
+        let theta = (result.outcome != Outcome::Waiting).then(|| encoder.encode(theta, encoding));
+        if !send_all(outlet, chunks::of_step(result, theta)).await? {
             return Ok(());
         }
     }
     Ok(())
 }
 
+/// Sends theta, whose first element has `first_key`, or where the caller has it already, that.
+pub(super) fn send_theta(
+    outlet: Outlet,
+    header: PullHeader,
+    (theta, first_key): (WireTheta, usize),
+    version_have: Option<u64>,
+) {
+    tokio::spawn(async move {
+        let sent = match version_have == Some(header.version) {
+            true => {
+                let unchanged = chunks::unchanged(header, &theta, first_key);
+                send_all(&outlet, std::iter::once(Ok(unchanged))).await
+            }
+            false => send_all(&outlet, chunks::of_pull(header, theta, first_key)).await,
+        };
+        let end = match sent {
+            Ok(true) => Status::ok(""),
+            // Whoever is gone does not need to know.
+            Ok(false) => return,
+            Err(status) => status,
+        };
+        let _ = outlet.send(Err(end)).await;
+    });
+}
+
 /// Whether the reader was there to the end.
-pub(super) async fn send_all(outlet: &Outlet, parts: impl Iterator<Item = Bytes>) -> bool {
+async fn send_all(
+    outlet: &Outlet,
+    parts: impl Iterator<Item = Result<Bytes, Error>>,
+) -> Result<bool, Status> {
     for part in parts {
+        let part = part.map_err(|e| to_status(&e))?;
         if outlet.send(Ok(part)).await.is_err() {
-            return false;
+            return Ok(false);
         }
     }
-    true
+    Ok(true)
 }
 
 async fn deliver(
@@ -205,7 +249,7 @@ async fn deliver(
     push: Push,
     theta: bool,
 ) -> Result<(PushResult, Arc<Snapshot>), Status> {
-    let Push { header, gradient, digest } = push;
+    let Push { header, gradient, digest, .. } = push;
     if theta && let Err(error) = shell.driver().check_exchange(header.exchange) {
         shell.driver().recycle(gradient);
         return Err(to_status(&error));
@@ -217,8 +261,8 @@ async fn deliver(
     }
 }
 
-pub(super) fn nothing() -> ps_common::Error {
-    ps_common::Error::new(ps_common::ErrorCode::Empty, "the stream carries no push")
+pub(super) fn nothing() -> Error {
+    Error::new(ps_common::ErrorCode::Empty, "the stream carries no push")
 }
 
 pub(super) fn status_of(failure: Failure) -> Status {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ps_common::calls::PullHeader;
 use ps_common::partition::{Decision, Take};
+use ps_common::wire::parameters::theta_encoding_from;
 use ps_common::wire::partition::PARTITION_MESSAGE_BYTES_MAX;
 use ps_common::wire::pb::partition_server::SERVICE_NAME;
 use ps_common::wire::status::to_status;
@@ -26,12 +27,12 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use super::assemble::{Host, read_push_for};
-use super::chunks;
 use super::connections::Peer;
+use super::encoder::Encoder;
 use super::following::Following;
 use super::hot::{self, Incoming};
 use super::pace::Outlet;
-use super::parameters::{PARTS_AHEAD, nothing, send_all, status_of};
+use super::parameters::{PARTS_AHEAD, nothing, send_theta, status_of};
 use super::turnaways::Turnaways;
 use crate::follower::{Given, StreamId};
 
@@ -42,6 +43,7 @@ pub(super) struct PartitionService {
     /// Of a peer inside a push or an answer.
     pub(super) stall: Duration,
     pub(super) turnaways: Arc<Turnaways>,
+    pub(super) encoder: Arc<Encoder>,
 }
 
 impl NamedService for PartitionService {
@@ -106,19 +108,18 @@ impl PartitionService {
     async fn take(&self, peer: Peer, mut incoming: Incoming) -> Result<Response<Body>, Status> {
         let begun = Instant::now();
         let request = incoming.only::<pb::TakeRequest>().await?;
+        let (theta_dtype, version_have) = (request.theta_dtype, request.version_have);
         let take = Take::try_from(request).map_err(|e| to_status(&e))?;
         let given = self.following.take(&take).await.map_err(|e| to_status(&e))?;
         let Given { give, theta, first_key } = given;
         let waited = begun.elapsed();
         let header =
             PullHeader { version: give.version, state: give.state, seconds: give.seconds, waited };
+        // Partition 0 refuses the same number before it gives anything.
+        let encoding = theta_encoding_from(theta_dtype, theta.dtype).map_err(|e| to_status(&e))?;
+        let theta = self.encoder.encode(theta, encoding);
         let (outlet, outgoing) = self.outlet(peer);
-        tokio::spawn(async move {
-            if send_all(&outlet, chunks::of_pull(header, theta, first_key)).await {
-                // Whoever is gone does not need to know.
-                let _ = outlet.send(Err(Status::ok(""))).await;
-            }
-        });
+        send_theta(outlet, header, (theta, first_key), version_have);
         Ok(hot::streamed(outgoing))
     }
 

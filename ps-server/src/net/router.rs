@@ -103,7 +103,8 @@ fn with_common(routes: Routes) -> (Routes, HealthReporter) {
 /// The services, and a hold on their health; not serving yet.
 fn routes(shell: &Arc<Shell>, stall: Duration, turnaways: Arc<Turnaways>) -> (Routes, Health) {
     let shell = || Arc::clone(shell);
-    let parameters = ParametersService { shell: shell(), stall, turnaways };
+    let parameters =
+        ParametersService { shell: shell(), stall, turnaways, encoder: Arc::default() };
     let membership = MembershipServer::new(MembershipService { shell: shell() })
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
     let operator = OperatorServer::new(OperatorService { shell: shell() })
@@ -121,8 +122,10 @@ fn routes_of_follower(
     turnaways: Arc<Turnaways>,
 ) -> (Routes, Health) {
     let partition = following.partition();
-    let service = PartitionService { following: Arc::clone(following), stall, turnaways };
-    let operator = OperatorServer::new(FollowerOperator { following: Arc::clone(following) })
+    let following = || Arc::clone(following);
+    let service =
+        PartitionService { following: following(), stall, turnaways, encoder: Arc::default() };
+    let operator = OperatorServer::new(FollowerOperator { following: following() })
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
     let routes = Routes::new(service)
         .add_service(operator)

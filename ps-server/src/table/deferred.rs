@@ -32,6 +32,9 @@ pub(super) trait Coming: Debug + Send + Sync {
     /// How many.
     fn n_chunks(&self) -> usize;
 
+    /// Elements of a chunk.
+    fn chunk_len(&self, chunk: usize) -> usize;
+
     /// The bytes of a chunk, which is computed if it is not yet.
     fn chunk_bytes(&self, chunk: usize) -> Bytes;
 }
@@ -39,6 +42,7 @@ pub(super) trait Coming: Debug + Send + Sync {
 /// theta after an update by which it has moved, or is about to.
 #[derive(Debug)]
 pub(super) struct Deferred<T: Element> {
+    dim: usize,
     chunk_len: usize,
     optimizer: Optimizer,
     certain: Certain,
@@ -67,6 +71,7 @@ impl<T: Element> Deferred<T> {
         gradients: Arc<dyn Held>,
     ) -> Self {
         Self {
+            dim: chunks.iter().map(|chunk| chunk.len()).sum(),
             chunk_len,
             optimizer: *optimizer,
             certain,
@@ -126,6 +131,10 @@ impl<T: Element> Deferred<T> {
 impl<T: Element> Coming for Deferred<T> {
     fn n_chunks(&self) -> usize {
         self.chunks.len()
+    }
+
+    fn chunk_len(&self, chunk: usize) -> usize {
+        self.chunk_len.min(self.dim - chunk * self.chunk_len)
     }
 
     fn chunk_bytes(&self, chunk: usize) -> Bytes {

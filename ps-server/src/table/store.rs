@@ -62,13 +62,24 @@ impl Chunks {
 
 impl Snapshot {
     /// Of theta's elements as they are.
-    pub(super) fn new(version: u64, dtype: Dtype, dim: usize, chunks: Vec<Bytes>) -> Self {
+    pub(crate) fn new(version: u64, dtype: Dtype, dim: usize, chunks: Vec<Bytes>) -> Self {
         Self { version, dtype, dim, chunks: Chunks::Here(chunks.into()) }
     }
 
     /// How many chunks its bytes are cut into.
     pub fn n_chunks(&self) -> usize {
         self.chunks.len()
+    }
+
+    /// Elements of a chunk.
+    ///
+    /// # Panics
+    /// If there is no such chunk.
+    pub fn chunk_len(&self, index: usize) -> usize {
+        match &self.chunks {
+            Chunks::Here(chunks) => chunks[index].len() / self.dtype.size_bytes(),
+            Chunks::Coming(coming) => coming.chunk_len(index),
+        }
     }
 
     /// The bytes of a chunk, without a copy; computed now, if nobody has wanted them before.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use prost::Message;
 use ps_common::calls::{
-    Caller, Evaluation, JoinAnswer, JoinRequest, Leave, PullHeader, PullRequest, PushHeader,
+    Caller, Evaluation, Form, JoinAnswer, JoinRequest, Leave, PullHeader, PullRequest, PushHeader,
     PushResult, Status,
 };
 use ps_common::exit::{Exit, ExitError};
@@ -255,16 +255,32 @@ impl Client {
     /// Fills `theta`, all of one version. Where `request` names no longest wait it is [`WAIT_MAX`].
     pub async fn pull<T: Element>(
         &self,
+        request: PullRequest,
+        theta: &mut [T],
+    ) -> Result<PullHeader, Failure> {
+        self.pull_in(Form::PLAIN, request, theta).await
+    }
+
+    /// As [`Client::pull`], theta sent in `form`: where that names the version that there is, `theta`
+    /// stays as it is. After a failure it may hold a part of the answer.
+    pub async fn pull_in<T: Element>(
+        &self,
+        form: Form,
         mut request: PullRequest,
         theta: &mut [T],
     ) -> Result<PullHeader, Failure> {
         let limit = *request.wait_max.get_or_insert(WAIT_MAX) + CALL_DEADLINE;
-        let exchange = self.others.next_exchange(request.caller);
-        let request = pb::PullRequest { exchange: exchange.number, ..request.into() };
+        let exchange = self.others.next_exchange(request.caller, form);
+        let request = pb::PullRequest {
+            exchange: exchange.number,
+            theta_dtype: parameters::theta_encoding_into(form.encoding),
+            version_have: form.version_have,
+            ..request.into()
+        };
         let dim = theta.len();
         let (own, rest) = theta.split_at_mut(self.others.own_len(dim));
         let receive = async {
-            let header = self.receive(&request, limit, own).await?;
+            let header = self.receive(&request, limit, Assembly::new(form, own)).await?;
             Ok((header, Some(header.version)))
         };
         let (header, _) = match self.others.is_empty() {
@@ -282,10 +298,9 @@ impl Client {
         &self,
         request: &pb::PullRequest,
         limit: Duration,
-        own: &mut [T],
+        mut assembly: Assembly<'_, T>,
     ) -> Result<PullHeader, Failure> {
         let mut answers = call(self.line.clone(), "/ps.v1.Parameters/Pull", request, &self.traffic);
-        let mut assembly = Assembly::new(own);
         let mut header = None;
         loop {
             let (chunk, whole) =

@@ -159,6 +159,7 @@ impl Parameters for Fake {
                     waited_us: 7,
                     key: (i * chunk_bytes / size) as u64,
                     last: (i + 1) * chunk_bytes >= last.bytes.len(),
+                    unchanged: false,
                     data: bytes::Bytes::copy_from_slice(data),
                 };
                 if out.send(Ok(chunk)).await.is_err() {

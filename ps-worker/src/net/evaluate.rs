@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use ps_common::Dtype;
 use ps_common::calls::{Evaluation, PullHeader};
+use ps_common::codec::Encoding;
 use ps_common::exit::ExitError;
 use ps_common::job::{Metrics, Role};
 use tokio::sync::watch;
 
+use super::held::Held;
 use super::link::{Link, Presence, Recovery};
 use super::session::{is_final, join_request, pull, sendable, survey};
 use super::surroundings::Surroundings;
@@ -48,6 +50,7 @@ struct Evaluator<T> {
     /// Versions between measurements.
     every: u64,
     theta: Vec<T>,
+    held: Held,
 }
 
 impl<T: Real> Evaluator<T> {
@@ -68,15 +71,17 @@ impl<T: Real> Evaluator<T> {
         };
         let (model, train, test) = link.surroundings().compute(load).await??;
         tracing::info!(n_samples = train.len(), every, "evaluating");
-        Ok(Self { link, model, train: Arc::new(train), test: test.map(Arc::new), every, theta })
+        let (train, test, held) = (Arc::new(train), test.map(Arc::new), Held::default());
+        Ok(Self { link, model, train, test, every, theta, held })
     }
 
     async fn run(mut self) -> Result<(), ExitError> {
         let mut version_min = 0;
         loop {
             let wanted = move |header: &PullHeader| header.version >= version_min;
-            let pulled =
-                pull(&mut self.link, &mut self.theta, (version_min, false), wanted).await?;
+            let theta = (&mut self.theta[..], &mut self.held);
+            // It measures theta as it is.
+            let pulled = pull(&mut self.link, theta, Encoding::Plain, version_min, wanted).await?;
             let Some(pulled) = pulled else {
                 tracing::info!("the job has ended");
                 return Ok(());

@@ -7,6 +7,7 @@ pub mod client;
 pub mod connect;
 pub mod evaluate;
 mod gradients;
+mod held;
 mod lesson;
 pub mod link;
 mod others;

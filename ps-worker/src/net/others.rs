@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use ps_common::calls::{Caller, PushHeader};
+use ps_common::calls::{Caller, Form, PushHeader};
 use ps_common::partition::{Partition, staged_digest};
 use ps_common::wire::frames::{Arrived, PREFIX_BYTES, parts, plain};
+use ps_common::wire::parameters::theta_encoding_into;
 use ps_common::wire::pb;
 use ps_common::wire::status::Failure;
 use ps_common::{Element, ErrorCode};
@@ -43,6 +44,8 @@ pub(super) struct Exchange {
     pub(super) caller: Caller,
     /// Larger each time; 0 with a lone server, which has no use for it.
     pub(super) number: u64,
+    /// In which theta is wanted.
+    pub(super) form: Form,
 }
 
 impl Others {
@@ -66,13 +69,13 @@ impl Others {
         Partition { index: 0, count: self.n_servers() }.keys(dim).len()
     }
 
-    /// The name of the next exchange.
-    pub(super) fn next_exchange(&self, caller: Caller) -> Exchange {
+    /// The next exchange.
+    pub(super) fn next_exchange(&self, caller: Caller, form: Form) -> Exchange {
         let number = match self.is_empty() {
             true => 0,
             false => self.exchange.fetch_add(1, Ordering::Relaxed) + 1,
         };
-        Exchange { caller, number }
+        Exchange { caller, number, form }
     }
 
     /// Stages what of `gradient` is not the first server's, at all others at the same time; gives
@@ -121,7 +124,7 @@ impl Others {
             let (part, after) = rest.split_at_mut(keys.len());
             rest = after;
             takes.push(async move {
-                let assembly = Assembly::from_key(keys.start, part);
+                let assembly = Assembly::from_key(keys.start, exchange.form, part);
                 let version = take(line.clone(), exchange, limit, assembly, traffic).await;
                 version.map_err(|failure| of_partition(index, failure))
             });
@@ -214,6 +217,8 @@ async fn take<T: Element>(
         incarnation: exchange.caller.incarnation,
         exchange: exchange.number,
         wait_ms_max: u32::try_from(limit.as_millis()).unwrap_or(u32::MAX),
+        theta_dtype: theta_encoding_into(exchange.form.encoding),
+        version_have: exchange.form.version_have,
     };
     let mut answers = call(line, "/ps.v1.Partition/Take", &request, traffic);
     loop {
@@ -261,6 +266,7 @@ pub(super) async fn next_of_theta<T: Element>(
         version: fields.version,
         key: fields.key,
         last: fields.last,
+        unchanged: fields.unchanged,
     };
     let whole = assembly.accept(head, data)?;
     Ok((fields, whole))

@@ -90,6 +90,7 @@ impl Server {
             waited_us: 7,
             key: (self.first_key() + i * 25_000) as u64,
             last: i + 1 == n_chunks,
+            unchanged: false,
             data: bytes::Bytes::copy_from_slice(data),
         };
         bytes.chunks(100_000).enumerate().map(chunk).collect()

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use ps_common::calls::{JoinRequest, PullHeader, PullRequest, PushHeader, PushResult};
-use ps_common::codec::Codec;
+use ps_common::calls::{JoinRequest, Outcome, PullHeader, PullRequest, PushHeader, PushResult};
+use ps_common::codec::Encoding;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{JobState, Metrics, PROTOCOL_VERSION, Role, WorkerStats};
 use ps_common::{Dtype, Element};
@@ -14,11 +14,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::gradients::{Delay, Gradients, Place, Ready};
+use super::held::Held;
 use super::link::{Link, Presence, Recovery};
 use super::steps::Steps;
 use super::surroundings::Surroundings;
 use crate::args::{Attachment, LearnArgs};
-use crate::coding::Coder;
+use crate::coding::{Coder, Wire};
 use crate::learning::Problem;
 use crate::model::Real;
 
@@ -29,8 +30,8 @@ pub struct Duty {
     pub rank: Option<u32>,
     /// Bounds of the sleep before each push, milliseconds.
     pub delay_ms: Option<(u64, u64)>,
-    /// How gradients are sent.
-    pub codec: Codec,
+    /// How gradients and theta are sent.
+    pub wire: Wire,
     /// Whether it computes the next gradient while a push is on its way.
     pub overlap: bool,
 }
@@ -98,19 +99,21 @@ pub(super) fn join_request(
     }
 }
 
-/// Pulls until `wanted`; `None`: the job has ended without saying more.
+/// Pulls into `theta`, of which `held` is known, until `wanted`; `None`: the job has ended without
+/// saying more.
 pub(super) async fn pull<T: Element>(
     link: &mut Link,
-    theta: &mut [T],
-    (version_min, r#final): (u64, bool),
+    (theta, held): (&mut [T], &mut Held),
+    encoding: Encoding,
+    version_min: u64,
     wanted: impl Fn(&PullHeader) -> bool,
 ) -> Result<Option<PullHeader>, ExitError> {
     loop {
         let pulled = link
             .call(async |client, caller| {
-                let request =
-                    PullRequest { caller, version_min, r#final, wait_max: None, exchange: 0 };
-                client.pull(request, theta).await
+                let (r#final, wait_max) = (false, None);
+                let request = PullRequest { caller, version_min, r#final, wait_max, exchange: 0 };
+                held.pull(client, request, encoding, theta).await
             })
             .await?;
         match pulled {
@@ -142,6 +145,9 @@ struct Session<T> {
     /// What gradients are computed at, and its version.
     theta: Vec<T>,
     version: u64,
+    held: Held,
+    /// How theta is sent for gradients.
+    encoding: Encoding,
     /// With overlap: where the next theta arrives while a gradient is computed at this one.
     arriving: Option<Vec<T>>,
     stats: WorkerStats,
@@ -162,24 +168,36 @@ impl<T: Real> Session<T> {
         let seed = problem.seed() ^ u64::from(terms.caller.rank).rotate_left(32);
         let delay = duty.delay_ms.map(|bounds_ms| Delay::new(seed, bounds_ms));
         let dim = terms.dim;
-        let coder = Coder::new(duty.codec, terms.first_keys.clone());
+        let Wire { push, pull: encoding } = duty.wire;
+        let coder = Coder::new(push, terms.first_keys.clone());
         if coder.is_some() {
             tracing::warn!(
-                codec = %duty.codec,
+                codec = %push,
                 "gradients lose something on their way; it is sent with the next one, but is in no \
                  checkpoint: a run in which a process crashes does not end with the bits of one \
                  without (with --wire f32 it does)"
+            );
+        }
+        if encoding != Encoding::Plain {
+            tracing::warn!(
+                encoding = encoding.name(),
+                largest = encoding.largest(),
+                "theta arrives rounded, and gradients are computed at that: a run differs from one at \
+                 theta as it is (--wire-pull f32), and ends if an element grows beyond the largest; \
+                 theta at the server, and its final loss, are exact"
             );
         }
         let load = move || problem.load_shard::<T>(&terms);
         let learner = link.surroundings().compute(load).await??;
         tracing::info!(n_samples = learner.n_samples(), "loaded");
         Ok(Self {
-            steps: link.client().steps(),
+            steps: link.client().steps().receiving(encoding),
             gradients: Gradients::new(link.surroundings().clone(), learner, coder, delay),
             link,
             theta: vec![T::ZERO; dim],
             version: 0,
+            held: Held::default(),
+            encoding,
             arriving: duty.overlap.then(|| vec![T::ZERO; dim]),
             stats: WorkerStats::of_learner(),
         })
@@ -195,7 +213,7 @@ impl<T: Real> Session<T> {
 
     /// Measures the final theta and leaves, unless the worker had to join again before (`Rejoined`).
     async fn finish(&mut self) -> Result<Recovery, ExitError> {
-        let theta = &mut self.theta;
+        let (theta, held) = (&mut self.theta, &mut self.held);
         let last = loop {
             let pulled = self
                 .link
@@ -203,7 +221,8 @@ impl<T: Real> Session<T> {
                     let (r#final, wait_max) = (true, None);
                     let request =
                         PullRequest { caller, version_min: 0, r#final, wait_max, exchange: 0 };
-                    client.pull(request, theta).await
+                    // As the server has it: it is measured for the report.
+                    held.pull(client, request, Encoding::Plain, theta).await
                 })
                 .await?;
             match pulled {
@@ -231,10 +250,11 @@ impl<T: Real> Session<T> {
     /// Steps from the clock that the server named until the job takes no more (`Ended`), or until
     /// the worker had to join again (`Rejoined`).
     async fn learn_from_here(&mut self) -> Result<Recovery, ExitError> {
-        let pulled = pull(&mut self.link, &mut self.theta, (0, false), |_| true).await?;
+        let theta = (&mut self.theta[..], &mut self.held);
+        let pulled = pull(&mut self.link, theta, self.encoding, 0, |_| true).await?;
         let Some(pulled) = pulled else { return Ok(Recovery::Ended) };
         self.stats.wait_seconds += pulled.waited.as_secs_f64();
-        self.steps = self.link.client().steps();
+        self.steps = self.link.client().steps().receiving(self.encoding);
         // Named by the latest join, which the pull may have had to repeat.
         let mut clock = self.link.answer().clock;
         let rounds = self.link.answer().rounds.unwrap_or(u64::MAX);
@@ -297,7 +317,8 @@ impl<T: Real> Session<T> {
             exchange: 0,
         };
         let begun = Instant::now();
-        let line = (&mut self.link, &mut self.steps);
+        let line = (&mut self.link, &mut self.steps, self.encoding);
+        self.held = Held::default();
         let (result, computed) = match (next, &mut self.arriving) {
             (Some(clock), Some(arriving)) => {
                 let name = (clock, self.version);
@@ -314,6 +335,9 @@ impl<T: Real> Session<T> {
         self.stats.compute_seconds += computing.as_secs_f64();
         if let Ok(result) = &result {
             self.version = self.steps.theta_version();
+            if result.outcome != Outcome::Waiting {
+                self.held = Held::whole(header.caller, self.version, self.encoding);
+            }
             count_idle(&mut self.stats, begun.elapsed() - computing, result.waited);
         }
         Ok((result, computed))
@@ -322,7 +346,7 @@ impl<T: Real> Session<T> {
 
 /// Sends one push until it is answered, however often that takes.
 async fn push<T: Real>(
-    (link, steps): (&mut Link, &mut Steps),
+    (link, steps, encoding): (&mut Link, &mut Steps, Encoding),
     header: PushHeader,
     ready: &Ready<T>,
     theta: &mut [T],
@@ -335,7 +359,7 @@ async fn push<T: Real>(
             }
             Err(failure) => match link.recover(failure).await? {
                 // Its name keeps it from counting twice.
-                Recovery::Again => *steps = link.client().steps(),
+                Recovery::Again => *steps = link.client().steps().receiving(encoding),
                 other => return Ok(Err(other)),
             },
         }

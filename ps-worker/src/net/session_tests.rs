@@ -54,6 +54,8 @@ struct Job {
     bytes: BTreeMap<(u64, u64, u64), bytes::Bytes>,
     /// How long an answer takes.
     latency: Duration,
+    /// Of each answered pull, by observers and the worker, the version that the caller said it has.
+    haves: (Vec<Option<u64>>, Vec<Option<u64>>),
     left: Vec<Leave>,
     evaluations: Vec<Evaluation>,
     heartbeats: u32,
@@ -231,17 +233,24 @@ impl Parameters for Fake {
 
 impl Fake {
     fn theta(&self, request: &pb::PullRequest) -> Result<Option<pb::PullResponse>, Status> {
-        let job = self.job();
+        let mut job = self.job();
         job.check(request.rank, request.incarnation)?;
         let ended = job.state() != JobState::Running;
-        let granted = ended || (!request.r#final && job.clock >= request.version_min);
-        Ok(granted.then(|| pb::PullResponse {
+        if !ended && (request.r#final || job.clock < request.version_min) {
+            return Ok(None);
+        }
+        let haves = &mut job.haves;
+        let haves = if request.rank == 0 { &mut haves.1 } else { &mut haves.0 };
+        haves.push(request.version_have);
+        let unchanged = request.version_have == Some(job.clock);
+        Ok(Some(pb::PullResponse {
             version: job.clock,
             state: pb::JobState::from(job.state()).into(),
             dtype: pb::Dtype::F64.into(),
             dim: job.theta.len() as u64,
             last: true,
-            data: job.bytes(),
+            unchanged,
+            data: if unchanged { bytes::Bytes::new() } else { job.bytes() },
             ..Default::default()
         }))
     }
@@ -398,6 +407,8 @@ async fn a_worker_goes_through_every_fault_to_the_same_theta() {
     assert_eq!(job.theta, expected([0, 1, 2, 3, 4, 5]));
     assert_eq!(job.pushed, [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
     assert_eq!(job.joins.len(), 3);
+    // A server that is joined again may mean another theta by the same version.
+    assert_eq!(job.haves.1, [None, None, None, Some(ROUNDS)], "the last theta is not sent twice");
     let again = &job.joins[1];
     assert_eq!((again.rank, again.acknowledged_clock), (Some(0), Some(2)));
     assert!(job.heartbeats > 0, "a lease of 30 ms in a run of more than 100");
@@ -459,6 +470,8 @@ async fn an_evaluator_measures_on_the_way_and_at_the_end() {
     assert_eq!(job.evaluations.iter().filter(|e| e.r#final).count(), 1);
     let of_worker = job.left.iter().find_map(|leave| leave.final_metrics).expect("measured");
     assert_eq!(last.train, of_worker, "one worker has all rows");
+    let (named, pulled) = (&job.haves.0[1..], &versions[..versions.len() - 1]);
+    assert!(named.iter().zip(pulled).all(|(named, pulled)| *named == Some(*pulled)), "{named:?}");
     assert_eq!(job.left.len(), 2);
 }
 

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use ps_common::Element;
-use ps_common::calls::{Outcome, PushHeader, PushResult};
+use ps_common::calls::{Form, Outcome, PushHeader, PushResult};
+use ps_common::codec::Encoding;
 use ps_common::job::JobState;
 use ps_common::wire::frames::Arrived;
+use ps_common::wire::parameters::theta_encoding_into;
 use ps_common::wire::pb;
 use ps_common::wire::status::Failure;
 use tokio::sync::mpsc;
@@ -31,13 +33,22 @@ pub struct Steps {
     others: Others,
     traffic: Arc<Traffic>,
     theta_version: u64,
+    /// How theta is sent.
+    encoding: Encoding,
 }
 
 impl Steps {
     pub(super) fn new(line: Line, others: Others, traffic: Arc<Traffic>) -> Self {
         let (requests, queue) = mpsc::channel(PARTS_QUEUED);
         let answers = open(line, "/ps.v1.Parameters/PushPull", queue);
-        Self { requests, answers, others, traffic, theta_version: 0 }
+        let encoding = Encoding::Plain;
+        Self { requests, answers, others, traffic, theta_version: 0, encoding }
+    }
+
+    /// Has theta sent in this encoding, and not as it is.
+    #[must_use]
+    pub fn receiving(self, encoding: Encoding) -> Self {
+        Self { encoding, ..self }
     }
 
     /// Version of the theta that the latest step gave: at least that of its result, and more where
@@ -89,9 +100,10 @@ impl Steps {
         gradient: Parcel<'_, T>,
         theta: &mut [T],
     ) -> Result<PushResult, Failure> {
-        let Self { requests, answers, traffic, others, theta_version } = self;
+        let Self { requests, answers, traffic, others, theta_version, encoding } = self;
+        let form = Form { encoding: *encoding, version_have: None };
         let dim = theta.len();
-        let exchange = others.next_exchange(header.caller);
+        let exchange = others.next_exchange(header.caller, form);
         let own_len = others.own_len(dim);
         let push = async {
             let stage = async {
@@ -103,7 +115,11 @@ impl Steps {
                     }
                 }
             };
-            let mut first = Some(pb::PushHeader { exchange: exchange.number, ..header.into() });
+            let mut first = Some(pb::PushHeader {
+                exchange: exchange.number,
+                theta_dtype: theta_encoding_into(*encoding),
+                ..header.into()
+            });
             let mut last = None;
             let send = async {
                 for chunk in gradient.part(0..own_len).chunks() {
@@ -128,7 +144,7 @@ impl Steps {
             }),
         }
         let (own, rest) = theta.split_at_mut(own_len);
-        let receive = receive(limit, answers, traffic, own);
+        let receive = receive(limit, answers, traffic, Assembly::new(form, own));
         let (result, version) = match others.is_empty() {
             true => receive.await?,
             false => together(receive, others.take(exchange, limit, (dim, rest), traffic)).await?,
@@ -185,9 +201,8 @@ async fn receive<T: Element>(
     limit: Duration,
     answers: &mut Incoming,
     traffic: &Traffic,
-    theta: &mut [T],
+    mut assembly: Assembly<'_, T>,
 ) -> Result<(PushResult, Option<u64>), Failure> {
-    let mut assembly = Assembly::new(theta);
     let mut result = None;
     loop {
         let Arrived { fields, data, message_bytes } = next(limit, answers).await?;
@@ -206,6 +221,7 @@ async fn receive<T: Element>(
             version: fields.version,
             key: fields.key,
             last: fields.last,
+            unchanged: false,
         };
         if assembly.accept(head, data)? {
             return Ok((result, Some(head.version)));

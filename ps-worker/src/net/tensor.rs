@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 use ps_common::Element;
+use ps_common::calls::Form;
 use ps_common::codec::{Encoded, Encoding};
 use ps_common::dtype::as_le_bytes;
 use ps_common::shared::Shared;
@@ -150,6 +151,10 @@ pub(super) struct Assembly<'a, T> {
     first_key: usize,
     n_filled: usize,
     version: Option<u64>,
+    /// In which it was asked for.
+    form: Form,
+    /// A decoded chunk on its way to its place.
+    decoded: Vec<T>,
 }
 
 /// What an incoming chunk says of itself.
@@ -163,17 +168,19 @@ pub(super) struct ChunkHead {
     pub(super) key: u64,
     /// Whether it ends theta.
     pub(super) last: bool,
+    /// Whether it stands for a theta that is here already.
+    pub(super) unchanged: bool,
 }
 
 impl<'a, T: Element> Assembly<'a, T> {
-    /// Nothing has arrived yet.
-    pub(super) fn new(theta: &'a mut [T]) -> Self {
-        Self::from_key(0, theta)
+    /// Nothing has arrived yet of a theta that was asked for in this form.
+    pub(super) fn new(form: Form, theta: &'a mut [T]) -> Self {
+        Self::from_key(0, form, theta)
     }
 
     /// A part of theta, whose first element has `first_key`.
-    pub(super) fn from_key(first_key: usize, theta: &'a mut [T]) -> Self {
-        Self { theta, first_key, n_filled: 0, version: None }
+    pub(super) fn from_key(first_key: usize, form: Form, theta: &'a mut [T]) -> Self {
+        Self { theta, first_key, n_filled: 0, version: None, form, decoded: Vec::new() }
     }
 
     /// Elements that it takes.
@@ -181,23 +188,53 @@ impl<'a, T: Element> Assembly<'a, T> {
         self.theta.len() as u64
     }
 
-    /// Copies a chunk to its place. `Ok(true)`: theta is complete.
+    /// Copies a chunk to its place, decoded. `Ok(true)`: theta is complete.
     pub(super) fn accept(&mut self, head: ChunkHead, mut data: impl Buf) -> Result<bool, Failure> {
-        let place = self.place(head, data.remaining())?;
-        data.copy_to_slice(place);
+        if head.unchanged {
+            return self.keep(head, data.remaining());
+        }
+        let encoding = self.form.encoding;
+        let wanted = encoding_into(encoding, T::DTYPE);
+        if head.dtype != wanted {
+            let name = match encoding {
+                Encoding::Plain => T::DTYPE.name(),
+                other => other.name(),
+            };
+            let what = format!("a chunk of dtype number {}, not {wanted} ({name})", head.dtype);
+            return Err(broken(what));
+        }
+        if encoding == Encoding::Plain {
+            let place = self.place(head, data.remaining())?;
+            // Little-endian, as `ps_common::dtype` asserts.
+            data.copy_to_slice(bytemuck::cast_slice_mut(place));
+            return Ok(head.last);
+        }
+        let data = data.copy_to_bytes(data.remaining());
+        let mut decoded = std::mem::take(&mut self.decoded);
+        decoded.clear();
+        let key = self.first_key + self.n_filled;
+        let len_max = self.theta.len() - self.n_filled;
+        encoding.decode(&data, &mut decoded, key, len_max).map_err(broken)?;
+        self.place(head, decoded.len() * T::DTYPE.size_bytes())?.copy_from_slice(&decoded);
+        self.decoded = decoded;
         Ok(head.last)
     }
 
-    /// The place of a chunk of `n_bytes`, which the caller fills; the last one completes theta.
-    fn place(&mut self, head: ChunkHead, n_bytes: usize) -> Result<&mut [u8], Failure> {
-        let wanted = i32::from(ps_common::wire::pb::Dtype::from(T::DTYPE));
-        if head.dtype != wanted {
-            return Err(broken(format!(
-                "a chunk of dtype number {}, not {wanted} ({})",
-                head.dtype,
-                T::DTYPE
-            )));
+    /// theta stays as it is.
+    fn keep(&self, head: ChunkHead, n_bytes: usize) -> Result<bool, Failure> {
+        let is_whole = self.version.is_none() && head.last && n_bytes == 0;
+        match is_whole && self.form.version_have == Some(head.version) {
+            true => Ok(true),
+            false => Err(broken(format!(
+                "theta of version {} is unchanged, where {:?} is here",
+                head.version, self.form.version_have
+            ))),
         }
+    }
+
+    /// The place of a chunk that is `n_bytes` as theta has it, which the caller fills; the last one
+    /// completes theta.
+    fn place(&mut self, head: ChunkHead, n_bytes: usize) -> Result<&mut [T], Failure> {
         if *self.version.get_or_insert(head.version) != head.version {
             return Err(broken(format!("chunks of more than one version ({})", head.version)));
         }
@@ -218,8 +255,7 @@ impl<'a, T: Element> Assembly<'a, T> {
         }
         let place = &mut self.theta[self.n_filled..end];
         self.n_filled = end;
-        // Little-endian, as `ps_common::dtype` asserts.
-        Ok(bytemuck::cast_slice_mut(place))
+        Ok(place)
     }
 }
 
@@ -235,7 +271,7 @@ mod tests {
     use ps_common::dtype;
 
     fn head(key: u64, last: bool) -> ChunkHead {
-        ChunkHead { dtype: 2, version: 5, key, last }
+        ChunkHead { dtype: 2, version: 5, key, last, unchanged: false }
     }
 
     #[test]
@@ -287,7 +323,7 @@ mod tests {
     fn chunks_in_order_make_theta() {
         let values = [1.0f64, 2.0, 3.0];
         let mut theta = [0.0; 3];
-        let mut assembly = Assembly::new(&mut theta);
+        let mut assembly = Assembly::new(Form::PLAIN, &mut theta);
         let bytes = dtype::as_le_bytes(&values);
         assert_eq!(assembly.accept(head(0, false), &bytes[..16]), Ok(false));
         assert_eq!(assembly.accept(head(2, true), &bytes[16..]), Ok(true));
@@ -297,13 +333,62 @@ mod tests {
     #[test]
     fn a_part_of_theta_counts_keys_over_all_of_it() {
         let mut part = [0f64; 2];
-        let mut assembly = Assembly::from_key(7, &mut part);
+        let mut assembly = Assembly::from_key(7, Form::PLAIN, &mut part);
         let bytes = dtype::as_le_bytes(&[4.0f64, 5.0]);
         let failure = assembly.accept(head(0, false), &bytes[..8]).expect_err("not from 0");
         assert!(failure.to_string().contains("at key 0, not 7"), "{failure}");
         assert_eq!(assembly.accept(head(7, false), &bytes[..8]), Ok(false));
         assert_eq!(assembly.accept(head(8, true), &bytes[8..]), Ok(true));
         assert_eq!(part, [4.0, 5.0]);
+    }
+
+    /// Of a chunk of f16 at the start of theta.
+    const HALF: ChunkHead =
+        ChunkHead { dtype: 3, version: 5, key: 0, last: true, unchanged: false };
+
+    #[test]
+    fn a_coded_theta_is_decoded_in_its_place() {
+        let form = Form { encoding: Encoding::F16, version_have: None };
+        let (one, two) = ([0x00, 0x3c], [0x00, 0x40]);
+        let mut theta = [9f32; 3];
+        let mut assembly = Assembly::new(form, &mut theta);
+        let first = ChunkHead { last: false, ..HALF };
+        assert_eq!(assembly.accept(first, &[one, two].concat()[..]), Ok(false));
+        assert_eq!(assembly.accept(ChunkHead { key: 2, ..HALF }, &two[..]), Ok(true));
+        assert_eq!(theta, [1.0, 2.0, 2.0]);
+        let cases: [(ChunkHead, &[u8], &str); 5] = [
+            (ChunkHead { dtype: 1, ..HALF }, &[0; 6], "dtype number 1, not 3 (f16)"),
+            (HALF, &[0; 5], "5 bytes are no whole chunk of f16"),
+            (HALF, &[0; 8], "a tensor of at least 4 elements, where 3 are wanted"),
+            (HALF, &[0; 4], "at key 0, the last"),
+            (HALF, &[0, 0, 0, 0x7c, 0, 0], "element 1 is inf"),
+        ];
+        for (head, data, says) in cases {
+            let failure = Assembly::new(form, &mut theta).accept(head, data).expect_err(says);
+            assert!(failure.to_string().contains(says), "{failure} does not say {says}");
+        }
+        assert_eq!(theta, [1.0, 2.0, 2.0], "a refused chunk leaves no trace");
+    }
+
+    #[test]
+    fn a_theta_that_is_here_stays_if_it_is_the_one_that_was_named() {
+        let form = Form { version_have: Some(5), ..Form::PLAIN };
+        let unchanged = ChunkHead { unchanged: true, ..head(0, true) };
+        let mut theta = [1f64, 2.0];
+        let answer = |form, head, data: &[u8], theta: &mut [f64]| {
+            Assembly::new(form, theta).accept(head, data)
+        };
+        assert_eq!(answer(form, unchanged, &[], &mut theta), Ok(true));
+        for (form, head, data) in [
+            (Form::PLAIN, unchanged, &[][..]),
+            (form, ChunkHead { version: 6, ..unchanged }, &[]),
+            (form, ChunkHead { last: false, ..unchanged }, &[]),
+            (form, unchanged, &[0; 16]),
+        ] {
+            let failure = answer(form, head, data, &mut theta).expect_err("not asked for");
+            assert!(failure.to_string().contains("is unchanged"), "{failure}");
+        }
+        assert_eq!(theta, [1.0, 2.0]);
     }
 
     #[test]
@@ -320,7 +405,7 @@ mod tests {
         ];
         for (wrong, n_bytes, says) in cases {
             let mut theta = [0f64; 3];
-            let mut assembly = Assembly::new(&mut theta);
+            let mut assembly = Assembly::new(Form::PLAIN, &mut theta);
             assert_eq!(assembly.accept(head(0, false), &[0; 8][..]), Ok(false));
             let failure = assembly.accept(wrong, &vec![0; n_bytes][..]).expect_err(says);
             assert!(failure.to_string().contains(says), "{failure} does not say {says}");

@@ -6,13 +6,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use ps_common::codec::Codec;
 use ps_common::exit::ExitError;
 use ps_common::export::check_creatable;
 use ps_common::flags::{ConfigArgs, to_arguments};
 use ps_common::job::Mode;
 use ps_server::args::JobArgs;
 use ps_worker::args::{EvaluationArgs, LearnArgs};
+use ps_worker::coding::Wire;
 use serde::Serialize;
 
 use super::variant::{self, Variant};
@@ -207,11 +207,15 @@ impl CompareArgs {
                     args.cluster.servers
                 )));
             }
-            if self.virtual_time.simulated && args.cluster.wire.check()? != Codec::PLAIN {
+            let wire = args.cluster.wire.check()?;
+            if self.virtual_time.simulated && wire != Wire::PLAIN {
+                let (flag, value) = match wire.push == Wire::PLAIN.push {
+                    true => ("--wire-pull", &args.cluster.wire.wire_pull),
+                    false => ("--wire", &args.cluster.wire.wire),
+                };
                 return Err(ExitError::config(format!(
-                    "variant `{name}`: --wire {} with --simulated: in virtual time gradients arrive \
-                     as they are",
-                    args.cluster.wire.wire
+                    "variant `{name}`: {flag} {value} with --simulated: in virtual time gradients \
+                     and theta arrive as they are"
                 )));
             }
             if self.virtual_time.simulated && args.cluster.overlap.overlap {
@@ -283,6 +287,7 @@ pub(super) mod tests {
                 Exit::Config,
                 "variant `a`: --overlap with --simulated",
             ),
+            (&["--simulated", "--variant=a: --wire-pull f16"], Exit::Config, "--wire-pull f16 w"),
             (&["--variant=a: --wire f1"], Exit::Config, "--wire: `f1` is not f32, f16"),
             (
                 &["--variant=a: --servers 2", "--simulated"],

@@ -110,7 +110,7 @@ pub struct ClusterArgs {
     /// --checkpoint-dir
     #[arg(long, env = "PS_RESTARTS", default_value_t = 3, value_name = "N")]
     pub restarts: u32,
-    /// How gradients are sent.
+    /// How gradients and theta travel.
     #[command(flatten)]
     #[serde(flatten)]
     pub wire: WireArgs,
