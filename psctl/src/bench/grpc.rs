@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, FromArgMatches};
 use ps_common::Element;
-use ps_common::calls::{Caller, JoinRequest, Outcome, PushHeader};
+use ps_common::calls::{Caller, JoinRequest, Outcome, PullRequest, PushHeader};
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{Fingerprint, JobState, Mode, PROTOCOL_VERSION, Role};
 use ps_common::partition::Partition;
@@ -117,6 +117,9 @@ pub(super) async fn connect<T: Element>(args: &WorkerArgs) -> Result<Connection<
         overlap: false,
     };
     let answer = client.join(request).await.map_err(|e| failed("Join", e))?;
+    if args.address.len() > 1 {
+        meet::<T>(&client, answer.caller, args.job.n).await?;
+    }
     Ok(Connection {
         caller: answer.caller,
         clock: answer.clock,
@@ -125,6 +128,23 @@ pub(super) async fn connect<T: Element>(args: &WorkerArgs) -> Result<Connection<
         coder: Coder::new(args.job.wire, first_keys(args)),
         client,
     })
+}
+
+/// Pulls once: the first server lets a worker in before the others have heard of the job.
+async fn meet<T: Element>(client: &Client, caller: Caller, n: usize) -> Result<(), ExitError> {
+    let began = Instant::now();
+    let mut theta = vec![T::ZERO; n];
+    loop {
+        let request =
+            PullRequest { caller, version_min: 0, r#final: false, wait_max: None, exchange: 0 };
+        match client.pull(request, &mut theta).await {
+            Ok(_) => return Ok(()),
+            Err(Failure::Transport(_)) if began.elapsed() < CONNECT_PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err(failure) => return Err(failed("the first Pull", failure)),
+        }
+    }
 }
 
 /// Of each server's part of theta.
