@@ -155,7 +155,7 @@ mod tests {
     fn plain_theta_is_its_own_bytes_and_leaves_nothing_here() {
         let (encoder, theta) = (Encoder::default(), theta(1, &[&[1e30, 2.0]]));
         let plain = encoder.encode(Arc::clone(&theta), Encoding::Plain);
-        assert_eq!(place(&plain, 0), theta.chunks[0].as_ptr());
+        assert_eq!(place(&plain, 0), theta.chunk(0).as_ptr());
         assert!(encoder.newest.lock().is_empty());
     }
 
