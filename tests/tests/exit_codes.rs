@@ -106,6 +106,8 @@ fn code_78_what_contradicts_itself_or_the_job() {
     }
     let output = Process::start("ps-worker", &["--server", &url, "--workers=3"]).expect_exit(78);
     assert!(output.contains('3') && output.contains('2'), "{output}");
+    let output = Process::start("ps-worker", &["--server", &url, "--overlap"]).expect_exit(78);
+    assert!(output.contains("--overlap with --mode sync"), "{output}");
 }
 
 /// Processes whose parent is `parent`, by /proc.
