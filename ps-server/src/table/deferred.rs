@@ -101,9 +101,12 @@ impl<T: Element> Deferred<T> {
         after
     }
 
-    /// All of them.
+    /// All of them. Begins at the end: whoever sends theta comes from the other one.
     pub(super) fn finish(&self) -> Vec<Chunk<T>> {
-        (0..self.chunks.len()).map(|index| self.chunk(index)).collect()
+        let mut chunks: Vec<_> =
+            (0..self.chunks.len()).rev().map(|index| self.chunk(index)).collect();
+        chunks.reverse();
+        chunks
     }
 
     fn compute(&self, index: usize, before: &[T], gradients: &[(Gradient, f64)]) -> Chunk<T> {
