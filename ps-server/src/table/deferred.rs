@@ -144,3 +144,28 @@ impl<T: Element> Coming for Deferred<T> {
         self.chunk(chunk).bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ps_common::Dtype;
+
+    use crate::table::tests::deferred::Pair;
+    use crate::table::tests::wish;
+
+    #[test]
+    fn several_threads_share_the_work_and_see_one_version() {
+        let mut pair = Pair::new(&wish("sgd"), Dtype::F32);
+        for step in 0..50 {
+            pair.update(step, 2);
+            let late = pair.deferred.snapshot();
+            let now = pair.at_once.snapshot().sha256();
+            std::thread::scope(|scope| {
+                let readers: Vec<_> = (0..4).map(|_| scope.spawn(|| late.sha256())).collect();
+                for reader in readers {
+                    assert_eq!(reader.join().expect("no panic"), now);
+                }
+            });
+        }
+        assert_eq!(pair.let_go(), 50);
+    }
+}

@@ -1,7 +1,7 @@
 //! Updates as a whole, through the store.
 
 mod capture;
-mod deferred;
+pub(super) mod deferred;
 mod golden;
 mod parts;
 mod updates;
@@ -25,7 +25,7 @@ const RULES: [&str; 8] = [
     "ftrl,beta=0.5,l1=0.01,l2=1",
 ];
 
-fn wish(optimizer: &str) -> Wish<'_> {
+pub(super) fn wish(optimizer: &str) -> Wish<'_> {
     Wish { optimizer, lr: None, schedule: "constant", weight_decay: None, clip_norm: None }
 }
 
