@@ -113,14 +113,12 @@ impl Encoding {
             Self::Int8 => int8::decode(bytes, values),
             Self::TopK => top_k::decode(bytes, n, values),
         };
-        let finite = decoded.and_then(|()| {
-            match values[begin..].iter().position(|value| !value.is_finite()) {
-                None => Ok(()),
-                Some(index) => {
-                    let (key, value) = (first_key + begin + index, values[begin + index]);
-                    let what = format!("element {key} is {value}");
-                    Err(Error::new(ErrorCode::NonFinite, what).with("index", key))
-                }
+        let finite = decoded.and_then(|()| match first_non_finite(&values[begin..]) {
+            None => Ok(()),
+            Some(index) => {
+                let (key, value) = (first_key + begin + index, values[begin + index]);
+                let what = format!("element {key} is {value}");
+                Err(Error::new(ErrorCode::NonFinite, what).with("index", key))
             }
         });
         finite.inspect_err(|_| values.truncate(begin))
@@ -159,6 +157,16 @@ impl Encoding {
             Self::TopK => "topk",
         }
     }
+}
+
+/// Index of the first NaN or infinity. A block is looked at without a branch for each number, so that a
+/// pass goes over many at once.
+fn first_non_finite<T: Element>(values: &[T]) -> Option<usize> {
+    const BLOCK: usize = 256;
+    let is_finite = |block: &[T]| block.iter().fold(true, |all, value| all & value.is_finite());
+    let block = values.chunks(BLOCK).position(|block| !is_finite(block))?;
+    let from = block * BLOCK;
+    values[from..].iter().position(|value| !value.is_finite()).map(|index| from + index)
 }
 
 /// What `--wire` says of gradients: an encoding with its options.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Codec, Encoding, top_k};
+use super::{Codec, Encoding, first_non_finite, top_k};
 use crate::dtype::Element;
 
 /// One chunk of an encoded tensor.
@@ -68,9 +68,9 @@ impl<T: Element> Feedback<T> {
 
     fn encode_chunk(&mut self, begin: usize, len: usize, threshold: T) -> Encoded {
         let rest = &mut self.residual[begin..begin + len];
-        let encoding = match rest.iter().all(|value| value.is_finite()) {
-            true => self.codec.encoding(),
-            false => Encoding::Plain,
+        let encoding = match first_non_finite(rest) {
+            None => self.codec.encoding(),
+            Some(_) => Encoding::Plain,
         };
         self.scratch.clear();
         self.scratch.extend(

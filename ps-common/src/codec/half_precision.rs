@@ -1,5 +1,6 @@
 //! f16 and bf16: two bytes an element.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::dtype::Element;
@@ -16,8 +17,8 @@ pub(super) trait Half: Copy {
     const ZERO: Self;
     fn from_f32s(values: &[f32], out: &mut [Self]);
     fn to_f32s(values: &[Self], out: &mut [f32]);
-    fn to_bytes(self) -> [u8; 2];
-    fn from_bytes(bytes: [u8; 2]) -> Self;
+    fn bits(values: &[Self]) -> &[u16];
+    fn bits_mut(values: &mut [Self]) -> &mut [u16];
 }
 
 macro_rules! half_precision {
@@ -26,18 +27,16 @@ macro_rules! half_precision {
             const MAX: f32 = <$format>::MAX.to_f32_const();
             const ZERO: Self = <$format>::ZERO;
             fn from_f32s(values: &[f32], out: &mut [Self]) {
-                use half::slice::HalfFloatSliceExt;
                 out.convert_from_f32_slice(values);
             }
             fn to_f32s(values: &[Self], out: &mut [f32]) {
-                use half::slice::HalfFloatSliceExt;
                 values.convert_to_f32_slice(out);
             }
-            fn to_bytes(self) -> [u8; 2] {
-                self.to_le_bytes()
+            fn bits(values: &[Self]) -> &[u16] {
+                values.reinterpret_cast()
             }
-            fn from_bytes(bytes: [u8; 2]) -> Self {
-                Self::from_le_bytes(bytes)
+            fn bits_mut(values: &mut [Self]) -> &mut [u16] {
+                values.reinterpret_cast_mut()
             }
         }
     };
@@ -55,7 +54,12 @@ pub(super) fn encode<H: Half, T: Element>(values: &[T], out: &mut Vec<u8>) {
             *single = (value.to_f64() as f32).clamp(-H::MAX, H::MAX);
         }
         H::from_f32s(single, halves);
-        out.extend(halves.iter().flat_map(|half| half.to_bytes()));
+        // Whole blocks at once: a byte at a time costs more than the conversion.
+        let start = out.len();
+        out.resize(start + 2 * block.len(), 0);
+        for (bytes, bits) in out[start..].chunks_exact_mut(2).zip(H::bits(halves)) {
+            bytes.copy_from_slice(&bits.to_le_bytes());
+        }
     }
 }
 
@@ -64,8 +68,8 @@ pub(super) fn decode<H: Half, T: Element>(bytes: &[u8], values: &mut Vec<T>) -> 
     let (mut single, mut halves) = ([0f32; BLOCK], [H::ZERO; BLOCK]);
     for block in bytes.chunks(2 * BLOCK) {
         let n = block.len() / 2;
-        for (half, bytes) in halves.iter_mut().zip(block.chunks_exact(2)) {
-            *half = H::from_bytes([bytes[0], bytes[1]]);
+        for (bits, bytes) in H::bits_mut(&mut halves).iter_mut().zip(block.chunks_exact(2)) {
+            *bits = u16::from_le_bytes([bytes[0], bytes[1]]);
         }
         H::to_f32s(&halves[..n], &mut single[..n]);
         values.extend(single[..n].iter().map(|&single| T::from_f64(single.into())));
