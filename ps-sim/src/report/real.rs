@@ -151,29 +151,28 @@ pub(crate) async fn connect(address: &str) -> Result<Caller> {
 
 /// Joins as `rank` as soon as the server serves and lets it in.
 pub(crate) async fn join(address: &str, rank: u32, dim: u64) -> Result<Caller> {
+    enter(address, Caller::join_request(Some(rank), dim)).await
+}
+
+/// Joins as an observer as soon as the server serves and lets it in: the connections of peers that
+/// have just gone may still stand in its queue.
+pub(crate) async fn observe(address: &str) -> Result<Caller> {
+    let role = pb::Role::Observer.into();
+    enter(address, pb::JoinRequest { protocol_version: 1, role, ..Default::default() }).await
+}
+
+async fn enter(address: &str, request: pb::JoinRequest) -> Result<Caller> {
     let end = Instant::now() + PATIENCE;
     loop {
         let mut caller = connect(address).await?;
-        match caller.join(Caller::join_request(Some(rank), dim)).await {
+        match caller.join(request.clone()).await {
             Ok(_) => return Ok(caller),
             Err(status) if Instant::now() > end => {
-                bail!("rank {rank} cannot join {address} in {PATIENCE:?}: {status:?}");
+                bail!("nobody is let in at {address} in {PATIENCE:?}: {status:?}");
             }
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
-}
-
-/// Joins as an observer.
-pub(crate) async fn observe(address: &str) -> Result<Caller> {
-    let mut caller = connect(address).await?;
-    let request = pb::JoinRequest {
-        protocol_version: 1,
-        role: pb::Role::Observer.into(),
-        ..Default::default()
-    };
-    caller.join(request).await?;
-    Ok(caller)
 }
 
 /// Pushes one gradient again and again, without making its messages anew.
