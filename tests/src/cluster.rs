@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use crate::{Process, project_root};
 
+/// Elements of the theta of [`local_net`].
+const NET_DIM: u64 = 13_510;
+
 /// Runs `psctl local --json` with these arguments to its end and gives the report.
 ///
 /// # Panics
@@ -16,6 +19,21 @@ pub fn local(arguments: &[&str]) -> Value {
     let output = Process::start("psctl", &all).expect_exit(0);
     let line = output.lines().rfind(|line| line.starts_with('{')).unwrap_or_default();
     serde_json::from_str(line).unwrap_or_else(|e| panic!("no report ({e}) in:\n{output}"))
+}
+
+/// Runs a job whose theta has [`NET_DIM`] elements and whose loss falls, as [`local`] does.
+pub fn local_net(more: &[&str]) -> Value {
+    const JOB: [&str; 6] = [
+        "--data=clusters",
+        "--take=300",
+        "--model=mlp,hidden=500",
+        "--rounds=30",
+        "--workers=2",
+        "--lr=0.05",
+    ];
+    let report = local(&[&JOB[..], more].concat());
+    assert_eq!(report["dim"], NET_DIM);
+    report
 }
 
 /// A golden file of `tests/golden`.
@@ -42,6 +60,16 @@ pub fn numbers(value: &Value) -> Vec<f64> {
 pub fn losses(report: &Value) -> Vec<f64> {
     let history = report["history"].as_array().expect("a history");
     history.iter().map(|entry| entry["loss"].as_f64().expect("a loss")).collect()
+}
+
+/// The loss at a report's end.
+pub fn final_loss(report: &Value) -> f64 {
+    report["final"]["loss"].as_f64().expect("a loss")
+}
+
+/// The hash of a report's theta.
+pub fn theta_sha256(report: &Value) -> &str {
+    report["final"]["theta_sha256"].as_str().expect("a hash")
 }
 
 /// Asserts that two histories are equal to `tolerance`, entry by entry.

@@ -17,7 +17,9 @@ pub mod rows;
 mod shim;
 
 pub use caller::{Caller, Sent, header, patient_client, reason_of, tables};
-pub use cluster::{assert_close, data, golden, local, losses, numbers};
+pub use cluster::{
+    assert_close, data, final_loss, golden, local, local_net, losses, numbers, theta_sha256,
+};
 pub use group::{Group, GroupCaller};
 pub use processes::{
     Process, binary, data_dir, free_port, project_root, resident_kib_max, wait_until,

@@ -5,12 +5,8 @@ use std::path::Path;
 use ps_common::wire::pb;
 use ps_common::wire::pb::operator_client::OperatorClient;
 use ps_common::wire::pb::worker_status::State;
-use ps_tests::{Caller, Process, local, losses};
+use ps_tests::{Caller, Process, local, losses, theta_sha256};
 use serde_json::Value;
-
-fn sha256(report: &Value) -> String {
-    report["final"]["theta_sha256"].as_str().expect("a hash").to_owned()
-}
 
 fn report_in(folder: &Path) -> Value {
     let text = std::fs::read_to_string(folder.join("report.json")).expect("a report");
@@ -46,12 +42,12 @@ fn status(address: &str) -> Option<pb::StatusResponse> {
 #[test]
 fn twenty_runs_with_any_timing_end_in_the_same_bits() {
     let first = local(&["--dtype=f64"]);
-    let want = sha256(&first);
+    let want = theta_sha256(&first);
     for run in 0..18 {
         // Every other run, workers wait a random while before each push.
         let delay: &[&str] = if run % 2 == 0 { &[] } else { &["--compute-delay-ms=0..3"] };
         let report = local(&[&["--dtype=f64"][..], delay].concat());
-        assert_eq!(sha256(&report), want, "run {run}");
+        assert_eq!(theta_sha256(&report), want, "run {run}");
         assert_eq!(losses(&report), losses(&first), "run {run}");
     }
     // One worker first, three more later, ranks in another order, on a port of its own.
@@ -65,7 +61,7 @@ fn twenty_runs_with_any_timing_end_in_the_same_bits() {
         worker.expect_exit(0);
     }
     let report = report_in(folder.path());
-    assert_eq!(sha256(&report), want);
+    assert_eq!(theta_sha256(&report), want);
     assert_eq!(losses(&report), losses(&first));
 }
 
@@ -148,7 +144,7 @@ fn an_asynchronous_worker_that_is_killed_stops_nobody() {
 
 #[test]
 fn a_replacement_brings_a_synchronous_run_to_the_same_bits() {
-    let want = sha256(&local(&["--dtype=f64"]));
+    let undisturbed = local(&["--dtype=f64"]);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (server, address) = server(folder.path(), &["--dtype=f64", "--lease-ms=4000"]);
     let start = |rank, delay| worker(&address, &["--rank", rank, "--compute-delay-ms", delay]);
@@ -163,7 +159,7 @@ fn a_replacement_brings_a_synchronous_run_to_the_same_bits() {
     }
     replacement.expect_exit(0);
     server.expect_exit(0);
-    assert_eq!(sha256(&report_in(folder.path())), want);
+    assert_eq!(theta_sha256(&report_in(folder.path())), theta_sha256(&undisturbed));
 }
 
 #[test]

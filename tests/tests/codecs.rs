@@ -3,36 +3,18 @@
 use std::process::Command;
 
 use ps_common::wire::pb;
-use ps_tests::{Caller, Process, binary, local, losses, reason_of};
+use ps_tests::{Caller, Process, binary, final_loss, local_net, losses, reason_of, theta_sha256};
 use serde_json::Value;
 use tonic::Code;
-
-/// A theta of 13,510 elements, and a loss that falls.
-const JOB: [&str; 6] = [
-    "--data=clusters",
-    "--take=300",
-    "--model=mlp,hidden=500",
-    "--rounds=30",
-    "--workers=2",
-    "--lr=0.05",
-];
-
-fn run(more: &[&str]) -> Value {
-    local(&[&JOB[..], more].concat())
-}
 
 fn bytes_sent(report: &Value) -> f64 {
     let workers = report["workers"].as_array().expect("a list");
     workers.iter().map(|worker| worker["bytes_sent"].as_f64().expect("a number")).sum()
 }
 
-fn final_loss(report: &Value) -> f64 {
-    report["final"]["loss"].as_f64().expect("a loss")
-}
-
 #[test]
 fn gradients_take_fewer_bytes_and_the_loss_falls_as_it_did() {
-    let plain = run(&[]);
+    let plain = local_net(&[]);
     let fallen = losses(&plain)[0] - final_loss(&plain);
     assert!(fallen > 1.0, "{fallen}");
     for (codec, share) in [
@@ -41,7 +23,7 @@ fn gradients_take_fewer_bytes_and_the_loss_falls_as_it_did() {
         ("int8", 0.25 * (1.0 + 4.0 / 256.0)),
         ("topk,ratio=0.05", 0.1),
     ] {
-        let coded = run(&[&format!("--wire={codec}")]);
+        let coded = local_net(&[&format!("--wire={codec}")]);
         assert_eq!(losses(&coded)[0], losses(&plain)[0], "theta begins as it did");
         let off = (final_loss(&coded) - final_loss(&plain)).abs();
         assert!(off < 0.02 * fallen && off > 0.0, "{codec}: off by {off} of {fallen}");
@@ -52,13 +34,15 @@ fn gradients_take_fewer_bytes_and_the_loss_falls_as_it_did() {
 
 #[test]
 fn a_codec_gives_the_same_bits_again_and_on_several_servers() {
-    let sha256 = |report: &Value| report["final"]["theta_sha256"].as_str().map(str::to_owned);
     // Elements are written one by one, or chosen over all of theta: where it is cut does not matter.
     for codec in ["--wire=f16", "--wire=topk,ratio=0.02"] {
-        let one = run(&[codec]);
-        assert!(sha256(&one).is_some());
-        assert_eq!(sha256(&run(&[codec])), sha256(&one), "{codec} again");
-        assert_eq!(sha256(&run(&[codec, "--servers=3"])), sha256(&one), "{codec}, 3 servers");
+        let one = local_net(&[codec]);
+        assert_eq!(theta_sha256(&local_net(&[codec])), theta_sha256(&one), "{codec} again");
+        assert_eq!(
+            theta_sha256(&local_net(&[codec, "--servers=3"])),
+            theta_sha256(&one),
+            "{codec}, 3 servers"
+        );
     }
 }
 

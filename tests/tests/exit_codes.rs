@@ -1,6 +1,6 @@
 //! Every exit code that this version has, from the program that a user would run.
 
-use ps_tests::{NOBODY, Process, free_port, wait_until};
+use ps_tests::{NOBODY, Process, free_port, theta_sha256, wait_until};
 
 fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> String {
     let path = folder.path().join(name);
@@ -192,7 +192,7 @@ fn a_killed_worker_of_a_local_cluster_is_started_again() {
     let text = std::fs::read_to_string(&report).expect("a report");
     let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let undisturbed = ps_tests::local(&["--dtype=f64"]);
-    assert_eq!(report["final"]["theta_sha256"], undisturbed["final"]["theta_sha256"]);
+    assert_eq!(theta_sha256(&report), theta_sha256(&undisturbed));
 }
 
 /// psctl beside programs of another build: they must not be run, it plays both roles itself.

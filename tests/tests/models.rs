@@ -2,12 +2,9 @@
 
 use std::fmt::Write;
 
-use ps_tests::{Process, assert_close, data, golden, local, losses, numbers, wait_until};
-use serde_json::Value;
-
-fn final_loss(report: &Value) -> f64 {
-    report["final"]["loss"].as_f64().expect("a loss")
-}
+use ps_tests::{
+    Process, assert_close, data, final_loss, golden, local, losses, numbers, wait_until,
+};
 
 fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> String {
     let path = folder.path().join(name);

@@ -11,7 +11,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ps_common::wire::pb;
-use ps_tests::{Caller, Process, data_dir, free_port, wait_until};
+use ps_tests::{Caller, Process, data_dir, free_port, theta_sha256, wait_until};
 use serde_json::Value;
 
 /// Held for reading by tests that keep the machine busy, for writing by the one that measures.
@@ -131,8 +131,7 @@ fn kills_leave_the_same_theta(optimizer: &str, more: &[&str]) {
     let mut chance = Chance::new(optimizer);
     let undisturbed = train(&job, &learn, 0, &mut chance);
     let killed = train(&job, &learn, kills, &mut chance);
-    let sha256 = |report: &Value| report["final"]["theta_sha256"].as_str().map(str::to_owned);
-    assert_eq!(sha256(&killed), sha256(&undisturbed));
+    assert_eq!(theta_sha256(&killed), theta_sha256(&undisturbed));
     let losses = |report| ps_tests::losses(report);
     assert_eq!(losses(&killed), losses(&undisturbed), "every round is measured once");
     assert_eq!(killed["version"], undisturbed["version"]);

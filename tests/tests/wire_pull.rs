@@ -4,31 +4,12 @@
 use std::process::Command;
 
 use ps_common::wire::pb;
-use ps_tests::{Caller, Group, Process, binary, header, local, losses, reason_of, wait_until};
+use ps_tests::{
+    Caller, Group, Process, binary, final_loss, header, local_net, losses, reason_of, theta_sha256,
+    wait_until,
+};
 use serde_json::Value;
 use tonic::{Code, Status};
-
-/// A theta of 13,510 elements of f32, and a loss that falls.
-const JOB: [&str; 6] = [
-    "--data=clusters",
-    "--take=300",
-    "--model=mlp,hidden=500",
-    "--rounds=30",
-    "--workers=2",
-    "--lr=0.05",
-];
-
-fn run(more: &[&str]) -> Value {
-    local(&[&JOB[..], more].concat())
-}
-
-fn sha256(report: &Value) -> String {
-    report["final"]["theta_sha256"].as_str().expect("a hash").to_owned()
-}
-
-fn final_loss(report: &Value) -> f64 {
-    report["final"]["loss"].as_f64().expect("a loss")
-}
 
 /// How many whole thetas of f32 each worker has received.
 fn thetas_received(report: &Value) -> f64 {
@@ -39,31 +20,31 @@ fn thetas_received(report: &Value) -> f64 {
 
 #[test]
 fn theta_takes_half_of_the_bytes_and_the_loss_falls_as_it_did() {
-    let plain = run(&[]);
+    let plain = local_net(&[]);
     let fallen = losses(&plain)[0] - final_loss(&plain);
     assert!(fallen > 1.0, "{fallen}");
     // The first theta and one a round; the last of these is the final one, which is not sent again.
     let got = thetas_received(&plain);
     assert!((31.0..31.4).contains(&got), "{got} thetas");
-    let got = thetas_received(&run(&["--servers=2"]));
+    let got = thetas_received(&local_net(&["--servers=2"]));
     assert!((31.0..31.6).contains(&got), "{got} thetas from two servers");
     for encoding in ["f16", "bf16"] {
         let pull = format!("--wire-pull={encoding}");
-        let rounded = run(&[&pull]);
+        let rounded = local_net(&[&pull]);
         let off = (final_loss(&rounded) - final_loss(&plain)).abs();
         assert!(off < 0.02 * fallen && off > 0.0, "{encoding}: off by {off} of {fallen}");
         // Half of each, and at last the exact one, which is measured for the report.
         let got = thetas_received(&rounded);
         assert!((16.5..16.9).contains(&got), "{encoding}: {got} thetas");
-        assert_eq!(sha256(&run(&[&pull])), sha256(&rounded), "{encoding} again");
-        let several = run(&[&pull, "--servers=2"]);
-        assert_eq!(sha256(&several), sha256(&rounded), "{encoding}, 2 servers");
+        assert_eq!(theta_sha256(&local_net(&[&pull])), theta_sha256(&rounded), "{encoding} again");
+        let several = local_net(&[&pull, "--servers=2"]);
+        assert_eq!(theta_sha256(&several), theta_sha256(&rounded), "{encoding}, 2 servers");
         assert_eq!(losses(&several), losses(&rounded), "{encoding}, 2 servers");
         let got = thetas_received(&several);
         assert!((16.5..17.1).contains(&got), "{encoding}: {got} thetas from two servers");
     }
     // Both ways at once, theta of f64: a quarter of it, and the exact one.
-    let both = run(&["--wire=f16", "--wire-pull=f16", "--dtype=f64"]);
+    let both = local_net(&["--wire=f16", "--wire-pull=f16", "--dtype=f64"]);
     let got = thetas_received(&both) / 2.0;
     assert!((31.0 / 4.0 + 1.0..31.0 / 4.0 + 1.4).contains(&got), "{got} thetas of f64");
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ps_common::wire::pb;
 use ps_common::wire::pb::worker_status::State;
 use ps_tests::rows::{Seen, stands};
-use ps_tests::{Caller, Process, Proxy, Way, local, wait_until};
+use ps_tests::{Caller, Process, Proxy, Way, local, theta_sha256, wait_until};
 use serde_json::Value;
 
 use super::{DIM, ZEROS};
@@ -36,10 +36,6 @@ async fn until(
         assert!(Instant::now() < end, "{what}: {status:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-}
-
-fn sha256(report: &Value) -> &str {
-    report["final"]["theta_sha256"].as_str().expect("a hash")
 }
 
 #[tokio::test]
@@ -162,7 +158,7 @@ async fn row_33_a_worker_killed_before_it_reads_the_answer_counts_once() {
     let report: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(report["version"], ROUNDS);
     let seen = Seen {
-        theta_unchanged: Some(sha256(&report) == sha256(&undisturbed)),
+        theta_unchanged: Some(theta_sha256(&report) == theta_sha256(&undisturbed)),
         good_undisturbed: Some(true),
     };
     let fault = "kill -9 of a worker after its push was applied, before it read the answer";
@@ -228,7 +224,7 @@ async fn row_38_a_partition_of_any_kind_ends_in_the_same_bits() {
     let text = std::fs::read_to_string(&report).expect("a report");
     let report: Value = serde_json::from_str(&text).expect("JSON");
     let seen = Seen {
-        theta_unchanged: Some(sha256(&report) == sha256(&undisturbed)),
+        theta_unchanged: Some(theta_sha256(&report) == theta_sha256(&undisturbed)),
         good_undisturbed: Some(true),
     };
     let fault = "partitions: both ways, either way, flapping, swizzle-clog";

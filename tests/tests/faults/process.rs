@@ -10,7 +10,7 @@ use ps_common::wire::pb;
 use ps_common::wire::pb::operator_client::OperatorClient;
 use ps_common::wire::pb::worker_status::State;
 use ps_tests::rows::{Seen, refusal, stands};
-use ps_tests::{Caller, Process, Shim, binary, local, reason_of, wait_until};
+use ps_tests::{Caller, Process, Shim, binary, local, reason_of, theta_sha256, wait_until};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -181,8 +181,7 @@ fn row_37_a_worker_that_was_stopped_finds_its_lease_ended_or_its_rank_taken() {
         second.map(|second| second.expect_exit(0));
         good.expect_exit(0);
         server.expect_exit(0);
-        let same =
-            report_of(&report)["final"]["theta_sha256"] == undisturbed["final"]["theta_sha256"];
+        let same = theta_sha256(&report_of(&report)) == theta_sha256(&undisturbed);
         let seen = Seen { theta_unchanged: Some(same), good_undisturbed: Some(true) };
         let (fault, answer) = match replaced {
             true => ("SIGSTOP of a worker, another takes its rank, SIGCONT", "FENCED, exit 1"),
@@ -241,7 +240,7 @@ fn row_46_leases_do_not_look_at_the_wall_clock() {
     assert!(events.iter().all(|event| event["kind"] != "lost"), "{events:?}");
     let seconds = report["wall_seconds"].as_f64().expect("seconds");
     assert!((0.0..1800.0).contains(&seconds), "not an hour off: {seconds}");
-    let same = report["final"]["theta_sha256"] == undisturbed["final"]["theta_sha256"];
+    let same = theta_sha256(&report) == theta_sha256(&undisturbed);
     let seen = Seen { theta_unchanged: Some(same), good_undisturbed: Some(true) };
     let fault = "the wall clocks of server and workers jump by an hour, both ways";
     stands(46, fault, "nothing: no lease ends", seen);
