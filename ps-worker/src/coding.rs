@@ -5,10 +5,11 @@
 use ps_common::Element;
 use ps_common::codec::{Codec, Encoded, Encoding, Feedback};
 use ps_common::exit::ExitError;
+use ps_common::wire::CHUNK_BYTES;
 use serde::Serialize;
 
 /// Elements of a chunk at most: as many as a plain one of f32 has.
-const CHUNK_LEN: usize = 1 << 16;
+const CHUNK_LEN: usize = CHUNK_BYTES / 4;
 
 /// What goes over the wire, as typed.
 #[derive(clap::Args, Serialize, Clone, Debug, PartialEq)]

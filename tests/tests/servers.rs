@@ -6,18 +6,15 @@ use std::time::{Duration, Instant};
 
 use ps_common::wire::pb;
 use ps_tests::{
-    Group, GroupCaller, PATIENCE, Process, binary, free_port, local, losses, wait_until,
+    Group, GroupCaller, PATIENCE, Process, binary, free_port, local, losses, theta_sha256,
+    wait_until,
 };
 use serde_json::Value;
-
-fn sha256(report: &Value) -> String {
-    report["final"]["theta_sha256"].as_str().expect("a hash").to_owned()
-}
 
 /// Asserts that two reports tell of the same training, bit by bit.
 #[track_caller]
 fn assert_same(got: &Value, want: &Value, what: &str) {
-    assert_eq!(sha256(got), sha256(want), "{what}");
+    assert_eq!(theta_sha256(got), theta_sha256(want), "{what}");
     assert_eq!(losses(got), losses(want), "{what}");
     assert_eq!(got["version"], want["version"], "{what}");
 }
@@ -53,7 +50,8 @@ fn parts_of_many_chunks_give_the_same_bits_as_one() {
         "--optimizer=momentum",
     ];
     let one = local(&job);
-    assert!(one["dim"].as_u64() > Some(2 * 65_536), "several chunks a part: {}", one["dim"]);
+    let two_chunks = ps_common::wire::CHUNK_BYTES as u64 / 4 * 2;
+    assert!(one["dim"].as_u64() > Some(2 * two_chunks), "several chunks a part: {}", one["dim"]);
     assert_same(&local(&[&job[..], &["--servers=2"]].concat()), &one, "a large theta");
 }
 
@@ -62,7 +60,7 @@ fn an_evaluator_sees_theta_of_all_servers() {
     let job = ["--batch=50", "--rounds=30", "--dtype=f64", "--eval-every=10"];
     let one = local(&job);
     let two = local(&[&job[..], &["--servers=2"]].concat());
-    assert_eq!(sha256(&two), sha256(&one));
+    assert_eq!(theta_sha256(&two), theta_sha256(&one));
     let at = |report: &Value| {
         let history = report["history"].as_array().expect("a history").clone();
         let entry = |e: &Value| (e["version"].as_u64(), e["loss"].as_f64());

@@ -276,12 +276,14 @@ async fn round_trips<T: Element>(client: &Client, n: usize) {
 #[tokio::test]
 async fn tensors_of_any_length_come_back() {
     let client = client().await;
-    for n in [1, 65_536, 65_537, 300_001] {
+    const CHUNK_LEN: usize = wire::CHUNK_BYTES / 4;
+    let lengths = [1, CHUNK_LEN, CHUNK_LEN + 1, 4 * CHUNK_LEN + 3];
+    for n in lengths {
         round_trips::<f32>(&client, n).await;
         round_trips::<f64>(&client, n).await;
     }
-    // Eight sizes, four gradients and at least four thetas each.
-    let payload = (1 + 65_536 + 65_537 + 300_001) * 12 * 4;
+    // Each in f32 and f64, four gradients and at least four thetas.
+    let payload = lengths.iter().sum::<usize>() as u64 * 12 * 4;
     assert!((payload..payload + 20_000).contains(&client.traffic().sent()));
     assert!(client.traffic().received() > payload);
 }
@@ -289,7 +291,7 @@ async fn tensors_of_any_length_come_back() {
 #[tokio::test]
 async fn waiting_is_pushed_again_until_the_job_ends() {
     let client = client().await;
-    let gradient = gradient::<f32>(70_000);
+    let gradient = gradient::<f32>(wire::CHUNK_BYTES / 4 + 1000);
     let mut theta = vec![0f32; gradient.len()];
     let mut steps = client.steps();
     let result = steps.step(header(WAITS_ONCE), &gradient, &mut theta).await.expect("answered");

@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn chunks_cover_a_tensor_and_only_the_last_is_short() {
-        for n in [1usize, 65535, 65536, 65537, 200_000] {
+        for n in [1usize, CHUNK_BYTES / 4 - 1, CHUNK_BYTES / 4, CHUNK_BYTES / 4 + 1, 500_000] {
             let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let mut expected = 0;
             let shared = Shared::from(values.clone());
@@ -290,7 +290,7 @@ mod tests {
             }
             assert_eq!(expected, n);
         }
-        assert_eq!(Parcel::from(&vec![0f64; 32769]).chunks().count(), 2);
+        assert_eq!(Parcel::from(&vec![0f64; CHUNK_BYTES / 8 + 1]).chunks().count(), 2);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 use ps_common::exit::ExitError;
 use ps_common::job::{Aggregate, Metrics, Mode};
+use ps_common::wire::CHUNK_BYTES;
 use ps_common::{Dtype, Element};
 use ps_server::numeric::{Optimizer, first_non_finite, sgd_from};
 use ps_server::table::Store;
@@ -24,7 +25,7 @@ use super::deal::{Use, learners};
 use super::graph::Graph;
 use super::mixing::Mixing;
 use super::network::Network;
-use super::settings::{CHUNK_BYTES, Links, Settings};
+use super::settings::{Links, Settings};
 
 /// What a run shows.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -7,6 +7,7 @@
 use ps_common::Dtype;
 use ps_common::exit::ExitError;
 use ps_common::job::{Aggregate, Metrics, Mode};
+use ps_common::wire::CHUNK_BYTES;
 use ps_server::core::{CallId, Order};
 use ps_server::numeric::Optimizer;
 use ps_server::table::{Gradient, Store, Update};
@@ -16,7 +17,7 @@ use serde::Serialize;
 
 use super::cost::Exchange;
 use super::deal::{Use, learners};
-use super::settings::{CHUNK_BYTES, Settings};
+use super::settings::Settings;
 
 /// A job in rounds.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -5,9 +5,6 @@ use serde::Serialize;
 
 use super::deal::Deal;
 
-/// Bytes of theta that a table updates in one piece. Has no part in the result.
-pub(super) const CHUNK_BYTES: usize = 256 << 10;
-
 /// Every participant has one full-duplex link like this.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Links {

@@ -9,6 +9,7 @@ use ps_common::Dtype;
 use ps_common::calls::Caller;
 use ps_common::job::JobState;
 use ps_common::report::Report;
+use ps_common::wire::CHUNK_BYTES;
 use ps_server::applier::{Applier, Fresh};
 use ps_server::args::JobSpec;
 use ps_server::core::{Answer, CallId, Core, Effect, Input, Unapplied};
@@ -16,9 +17,6 @@ use ps_server::driver::Delivery;
 use ps_server::table::{Gradient, Snapshot};
 
 use super::queue::Time;
-
-/// As the real server cuts theta.
-const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Core and theta.
 pub(super) struct Server {
