@@ -101,7 +101,7 @@ impl<T: Element> Theta<T> {
     pub(super) fn fill(&mut self, mut write: impl FnMut(usize, &mut [T])) {
         let first_keys = (0..).step_by(self.chunk_len);
         self.bound = None;
-        for (first_key, chunk) in first_keys.zip(self.settle()) {
+        for (first_key, chunk) in first_keys.zip(self.now.settle()) {
             write(first_key, chunk.unshared().expect("filled before it is read"));
         }
     }
@@ -116,17 +116,6 @@ impl<T: Element> Theta<T> {
         }
     }
 
-    /// The version in force, all of it computed.
-    fn settle(&mut self) -> &mut Vec<Chunk<T>> {
-        if let Now::Deferred(deferred) = &self.now {
-            self.now = Now::Here(deferred.finish());
-        }
-        match &mut self.now {
-            Now::Here(chunks) => chunks,
-            Now::Deferred(_) => unreachable!("just settled"),
-        }
-    }
-
     /// What an update makes of theta, if it is certain that nothing overflows; it has not moved then.
     pub(super) fn certain(
         &mut self,
@@ -137,7 +126,7 @@ impl<T: Element> Theta<T> {
         Certain::of::<T>(parts, combine, motion, || match self.bound {
             Some(bound) => bound,
             None => {
-                let bound = bound_of(self.settle().iter().map(|chunk| &**chunk));
+                let bound = bound_of(self.now.settle().iter().map(|chunk| &**chunk));
                 *self.bound.insert(bound)
             }
         })
@@ -151,7 +140,7 @@ impl<T: Element> Theta<T> {
         gradients: Arc<dyn Held>,
         (optimizer, penalized): (&Optimizer, &Arc<[Range<usize>]>),
     ) {
-        let chunks = std::mem::take(self.settle());
+        let chunks = std::mem::take(self.now.settle());
         let (theta, rule) = ((self.chunk_len, chunks), (optimizer, penalized));
         let deferred = Deferred::new(theta, &self.pool, rule, certain, gradients);
         self.now = Now::Deferred(Arc::new(deferred));
@@ -177,17 +166,14 @@ impl<T: Element> Theta<T> {
         aggregate: &mut Aggregate<'_, T>,
         motion: &Motion<'_>,
     ) -> Result<Prepared<T>, usize> {
-        self.settle();
-        self.start(motion);
-        let clips = self.clips(aggregate, motion.optimizer)?;
-        let Self { now: Now::Here(chunks), pool, work, .. } = self else {
-            unreachable!("just settled")
-        };
+        let Self { now, pool, work, .. } = self;
+        let chunks = now.settle();
+        work.start(chunks, motion);
+        let clips = work.clips(chunks, aggregate, motion.optimizer)?;
         let mut new_chunks = Vec::with_capacity(chunks.len());
-        for (i, old) in chunks.iter().enumerate() {
+        for (i, (start, old)) in with_keys(chunks).enumerate() {
             let mut new = pool.chunk(old.len());
             let values = new.unshared().expect("just taken");
-            let start = i * self.chunk_len;
             blocks(i, start, old.len()).try_for_each(|place| {
                 let range = place.offset..place.offset + place.len;
                 let block = (&mut values[range.clone()], &old[range]);
@@ -205,55 +191,18 @@ impl<T: Element> Theta<T> {
         self.work.states.iter_mut().for_each(State::commit);
         self.work.n_steps += prepared.n_steps;
     }
+}
 
-    /// Makes the states if there are to be any: at the first update, when theta is what it starts
-    /// from, however it came about.
-    fn start(&mut self, motion: &Motion<'_>) {
-        let Motion { optimizer, lr, penalized, .. } = *motion;
-        if optimizer.rule.slots().is_empty() || !self.work.states.is_empty() {
-            return;
+impl<T: Element> Now<T> {
+    /// All of it computed.
+    fn settle(&mut self) -> &mut Vec<Chunk<T>> {
+        if let Self::Deferred(deferred) = self {
+            *self = Self::Here(deferred.finish());
         }
-        let step = optimizer.at(lr, 1.0, 0);
-        let first_keys = (0..).step_by(self.chunk_len);
-        let chunks = self.settle().clone();
-        let chunks = chunks.iter().zip(first_keys);
-        let state = |(chunk, key): (&Chunk<T>, usize)| {
-            State::start(&optimizer.rule, &step, (chunk, key), penalized)
-        };
-        self.work.states = chunks.map(state).collect();
-    }
-
-    /// What each step's gradient is to be multiplied by; nothing if there is no clipping.
-    fn clips(
-        &mut self,
-        aggregate: &mut Aggregate<'_, T>,
-        optimizer: &Optimizer,
-    ) -> Result<Vec<Option<f64>>, usize> {
-        let Some(norm_max) = optimizer.clip_norm else { return Ok(Vec::new()) };
-        let mut factors = Vec::with_capacity(aggregate.n_steps());
-        let chunk_len = self.chunk_len;
-        let chunks = self.settle().clone();
-        for step in 0..aggregate.n_steps() {
-            let mut norm = Norm::default();
-            for (i, (old, start)) in chunks.iter().zip((0..).step_by(chunk_len)).enumerate() {
-                // Chunk by chunk, so that whoever has only some of them could tell their part.
-                let mut of_chunk = Norm::default();
-                for place in blocks(i, start, old.len()) {
-                    let theta = &old[place.offset..place.offset + place.len];
-                    let gradient: &[T] = match aggregate.as_pushed(step, place) {
-                        Some(pushed) => pushed,
-                        None => aggregate.write(step, place, theta, &mut self.work.scratch),
-                    };
-                    if let Some(index) = first_non_finite(gradient) {
-                        return Err(place.key + index);
-                    }
-                    of_chunk.add(gradient);
-                }
-                norm.append(&of_chunk);
-            }
-            factors.push(norm.factor(norm_max));
+        match self {
+            Self::Here(chunks) => chunks,
+            Self::Deferred(_) => unreachable!("just settled"),
         }
-        Ok(factors)
     }
 }
 
@@ -272,6 +221,15 @@ impl<T: Element> Theta<T> {
             |state: &State<T>| state.slot(slot).iter().map(|x| x.to_f64()).collect::<Vec<f64>>();
         self.work.states.iter().flat_map(of_chunk).collect()
     }
+}
+
+/// theta's chunks, each with its first key.
+fn with_keys<T: Element>(chunks: &[Chunk<T>]) -> impl Iterator<Item = (usize, &Chunk<T>)> {
+    let first_keys = chunks.iter().scan(0, |end, chunk| {
+        *end += chunk.len();
+        Some(*end - chunk.len())
+    });
+    first_keys.zip(chunks)
 }
 
 /// The blocks of chunk `chunk`, whose first key is `start`.
@@ -313,6 +271,52 @@ impl<T> Default for Work<T> {
 }
 
 impl<T: Element> Work<T> {
+    /// Makes the states if there are to be any: at the first update, when theta is what it starts
+    /// from, however it came about.
+    fn start(&mut self, chunks: &[Chunk<T>], motion: &Motion<'_>) {
+        let Motion { optimizer, lr, penalized, .. } = *motion;
+        if optimizer.rule.slots().is_empty() || !self.states.is_empty() {
+            return;
+        }
+        let step = optimizer.at(lr, 1.0, 0);
+        let state = |(key, chunk): (usize, &Chunk<T>)| {
+            State::start(&optimizer.rule, &step, (chunk, key), penalized)
+        };
+        self.states = with_keys(chunks).map(state).collect();
+    }
+
+    /// What each step's gradient is to be multiplied by; nothing if there is no clipping.
+    fn clips(
+        &mut self,
+        chunks: &[Chunk<T>],
+        aggregate: &mut Aggregate<'_, T>,
+        optimizer: &Optimizer,
+    ) -> Result<Vec<Option<f64>>, usize> {
+        let Some(norm_max) = optimizer.clip_norm else { return Ok(Vec::new()) };
+        let mut factors = Vec::with_capacity(aggregate.n_steps());
+        for step in 0..aggregate.n_steps() {
+            let mut norm = Norm::default();
+            for (i, (start, old)) in with_keys(chunks).enumerate() {
+                // Chunk by chunk, so that whoever has only some of them could tell their part.
+                let mut of_chunk = Norm::default();
+                for place in blocks(i, start, old.len()) {
+                    let theta = &old[place.offset..place.offset + place.len];
+                    let gradient: &[T] = match aggregate.as_pushed(step, place) {
+                        Some(pushed) => pushed,
+                        None => aggregate.write(step, place, theta, &mut self.scratch),
+                    };
+                    if let Some(index) = first_non_finite(gradient) {
+                        return Err(place.key + index);
+                    }
+                    of_chunk.add(gradient);
+                }
+                norm.append(&of_chunk);
+            }
+            factors.push(norm.factor(norm_max));
+        }
+        Ok(factors)
+    }
+
     /// Writes a block's new theta and next state, both checked while they are in the first caches;
     /// the error is the first key that is not finite.
     fn update_block(
