@@ -18,14 +18,10 @@ use ps_common::Element;
 use super::aggregate::Aggregate;
 use super::certain::Certain;
 use super::gradient::Gradient;
+use super::held::Held;
 use super::pool::{Chunk, Pool};
 use super::theta::{Motion, Work, blocks};
 use crate::numeric::Optimizer;
-
-/// Gradients with their weights that an update keeps until it is computed; dropped then.
-pub trait Held: AsRef<[(Gradient, f64)]> + Debug + Send + Sync {}
-
-impl<H: AsRef<[(Gradient, f64)]> + Debug + Send + Sync> Held for H {}
 
 /// Chunks of which some may not be computed yet.
 pub(super) trait Coming: Debug + Send + Sync {
@@ -51,7 +47,7 @@ pub(super) struct Deferred<T: Element> {
     chunks: Vec<Mutex<State<T>>>,
     n_before: AtomicUsize,
     /// Let go when all chunks are computed.
-    gradients: Mutex<Option<Arc<dyn Held>>>,
+    gradients: Mutex<Option<Arc<Held>>>,
 }
 
 #[derive(Debug)]
@@ -68,7 +64,7 @@ impl<T: Element> Deferred<T> {
         pool: &Arc<Pool<T>>,
         (optimizer, penalized): (&Optimizer, &Arc<[Range<usize>]>),
         certain: Certain,
-        gradients: Arc<dyn Held>,
+        gradients: Held,
     ) -> Self {
         Self {
             dim: chunks.iter().map(|chunk| chunk.len()).sum(),
@@ -79,7 +75,7 @@ impl<T: Element> Deferred<T> {
             pool: Arc::clone(pool),
             n_before: AtomicUsize::new(chunks.len()),
             chunks: chunks.into_iter().map(|chunk| Mutex::new(State::Before(chunk))).collect(),
-            gradients: Mutex::new(Some(gradients)),
+            gradients: Mutex::new(Some(Arc::new(gradients))),
         }
     }
 
@@ -92,7 +88,7 @@ impl<T: Element> Deferred<T> {
         };
         let gradients = self.gradients.lock().clone();
         let gradients = gradients.expect("kept until all chunks are computed");
-        let after = self.compute(index, before, (*gradients).as_ref());
+        let after = self.compute(index, before, &gradients);
         // Lets go of the version before: its memory is in the cache for the next chunk.
         *state = State::After(after.clone());
         if self.n_before.fetch_sub(1, Ordering::AcqRel) == 1 {

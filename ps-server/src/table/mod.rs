@@ -10,6 +10,7 @@ mod capture;
 mod certain;
 mod deferred;
 mod gradient;
+mod held;
 mod hogwild;
 mod pool;
 mod room;
@@ -19,8 +20,8 @@ mod theta;
 
 pub use capture::{Captured, Restoring};
 pub use certain::Certain;
-pub use deferred::Held;
 pub use gradient::{Gradient, GradientError, Values};
+pub use held::{Held, Spares};
 pub use hogwild::SharedStore;
 pub(crate) use room::check_room;
 pub use store::{Compensation, Prepared, Snapshot, Store, Update};

@@ -13,8 +13,9 @@ use sha2::{Digest, Sha256};
 
 use super::aggregate::Aggregate;
 use super::certain::Certain;
-use super::deferred::{Coming, Held};
+use super::deferred::Coming;
 use super::gradient::Gradient;
+use super::held::Held;
 use super::theta::{Motion, Theta};
 use crate::numeric::{Optimizer, initialize};
 
@@ -296,7 +297,7 @@ impl Store {
     ///
     /// # Panics
     /// At the latest when it is computed, if theta has moved since, or they are others.
-    pub fn defer(&mut self, certain: Certain, gradients: Arc<dyn Held>) {
+    pub fn defer(&mut self, certain: Certain, gradients: Held) {
         let rule = (&self.optimizer, &self.penalized);
         match &mut self.theta {
             AnyTheta::F32(theta) => theta.defer(certain, gradients, rule),

@@ -9,8 +9,9 @@ use ps_common::job::Combine;
 
 use super::aggregate::{Aggregate, Place, Scratch};
 use super::certain::{Certain, bound_of};
-use super::deferred::{Deferred, Held};
+use super::deferred::Deferred;
 use super::gradient::Gradient;
+use super::held::Held;
 use super::pool::{Chunk, Pool};
 use super::state::State;
 use super::store::Chunks;
@@ -137,7 +138,7 @@ impl<T: Element> Theta<T> {
     pub(super) fn defer(
         &mut self,
         certain: Certain,
-        gradients: Arc<dyn Held>,
+        gradients: Held,
         (optimizer, penalized): (&Optimizer, &Arc<[Range<usize>]>),
     ) {
         let chunks = std::mem::take(self.now.settle());
