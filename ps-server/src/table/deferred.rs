@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use ps_common::Element;
+use ps_common::shared::{Pool, Shared};
 
 use super::aggregate::Aggregate;
 use super::certain::Certain;
 use super::gradient::Gradient;
 use super::held::Held;
-use super::pool::{Chunk, Pool};
 use super::theta::{Motion, Work, blocks};
 use crate::numeric::Optimizer;
 
@@ -53,14 +53,14 @@ pub(super) struct Deferred<T: Element> {
 #[derive(Debug)]
 enum State<T: Element> {
     /// As the update finds it.
-    Before(Chunk<T>),
+    Before(Shared<T>),
     /// As the update leaves it.
-    After(Chunk<T>),
+    After(Shared<T>),
 }
 
 impl<T: Element> Deferred<T> {
     pub(super) fn new(
-        (chunk_len, chunks): (usize, Vec<Chunk<T>>),
+        (chunk_len, chunks): (usize, Vec<Shared<T>>),
         pool: &Arc<Pool<T>>,
         (optimizer, penalized): (&Optimizer, &Arc<[Range<usize>]>),
         certain: Certain,
@@ -80,7 +80,7 @@ impl<T: Element> Deferred<T> {
     }
 
     /// A chunk of theta as it is after the update.
-    pub(super) fn chunk(&self, index: usize) -> Chunk<T> {
+    pub(super) fn chunk(&self, index: usize) -> Shared<T> {
         let mut state = self.chunks[index].lock();
         let before = match &*state {
             State::After(chunk) => return chunk.clone(),
@@ -98,15 +98,15 @@ impl<T: Element> Deferred<T> {
     }
 
     /// All of them. Begins at the end: whoever sends theta comes from the other one.
-    pub(super) fn finish(&self) -> Vec<Chunk<T>> {
+    pub(super) fn finish(&self) -> Vec<Shared<T>> {
         let mut chunks: Vec<_> =
             (0..self.chunks.len()).rev().map(|index| self.chunk(index)).collect();
         chunks.reverse();
         chunks
     }
 
-    fn compute(&self, index: usize, before: &[T], gradients: &[(Gradient, f64)]) -> Chunk<T> {
-        let mut after = self.pool.chunk(before.len());
+    fn compute(&self, index: usize, before: &[T], gradients: &[(Gradient, f64)]) -> Shared<T> {
+        let mut after = self.pool.take(before.len());
         let values = after.unshared().expect("just made");
         let parts: Vec<(&[T], f64)> =
             gradients.iter().map(|(gradient, weight)| (gradient.values(), *weight)).collect();

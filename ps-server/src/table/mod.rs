@@ -12,7 +12,6 @@ mod deferred;
 mod gradient;
 mod held;
 mod hogwild;
-mod pool;
 mod room;
 mod state;
 mod store;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ps_common::Element;
 use ps_common::job::Combine;
+use ps_common::shared::{Pool, Shared};
 
 use super::aggregate::{Aggregate, Place, Scratch};
 use super::certain::{Certain, bound_of};
 use super::deferred::Deferred;
 use super::gradient::Gradient;
 use super::held::Held;
-use super::pool::{Chunk, Pool};
 use super::state::State;
 use super::store::Chunks;
 use crate::numeric::{Norm, Optimizer, Step, add_scaled, first_non_finite, scale};
@@ -37,7 +37,7 @@ pub(super) struct Theta<T: Element> {
 /// The version in force.
 #[derive(Debug)]
 enum Now<T: Element> {
-    Here(Vec<Chunk<T>>),
+    Here(Vec<Shared<T>>),
     /// Some of it may have to be computed yet.
     Deferred(Arc<Deferred<T>>),
 }
@@ -55,7 +55,7 @@ pub(super) struct Work<T> {
 /// theta after an update that is not in force yet.
 #[derive(Debug)]
 pub(super) struct Prepared<T: Element> {
-    chunks: Vec<Chunk<T>>,
+    chunks: Vec<Shared<T>>,
     /// Taken by it.
     n_steps: u64,
 }
@@ -110,7 +110,7 @@ impl<T: Element> Theta<T> {
     /// Every chunk's bytes, without a copy.
     pub(super) fn bytes(&self) -> Chunks {
         match &self.now {
-            Now::Here(chunks) => Chunks::Here(chunks.iter().map(Chunk::bytes).collect()),
+            Now::Here(chunks) => Chunks::Here(chunks.iter().map(Shared::bytes).collect()),
             Now::Deferred(deferred) => {
                 Chunks::Coming(Arc::clone(deferred) as Arc<dyn super::deferred::Coming>)
             }
@@ -173,7 +173,7 @@ impl<T: Element> Theta<T> {
         let clips = work.clips(chunks, aggregate, motion.optimizer)?;
         let mut new_chunks = Vec::with_capacity(chunks.len());
         for (i, (start, old)) in with_keys(chunks).enumerate() {
-            let mut new = pool.chunk(old.len());
+            let mut new = pool.take(old.len());
             let values = new.unshared().expect("just taken");
             blocks(i, start, old.len()).try_for_each(|place| {
                 let range = place.offset..place.offset + place.len;
@@ -196,7 +196,7 @@ impl<T: Element> Theta<T> {
 
 impl<T: Element> Now<T> {
     /// All of it computed.
-    fn settle(&mut self) -> &mut Vec<Chunk<T>> {
+    fn settle(&mut self) -> &mut Vec<Shared<T>> {
         if let Self::Deferred(deferred) = self {
             *self = Self::Here(deferred.finish());
         }
@@ -225,7 +225,7 @@ impl<T: Element> Theta<T> {
 }
 
 /// theta's chunks, each with its first key.
-fn with_keys<T: Element>(chunks: &[Chunk<T>]) -> impl Iterator<Item = (usize, &Chunk<T>)> {
+fn with_keys<T: Element>(chunks: &[Shared<T>]) -> impl Iterator<Item = (usize, &Shared<T>)> {
     let first_keys = chunks.iter().scan(0, |end, chunk| {
         *end += chunk.len();
         Some(*end - chunk.len())
@@ -274,13 +274,13 @@ impl<T> Default for Work<T> {
 impl<T: Element> Work<T> {
     /// Makes the states if there are to be any: at the first update, when theta is what it starts
     /// from, however it came about.
-    fn start(&mut self, chunks: &[Chunk<T>], motion: &Motion<'_>) {
+    fn start(&mut self, chunks: &[Shared<T>], motion: &Motion<'_>) {
         let Motion { optimizer, lr, penalized, .. } = *motion;
         if optimizer.rule.slots().is_empty() || !self.states.is_empty() {
             return;
         }
         let step = optimizer.at(lr, 1.0, 0);
-        let state = |(key, chunk): (usize, &Chunk<T>)| {
+        let state = |(key, chunk): (usize, &Shared<T>)| {
             State::start(&optimizer.rule, &step, (chunk, key), penalized)
         };
         self.states = with_keys(chunks).map(state).collect();
@@ -289,7 +289,7 @@ impl<T: Element> Work<T> {
     /// What each step's gradient is to be multiplied by; nothing if there is no clipping.
     fn clips(
         &mut self,
-        chunks: &[Chunk<T>],
+        chunks: &[Shared<T>],
         aggregate: &mut Aggregate<'_, T>,
         optimizer: &Optimizer,
     ) -> Result<Vec<Option<f64>>, usize> {
