@@ -5,6 +5,7 @@
 //! gradients in `ps-worker/src/model`.
 
 pub mod calls;
+pub mod check;
 pub mod cluster;
 pub mod codec;
 #[cfg(feature = "net")]
@@ -31,6 +32,8 @@ pub mod units;
 pub mod url;
 #[cfg(feature = "net")]
 pub mod wire;
+mod widest;
 
 pub use dtype::{Dtype, Element};
 pub use error::{Error, ErrorCode};
+pub use widest::widest;

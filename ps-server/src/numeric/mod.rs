@@ -7,7 +7,6 @@
 mod adagrad;
 mod adam;
 mod adamw;
-mod check;
 mod clip;
 mod compensate;
 mod ftrl;
@@ -22,9 +21,7 @@ mod rule;
 mod schedule;
 mod sgd;
 mod sum;
-mod widest;
 
-pub use check::{all_within, first_non_finite};
 pub use clip::{Norm, scale};
 pub use compensate::compensate;
 pub use initialize::initialize;
@@ -34,7 +31,6 @@ pub use rule::{Betas, Rule, SLOTS_MAX, Slots, Step};
 pub use schedule::Schedule;
 pub use sgd::{sgd_element, sgd_from};
 pub use sum::{add_scaled, weighted_sum};
-pub use widest::widest;
 
 #[cfg(test)]
 mod tests;

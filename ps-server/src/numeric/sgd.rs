@@ -1,8 +1,6 @@
 //! Stochastic gradient descent.
 
-use ps_common::Element;
-
-use super::widest;
+use ps_common::{Element, widest};
 
 /// `theta -= lr * gradient`. Robbins and Monro 1951.
 ///

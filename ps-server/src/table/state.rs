@@ -9,10 +9,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use ps_common::Element;
+use ps_common::check::first_non_finite;
 use ps_common::shared::Shared;
 
 use super::theta::runs_of;
-use crate::numeric::{Rule, SLOTS_MAX, Slots, Step, first_non_finite};
+use crate::numeric::{Rule, SLOTS_MAX, Slots, Step};
 
 /// The state of a chunk.
 #[derive(Debug)]

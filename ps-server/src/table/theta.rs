@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ps_common::Element;
+use ps_common::check::first_non_finite;
 use ps_common::job::Combine;
 use ps_common::shared::{Pool, Shared};
 
@@ -15,7 +16,7 @@ use super::gradient::Gradient;
 use super::held::Held;
 use super::state::State;
 use super::store::Chunks;
-use crate::numeric::{Norm, Optimizer, Step, add_scaled, first_non_finite, scale};
+use crate::numeric::{Norm, Optimizer, Step, add_scaled, scale};
 
 /// Elements that are combined and updated in one go: buffers of this size stay in the first caches.
 pub(super) const BLOCK: usize = 2048;
