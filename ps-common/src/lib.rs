@@ -30,9 +30,9 @@ pub mod transport;
 pub mod units;
 #[cfg(feature = "net")]
 pub mod url;
+mod widest;
 #[cfg(feature = "net")]
 pub mod wire;
-mod widest;
 
 pub use dtype::{Dtype, Element};
 pub use error::{Error, ErrorCode};

@@ -1,4 +1,4 @@
-//! Arithmetic on slices: first values, sums of gradients, update rules, checks. Pure, no allocation.
+//! Arithmetic on slices: first values, sums of gradients, clipping, update rules. Pure, no allocation.
 //!
 //! Equal lengths are asserted once per call; nothing here knows tables, chunks or versions.
 

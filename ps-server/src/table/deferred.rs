@@ -20,7 +20,7 @@ use super::aggregate::Aggregate;
 use super::certain::Certain;
 use super::gradient::Gradient;
 use super::held::Held;
-use super::theta::{Motion, Work, blocks};
+use super::motion::{Motion, Move};
 use crate::numeric::Optimizer;
 
 /// Chunks of which some may not be computed yet.
@@ -110,19 +110,19 @@ impl<T: Element> Deferred<T> {
         let values = after.unshared().expect("just made");
         let parts: Vec<(&[T], f64)> =
             gradients.iter().map(|(gradient, weight)| (gradient.values(), *weight)).collect();
-        let mut aggregate = Aggregate::new(&parts, self.certain.combine, None);
-        let motion = Motion {
-            optimizer: &self.optimizer,
-            lr: self.certain.lr,
-            factor: self.certain.factor,
-            penalized: &self.penalized,
+        let by = Move {
+            aggregate: Aggregate::new(&parts, self.certain.combine, None),
+            motion: Motion {
+                optimizer: &self.optimizer,
+                lr: self.certain.lr,
+                factor: self.certain.factor,
+                penalized: &self.penalized,
+            },
+            clips: Vec::new(),
+            // Plain descent does not count its steps.
+            n_before: 0,
         };
-        let mut work = Work::default();
-        for place in blocks(index, index * self.chunk_len, before.len()) {
-            let block = place.offset..place.offset + place.len;
-            let moved = (&mut values[block.clone()], &before[block]);
-            work.move_block(moved, place, (&mut aggregate, &[]), &motion);
-        }
+        by.chunk((index, index * self.chunk_len), (values, before), None);
         after
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! An update writes every chunk anew into spare memory: whole or not at all, and a pull in flight keeps
 //! the version that it began with (rule R9). Where an update may overflow, all of it is computed before
-//! it is in force (`theta.rs`); where it cannot, it is in force first (`deferred.rs`). In hogwild mode
+//! it is in force (`theta.rs`), by several threads if it is large; where it cannot, it is in force first (`deferred.rs`). In hogwild mode
 //! `hogwild.rs` takes the place of all that. Knows no workers, rounds or wire.
 
 mod aggregate;
@@ -12,6 +12,7 @@ mod deferred;
 mod gradient;
 mod held;
 mod hogwild;
+mod motion;
 mod room;
 mod state;
 mod store;

@@ -12,7 +12,7 @@ use ps_common::Element;
 use ps_common::check::first_non_finite;
 use ps_common::shared::Shared;
 
-use super::theta::runs_of;
+use super::motion::runs_of;
 use crate::numeric::{Rule, SLOTS_MAX, Slots, Step};
 
 /// The state of a chunk.

@@ -16,8 +16,10 @@ use super::certain::Certain;
 use super::deferred::Coming;
 use super::gradient::Gradient;
 use super::held::Held;
-use super::theta::{Motion, Theta};
+use super::motion::Motion;
+use super::theta::Theta;
 use crate::numeric::{Optimizer, initialize};
+use crate::threads::Threads;
 
 /// One version of theta, immutable.
 #[derive(Debug, Clone)]
@@ -231,6 +233,17 @@ impl Store {
         }
     }
 
+    /// Lets `threads` share updates that are computed at once; without it, as many as suit this
+    /// machine and theta's size. It changes no bit.
+    #[must_use]
+    pub fn on_threads(mut self, threads: Threads) -> Self {
+        match &mut self.theta {
+            AnyTheta::F32(theta) => theta.share(threads),
+            AnyTheta::F64(theta) => theta.share(threads),
+        }
+        self
+    }
+
     /// The current version, without a copy.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         let chunks = match &self.theta {
@@ -267,13 +280,13 @@ impl Store {
         Ok(Prepared(match &mut self.theta {
             AnyTheta::F32(theta) => {
                 let parts = slices(parts);
-                let mut aggregate = Aggregate::new(&parts, combine, compensation);
-                AnyPrepared::F32(theta.prepare(&mut aggregate, &motion).map_err(absolute)?)
+                let aggregate = Aggregate::new(&parts, combine, compensation);
+                AnyPrepared::F32(theta.prepare(aggregate, motion).map_err(absolute)?)
             }
             AnyTheta::F64(theta) => {
                 let parts = slices(parts);
-                let mut aggregate = Aggregate::new(&parts, combine, compensation);
-                AnyPrepared::F64(theta.prepare(&mut aggregate, &motion).map_err(absolute)?)
+                let aggregate = Aggregate::new(&parts, combine, compensation);
+                AnyPrepared::F64(theta.prepare(aggregate, motion).map_err(absolute)?)
             }
         }))
     }
