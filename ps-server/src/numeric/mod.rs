@@ -27,7 +27,7 @@ pub use compensate::compensate;
 pub use initialize::initialize;
 pub use optimizer::{ADAMW_DECAY, LR, Optimizer, Wish};
 pub use robust::{median, trimmed_mean};
-pub use rule::{Betas, Rule, SLOTS_MAX, Slots, Step};
+pub use rule::{Betas, Rule, SLOTS_MAX, Slots, Step, Turn};
 pub use schedule::Schedule;
 pub use sgd::{sgd_element, sgd_from};
 pub use sum::{add_scaled, weighted_sum};

@@ -172,3 +172,34 @@ fn wide_kernels_give_the_bits_of_narrow_ones() {
         assert_eq!(first_non_finite(&out), wanted, "check of {n}");
     }
 }
+
+#[test]
+fn a_rule_gives_an_element_the_same_bits_alone_and_among_others_beside_and_in_place() {
+    for text in RULES {
+        let (rule, _) = Rule::parse(text).expect("known");
+        let step = Step { lr: 0.1, factor: 0.5, decay: 0.1, n_before: 3, penalized: true };
+        for n in [1, 7, 8, 9, 33, 257, 600] {
+            let [old, gradient, first, second] = [1, 2, 3, 4].map(|seed| values(n, seed));
+            // What is a mean or a sum of squares is not negative.
+            let magnitudes = |x: Vec<f32>| x.into_iter().map(f32::abs).collect::<Vec<_>>();
+            let before = [magnitudes(first), magnitudes(second)];
+            let mut new = [vec![f32::NAN; n], vec![f32::NAN; n], vec![f32::NAN; n]];
+            let [theta, a, b] = &mut new;
+            let slots = [(&mut a[..], &before[0][..]), (&mut b[..], &before[1][..])];
+            rule.step_from((theta, &old), &gradient, slots, &step);
+            let mut alone = [old.clone(), before[0].clone(), before[1].clone()];
+            let [theta, a, b] = &mut alone;
+            for i in 0..n {
+                let (keys, g) = (i..i + 1, std::hint::black_box(gradient[i]));
+                let slots = [&mut a[keys.clone()], &mut b[keys.clone()]];
+                rule.step(&mut theta[keys], &[g], slots, &step);
+            }
+            for (new, alone) in new.iter().zip(&alone).take(1 + rule.slots().len()) {
+                // Of NaNs there are several.
+                let is_same =
+                    |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                assert!(new.iter().zip(alone).all(is_same), "{text}, {n} elements");
+            }
+        }
+    }
+}

@@ -82,12 +82,12 @@ impl<'a, T: Element> Move<'a, T> {
     ) {
         let Motion { optimizer, lr, factor, penalized } = self.motion;
         let keys = place.key..place.key + place.len;
-        if let Some(state) = &mut state {
-            state.open(place.offset..place.offset + place.len);
-        }
         let n_steps = self.aggregate.n_steps();
         if n_steps == 0 {
             new.copy_from_slice(old);
+            if let Some(state) = &mut state {
+                state.stay(place.offset..place.offset + place.len);
+            }
         }
         for which in 0..n_steps {
             let theta = if which == 0 { old } else { &*new };
@@ -95,14 +95,15 @@ impl<'a, T: Element> Move<'a, T> {
             let step = optimizer.at(lr, factor, self.n_before + which as u64);
             for (run, penalized) in runs_of(penalized, keys.clone()) {
                 let run = run.start - place.key..run.end - place.key;
-                let (from, to) = (place.offset + run.start, place.offset + run.end);
-                let slots = state.as_mut().map_or_else(Default::default, |s| s.next(from..to));
+                let in_chunk = place.offset + run.start..place.offset + run.end;
                 let (new, gradient) = (&mut new[run.clone()], &gradient[run.clone()]);
                 let (rule, step) = (optimizer.rule, Step { penalized, ..step });
                 if which == 0 {
-                    rule.step_from((new, &old[run]), gradient, slots, &step);
+                    let slots = state.as_mut().map(|state| state.turns(in_chunk));
+                    rule.step_from((new, &old[run]), gradient, slots.unwrap_or_default(), &step);
                 } else {
-                    rule.step(new, gradient, slots, &step);
+                    let slots = state.as_mut().map(|state| state.next(in_chunk));
+                    rule.step(new, gradient, slots.unwrap_or_default(), &step);
                 }
             }
         }
