@@ -189,8 +189,8 @@ fn a_rule_gives_an_element_the_same_bits_alone_and_among_others_beside_and_in_pl
             rule.step_from((theta, &old), &gradient, slots, &step);
             let mut alone = [old.clone(), before[0].clone(), before[1].clone()];
             let [theta, a, b] = &mut alone;
-            for i in 0..n {
-                let (keys, g) = (i..i + 1, std::hint::black_box(gradient[i]));
+            for (i, &g) in gradient.iter().enumerate() {
+                let (keys, g) = (i..i + 1, std::hint::black_box(g));
                 let slots = [&mut a[keys.clone()], &mut b[keys.clone()]];
                 rule.step(&mut theta[keys], &[g], slots, &step);
             }
