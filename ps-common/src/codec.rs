@@ -12,6 +12,7 @@ mod top_k;
 
 use std::str::FromStr;
 
+use crate::check::first_non_finite;
 use crate::dtype::{Element, as_le_bytes};
 use crate::error::{Error, ErrorCode};
 
@@ -157,16 +158,6 @@ impl Encoding {
             Self::TopK => "topk",
         }
     }
-}
-
-/// Index of the first NaN or infinity. A block is looked at without a branch for each number, so that a
-/// pass goes over many at once.
-fn first_non_finite<T: Element>(values: &[T]) -> Option<usize> {
-    const BLOCK: usize = 256;
-    let is_finite = |block: &[T]| block.iter().fold(true, |all, value| all & value.is_finite());
-    let block = values.chunks(BLOCK).position(|block| !is_finite(block))?;
-    let from = block * BLOCK;
-    values[from..].iter().position(|value| !value.is_finite()).map(|index| from + index)
 }
 
 /// What `--wire` says of gradients: an encoding with its options.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::check::first_non_finite;
 use crate::dtype::{Dtype, Element, copy_from_le_bytes};
 use crate::exit::{Exit, ExitError};
 use crate::export::Format;
@@ -205,9 +206,8 @@ impl Values {
 
     fn first_non_finite(&self) -> Option<usize> {
         match self {
-            Self::F32(values) => values.iter().position(|x| !x.is_finite()),
-            Self::F64(values) => values.iter().position(|x| !x.is_finite()),
-            Self::Text(values, _) => values.iter().position(|x| !x.is_finite()),
+            Self::F32(values) => first_non_finite(values),
+            Self::F64(values) | Self::Text(values, _) => first_non_finite(values),
         }
     }
 }

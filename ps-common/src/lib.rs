@@ -5,6 +5,7 @@
 //! gradients in `ps-worker/src/model`.
 
 pub mod calls;
+pub mod check;
 pub mod cluster;
 pub mod codec;
 #[cfg(feature = "net")]
@@ -29,8 +30,10 @@ pub mod transport;
 pub mod units;
 #[cfg(feature = "net")]
 pub mod url;
+mod widest;
 #[cfg(feature = "net")]
 pub mod wire;
 
 pub use dtype::{Dtype, Element};
 pub use error::{Error, ErrorCode};
+pub use widest::widest;

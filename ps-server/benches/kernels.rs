@@ -1,10 +1,16 @@
-//! Update rules, and the way in of a gradient, against one pass over the bytes that they must touch.
+//! Update rules, and the way in of a gradient, against plain passes over the bytes that they must touch.
 //!
 //! `cargo bench -p ps-server --bench kernels [-- FILTER]`. What a rule is measured by is
 //! [`Store::update`] with one gradient, as a push in async mode causes it: checks for overflow, chunks
-//! and versions are in it. Its yardstick is a plain loop that reads and writes the same bytes: the
-//! gradient is read; theta and each number that the rule remembers of an element are read and written.
-//! The yardstick runs on one thread, and on one per core.
+//! and versions are in it. Its yardsticks are plain loops:
+//!
+//! - *beside*: reads the arrays that the update reads (gradient, theta, what the rule remembers) and
+//!   writes those that it writes (the next theta, what is remembered next), which are others because an
+//!   update counts whole or not at all;
+//! - *in place*: writes into what it reads. No update that may have to be taken back can do that; it is
+//!   the least that any server would have to touch.
+//!
+//! Both, and the update, run on one thread and on one per core. A table of the ratios comes last.
 //!
 //! Figures mean something on a quiet machine alone. `cargo test -p ps-server --bench kernels` runs
 //! everything once, small.
@@ -18,15 +24,21 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput};
-use ps_common::Dtype;
+use ps_common::check::all_within;
 use ps_common::dtype::as_le_bytes;
 use ps_common::job::Combine;
 use ps_common::tables::{Table, Tables};
+use ps_common::{Dtype, Element, widest};
 use ps_server::numeric::{Optimizer, Wish};
 use ps_server::table::{Gradient, Store, Update};
+use ps_server::threads::Threads;
 
-/// Within the caches of a server's processor, and far beyond them.
-const SIZES: [usize; 2] = [1_000_000, 25_000_000];
+/// Elements, beyond the caches of a server's processor and far beyond them.
+const SIZES: [(Dtype, usize); 3] =
+    [(Dtype::F32, 4_000_000), (Dtype::F32, 25_000_000), (Dtype::F64, 4_000_000)];
+
+/// Of gradients on their way in: a chunk, which is in the cache, and 100 MB, which are not.
+const SIZES_OF_GRADIENTS: [usize; 2] = [CHUNK_BYTES / 4, 25_000_000];
 
 /// Elements where the bench only has to be seen to run.
 const SIZE_OF_TEST: usize = 100_000;
@@ -36,6 +48,9 @@ const RULES: [&str; 8] =
 
 /// As the server cuts theta and its clients cut gradients.
 const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Elements that the yardsticks go over at a time: they stay in the first cache.
+const BLOCK: usize = 1024;
 
 /// Times of one iteration, by what was measured; criterion keeps its own to itself.
 #[derive(Default)]
@@ -47,11 +62,11 @@ impl Times {
         self.0.borrow_mut().entry(name.to_owned()).or_default().push(seconds);
     }
 
-    /// The median; `None` where a filter left it out.
-    fn seconds(&self, name: &str) -> Option<f64> {
-        let mut times = self.0.borrow().get(name)?.clone();
+    /// The median; NaN where a filter left it out.
+    fn seconds(&self, name: &str) -> f64 {
+        let mut times = self.0.borrow().get(name).cloned().unwrap_or_default();
         times.sort_by(f64::total_cmp);
-        Some(times[times.len() / 2])
+        times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
     }
 }
 
@@ -66,8 +81,9 @@ impl<'a> Race<'a> {
     fn new(criterion: &'a mut Criterion, title: &str, n: usize, n_bytes: usize) -> Self {
         let mut group = criterion.benchmark_group(title);
         group.throughput(Throughput::Bytes(n_bytes as u64));
-        group.sampling_mode(SamplingMode::Flat).sample_size(20);
-        group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+        group.sampling_mode(SamplingMode::Flat).sample_size(15);
+        group.warm_up_time(Duration::from_millis(200));
+        group.measurement_time(Duration::from_millis(900));
         Self { group, n, times: Times::default() }
     }
 
@@ -83,24 +99,9 @@ impl<'a> Race<'a> {
         });
     }
 
-    /// Says how many times as long as each of `yardsticks` the lap `name` took.
-    fn finish(self, name: &str, yardsticks: &[&str]) {
-        let Self { group, n, times } = self;
-        group.finish();
-        if n == SIZE_OF_TEST {
-            // Each was run once, perhaps in a debug build: no figures.
-            return;
-        }
-        let Some(own) = times.seconds(name) else { return };
-        for yardstick in yardsticks {
-            let Some(pass) = times.seconds(yardstick) else { continue };
-            say(&format!(
-                "{name}, n = {n}: {:.3} ms, {:.2} of the time of {yardstick} ({:.3} ms)",
-                1e3 * own,
-                own / pass,
-                1e3 * pass,
-            ));
-        }
+    fn finish(self) -> Times {
+        self.group.finish();
+        self.times
     }
 }
 
@@ -116,74 +117,84 @@ fn timed(iterations: u64, mut run: impl FnMut()) -> Duration {
 }
 
 /// Neither too small nor too large for any rule, however long it runs, and not all alike.
-fn gradient(n: usize) -> Vec<f32> {
-    (0..n).map(|key| if key % 2 == 0 { 1e-3 } else { -1e-3 }).collect()
+fn gradient<T: Element>(n: usize) -> Vec<T> {
+    (0..n).map(|key| T::from_f64(if key % 2 == 0 { 1e-3 } else { -1e-3 })).collect()
 }
 
-/// Reads `gradient`, reads and writes `state`: as few operations as keep a compiler honest.
-fn pass(gradient: &[f32], state: &mut [&mut [f32]]) {
-    for buffer in state {
-        for (x, g) in buffer.iter_mut().zip(gradient) {
-            *x = *x * 0.5 + *g;
+/// How a yardstick writes.
+#[derive(Clone, Copy)]
+enum Pass {
+    InPlace,
+    Beside,
+}
+
+/// What a yardstick reads and writes besides the gradient: an array to be read, and one to be written
+/// beside it, which take turns.
+type Pair<A> = [A; 2];
+
+impl Pass {
+    /// Over a share of the keys, with as few operations as keep a compiler honest, in blocks, so that the
+    /// gradient comes from memory once.
+    fn over<T: Element>(self, gradient: &[T], pairs: &mut [Pair<&mut [T]>]) {
+        let half = T::from_f64(0.5);
+        for begin in (0..gradient.len()).step_by(BLOCK) {
+            let keys = begin..gradient.len().min(begin + BLOCK);
+            let gradient = &gradient[keys.clone()];
+            for [from, to] in &mut *pairs {
+                let (from, to) = (&mut from[keys.clone()], &mut to[keys.clone()]);
+                match self {
+                    Self::InPlace => widest(|| {
+                        from.iter_mut().zip(gradient).for_each(|(x, &g)| *x = *x * half + g);
+                    }),
+                    Self::Beside => widest(|| {
+                        let from = from.iter().zip(gradient);
+                        to.iter_mut().zip(from).for_each(|(to, (&x, &g))| *to = x * half + g);
+                    }),
+                }
+            }
+        }
+        if let Self::Beside = self {
+            pairs.iter_mut().for_each(|pair| pair.swap(0, 1));
         }
     }
-}
 
-/// The same in blocks that stay in the first cache, so that the gradient is read from memory once.
-fn pass_in_blocks(gradient: &[f32], state: &mut [&mut [f32]]) {
-    const BLOCK: usize = 1024;
-    for begin in (0..gradient.len()).step_by(BLOCK) {
-        let keys = begin..gradient.len().min(begin + BLOCK);
-        let mut blocks: Vec<&mut [f32]> = Vec::new();
-        blocks.extend(state.iter_mut().map(|buffer| &mut buffer[keys.clone()]));
-        pass(&gradient[keys], &mut blocks);
-    }
-}
-
-/// [`pass_in_blocks`] on `n_threads` threads, each with its own share of the keys.
-fn pass_on(
-    n_threads: usize,
-    gradient: &[f32],
-    state: &mut [Vec<f32>],
-    iterations: u64,
-) -> Duration {
-    let share = gradient.len().div_ceil(n_threads);
-    let mut parts: Vec<Vec<&mut [f32]>> = (0..n_threads).map(|_| Vec::new()).collect();
-    for buffer in state {
-        for (part, piece) in parts.iter_mut().zip(buffer.chunks_mut(share)) {
-            part.push(piece);
+    /// The same on `n_threads` threads, each with its own share of the keys.
+    fn on<T: Element>(
+        self,
+        n_threads: usize,
+        gradient: &[T],
+        pairs: &mut [Pair<Vec<T>>],
+        iterations: u64,
+    ) -> Duration {
+        let share = gradient.len().div_ceil(n_threads);
+        let mut parts: Vec<Vec<Pair<&mut [T]>>> = (0..n_threads).map(|_| Vec::new()).collect();
+        for [from, to] in pairs {
+            let pieces = from.chunks_mut(share).zip(to.chunks_mut(share));
+            for (part, (from, to)) in parts.iter_mut().zip(pieces) {
+                part.push([from, to]);
+            }
         }
-    }
-    let barrier = Barrier::new(n_threads);
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = parts
-            .iter_mut()
-            .zip(gradient.chunks(share))
-            .map(|(part, gradient)| {
-                let barrier = &barrier;
-                scope.spawn(move || {
-                    barrier.wait();
-                    timed(iterations, || {
-                        pass_in_blocks(black_box(gradient), black_box(part));
-                        // An update has ended when all of it has.
+        let barrier = Barrier::new(n_threads);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = parts
+                .iter_mut()
+                .zip(gradient.chunks(share))
+                .map(|(part, gradient)| {
+                    let barrier = &barrier;
+                    scope.spawn(move || {
                         barrier.wait();
+                        timed(iterations, || {
+                            self.over(black_box(gradient), black_box(part));
+                            // An update has ended when all of it has.
+                            barrier.wait();
+                        })
                     })
                 })
-            })
-            .collect();
-        let times = threads.into_iter().map(|thread| thread.join().expect("it only computes"));
-        times.max().expect("at least one thread")
-    })
-}
-
-/// Buffers beside the gradient: theta and what `optimizer` remembers.
-fn n_buffers(optimizer: &Optimizer) -> usize {
-    1 + optimizer.rule.slots().len()
-}
-
-/// Bytes that an update by `optimizer` must read or write: the gradient once, the rest twice.
-fn bytes_touched(optimizer: &Optimizer, n: usize) -> usize {
-    (1 + 2 * n_buffers(optimizer)) * n * size_of::<f32>()
+                .collect();
+            let times = threads.into_iter().map(|thread| thread.join().expect("it only computes"));
+            times.max().expect("at least one thread")
+        })
+    }
 }
 
 fn optimizer(name: &str) -> Optimizer {
@@ -197,37 +208,77 @@ fn optimizer(name: &str) -> Optimizer {
     Optimizer::new(&wish).expect("a rule")
 }
 
-fn rule(criterion: &mut Criterion, name: &str, n: usize) {
+/// Measures a rule; gives its line of the table, if no filter left it out.
+fn rule<T: Element>(
+    criterion: &mut Criterion,
+    name: &str,
+    n: usize,
+    n_cores: usize,
+) -> Option<String> {
     let optimizer = optimizer(name);
     let name = optimizer.rule.name();
-    let n_bytes = bytes_touched(&optimizer, n);
-    let mut race = Race::new(criterion, &format!("update, {name}"), n, n_bytes);
+    // theta and what the rule remembers.
+    let n_pairs = 1 + optimizer.rule.slots().len();
+    let n_bytes = (1 + 2 * n_pairs) * size_of::<T>();
+    let mut race = Race::new(criterion, &format!("{name}, {}", T::DTYPE), n, n_bytes * n);
+    let gradient = gradient::<T>(n);
+    let threads = [1, n_cores];
+    let lap = |what, n_threads| format!("{what} on {n_threads}");
     {
         let tables = Tables::new(vec![Table::zeros("theta", &[n as u64], true)]).expect("valid");
-        let mut store = Store::new(&tables, Dtype::F32, optimizer, CHUNK_BYTES);
-        let parts = [(Gradient::F32(gradient(n).into()), 1.0)];
+        let pushed = Gradient::from_le_bytes(T::DTYPE, as_le_bytes(&gradient)).expect("finite");
+        let parts = [(pushed, 1.0)];
         let update =
             Update { parts: &parts, combine: Combine::Sum, rate_factor: 1.0, compensation: None };
-        race.lap(name, |iterations| {
-            timed(iterations, || store.update(black_box(&update)).expect("finite"))
-        });
+        let mut store = Store::new(&tables, T::DTYPE, optimizer, CHUNK_BYTES);
+        for n_threads in threads {
+            store = store.on_threads(Threads::exactly(n_threads));
+            race.lap(&lap("update", n_threads), |iterations| {
+                timed(iterations, || store.update(black_box(&update)).expect("finite"))
+            });
+        }
     }
-    let gradient = gradient(n);
-    let mut state = vec![vec![0f32; n]; n_buffers(&optimizer)];
-    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let many = format!("a pass on {n_cores} threads");
-    race.lap("a pass", |iterations| pass_on(1, &gradient, &mut state, iterations));
-    race.lap(&many, |iterations| pass_on(n_cores, &gradient, &mut state, iterations));
-    race.finish(name, &["a pass", &many]);
+    let mut pairs = Vec::new();
+    pairs.resize_with(n_pairs, || [vec![T::ZERO; n], vec![T::ZERO; n]]);
+    for (what, pass) in [("beside", Pass::Beside), ("in place", Pass::InPlace)] {
+        for n_threads in threads {
+            race.lap(&lap(what, n_threads), |iterations| {
+                pass.on(n_threads, &gradient, &mut pairs, iterations)
+            });
+        }
+    }
+    let times = race.finish();
+    let mut line = format!("| {name} | {} | {n} | {n_bytes} |", T::DTYPE);
+    for n_threads in threads {
+        let seconds = |what| times.seconds(&lap(what, n_threads));
+        let update = seconds("update");
+        let ratio = |what| update / seconds(what);
+        let (beside, in_place) = (ratio("beside"), ratio("in place"));
+        line += &format!(" {:.2} | {beside:.2} | {in_place:.2} |", 1e3 * update);
+    }
+    (!line.contains("NaN")).then_some(line)
 }
 
-/// What is done to a push on its way in: copied out of messages into place, and checked for NaN.
-fn way_in(criterion: &mut Criterion, n: usize) {
-    const NAME: &str = "copy and check";
-    let values = gradient(n);
-    let mut race = Race::new(criterion, "gradient", n, 2 * n * size_of::<f32>());
+/// What is done to a push on its way in: looked at, for NaN, infinity and large numbers; and with the
+/// copy out of messages into place. Gives its lines of the table.
+fn way_in(criterion: &mut Criterion, n: usize) -> Vec<String> {
+    const LOOK: &str = "look";
+    const COPY: &str = "copy";
+    const BOTH: &str = "copy and look";
+    let values = gradient::<f32>(n);
+    let n_bytes = n * size_of::<f32>();
+    let mut race = Race::new(criterion, "gradient", n, n_bytes);
+    // 2^64, as for any gradient in single precision.
+    let limit = 2f32.powi(64);
+    race.lap(LOOK, |iterations| {
+        timed(iterations, || assert!(all_within(black_box(&values), black_box(limit))))
+    });
+    let mut copy = vec![0f32; n];
+    race.lap(COPY, |iterations| {
+        timed(iterations, || black_box(&mut copy[..]).copy_from_slice(black_box(&values)))
+    });
     let mut spare = None;
-    race.lap(NAME, |iterations| {
+    race.lap(BOTH, |iterations| {
         timed(iterations, || {
             let mut gradient = Gradient::empty(Dtype::F32, spare.take());
             for chunk in as_le_bytes(black_box(&values)).chunks(CHUNK_BYTES) {
@@ -236,11 +287,16 @@ fn way_in(criterion: &mut Criterion, n: usize) {
             spare = Some(gradient);
         })
     });
-    let mut copy = vec![0f32; n];
-    race.lap("a copy", |iterations| {
-        timed(iterations, || black_box(&mut copy[..]).copy_from_slice(black_box(&values)))
-    });
-    race.finish(NAME, &["a copy"]);
+    let times = race.finish();
+    let line = |what| {
+        let seconds = times.seconds(what);
+        format!(
+            "| {what} | {n_bytes} | {:.1} | {:.1} |",
+            1e6 * seconds,
+            n_bytes as f64 / seconds / 1e9
+        )
+    };
+    [LOOK, COPY, BOTH].map(line).into_iter().filter(|line| !line.contains("NaN")).collect()
 }
 
 fn main() {
@@ -248,12 +304,33 @@ fn main() {
     let is_given = |flag: &str| std::env::args().any(|argument| argument == flag);
     // As criterion reads them: `cargo test` gives neither.
     let is_test = is_given("--test") || !is_given("--bench");
-    let sizes = if is_test { &[SIZE_OF_TEST][..] } else { &SIZES };
-    for &n in sizes {
+    let mut sizes =
+        SIZES.map(|(dtype, n)| (dtype, if is_test { SIZE_OF_TEST } else { n })).to_vec();
+    sizes.dedup();
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (mut rules, mut gradients) = (Vec::new(), Vec::new());
+    for (dtype, n) in sizes {
         for name in RULES {
-            rule(&mut criterion, name, n);
+            rules.extend(match dtype {
+                Dtype::F32 => rule::<f32>(&mut criterion, name, n, n_cores),
+                Dtype::F64 => rule::<f64>(&mut criterion, name, n, n_cores),
+            });
         }
-        way_in(&mut criterion, n);
+    }
+    for n in SIZES_OF_GRADIENTS {
+        let n = if is_test { n.min(SIZE_OF_TEST) } else { n };
+        gradients.extend(way_in(&mut criterion, n));
     }
     criterion.final_summary();
+    if is_test {
+        // Each was run once, perhaps in a debug build: no figures.
+        return;
+    }
+    let of_threads = |n| format!(" ms, {n} | / beside | / in place |");
+    say(&format!("| rule | dtype | n | bytes |{}{}", of_threads(1), of_threads(n_cores)));
+    say("|---|---|---|---|---|---|---|---|---|---|");
+    rules.iter().for_each(|line| say(line));
+    say("| gradient | bytes | us | GB/s |");
+    say("|---|---|---|---|");
+    gradients.iter().for_each(|line| say(line));
 }

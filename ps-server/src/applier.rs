@@ -16,12 +16,9 @@ use ps_common::tables::Tables;
 use crate::core::{CallId, Compensate, Order, Unapplied};
 use crate::numeric::Optimizer;
 use crate::table::{
-    Captured, Certain, Compensation, Gradient, Prepared, Restoring, SharedStore, Snapshot, Store,
-    Update,
+    Captured, Certain, Compensation, Gradient, Held, Prepared, Restoring, SharedStore, Snapshot,
+    Spares, Store, Update,
 };
-
-/// Spare gradients that are kept for their memory.
-const SPARES_MAX: usize = 8;
 
 /// theta, the version that pulls get, and the gradients that are in.
 #[derive(Debug)]
@@ -32,8 +29,7 @@ pub struct Applier {
     start: Option<Imported>,
     /// By the call that brought it.
     gradients: Mutex<HashMap<CallId, Gradient>>,
-    /// Gradients that are kept for their memory.
-    spares: Arc<Mutex<Vec<Gradient>>>,
+    spares: Arc<Spares>,
     theta: Theta,
     /// By rank, where gradients are corrected by it.
     kept: Mutex<HashMap<u32, Arc<Snapshot>>>,
@@ -60,33 +56,7 @@ enum Way {
     /// Computed already, because it might have overflowed.
     Computed(Prepared),
     /// To be computed once it is in force.
-    Deferred(Certain, InUse),
-}
-
-/// Gradients of an update, whose memory is used again after it.
-#[derive(Debug)]
-struct InUse {
-    parts: Vec<(Gradient, f64)>,
-    spares: Arc<Mutex<Vec<Gradient>>>,
-}
-
-impl AsRef<[(Gradient, f64)]> for InUse {
-    fn as_ref(&self) -> &[(Gradient, f64)] {
-        &self.parts
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        let mut spares = self.spares.lock();
-        self.parts.drain(..).for_each(|(gradient, _)| recycle(&mut spares, gradient));
-    }
-}
-
-fn recycle(spares: &mut Vec<Gradient>, gradient: Gradient) {
-    if spares.len() < SPARES_MAX {
-        spares.push(gradient);
-    }
+    Deferred(Certain, Held),
 }
 
 /// What an update has made of theta, to be published together with the core's word of it.
@@ -226,13 +196,12 @@ impl Applier {
 
     /// Memory for the next gradient.
     pub fn empty_gradient(&self, dtype: Dtype) -> Gradient {
-        let spare = self.spares.lock().pop();
-        Gradient::empty(dtype, spare)
+        self.spares.empty(dtype)
     }
 
     /// Gives back the memory of a gradient that was refused on its way.
     pub fn recycle(&self, gradient: Gradient) {
-        recycle(&mut self.spares.lock(), gradient);
+        self.spares.recycle(gradient);
     }
 
     /// Makes theta.
@@ -323,7 +292,7 @@ impl Applier {
         let mut taken = self.take(order);
         let store = store.get().expect("created at the first join");
         assert!(order.compensation.is_none(), "async mode's, which has locks");
-        let [(gradient, 1.0)] = &mut taken.parts[..] else {
+        let [(gradient, 1.0)] = &mut taken[..] else {
             panic!("an update without locks is of one gradient as it came: {order:?}")
         };
         let stored = store.update(gradient, order.rate_factor);
@@ -352,7 +321,7 @@ impl Applier {
         let store = store.as_mut().expect("created at the first join");
         match pending.0 {
             Way::Computed(prepared) => store.commit(prepared),
-            Way::Deferred(certain, gradients) => store.defer(certain, Arc::new(gradients)),
+            Way::Deferred(certain, gradients) => store.defer(certain, gradients),
         }
         Fresh(Some(store.snapshot()))
     }
@@ -365,11 +334,11 @@ impl Applier {
     }
 
     /// The gradients of an order, which are its own: nobody else asks for them.
-    fn take(&self, order: &Order) -> InUse {
+    fn take(&self, order: &Order) -> Held {
         let mut gradients = self.gradients.lock();
         let mut take = |call| gradients.remove(&call).expect("pushed before");
         let parts = order.parts.iter().map(|(call, weight)| (take(*call), *weight)).collect();
-        InUse { parts, spares: Arc::clone(&self.spares) }
+        Held::new(parts, &self.spares)
     }
 
     fn prepare_recorded(
@@ -380,7 +349,7 @@ impl Applier {
         let gradients = self.take(order);
         let pulled = order.compensation.and_then(|wanted| self.kept(wanted));
         let update = Update {
-            parts: &gradients.parts,
+            parts: &gradients,
             combine: order.combine,
             rate_factor: order.rate_factor,
             compensation: pulled
@@ -395,7 +364,7 @@ impl Applier {
                 None => Err(store.prepare(&update).map_err(overflow)?),
             }
         };
-        record(&gradients.parts).map_err(|what| Unapplied::NotWritten { what })?;
+        record(&gradients).map_err(|what| Unapplied::NotWritten { what })?;
         Ok(Pending(match safe {
             Ok(certain) => Way::Deferred(certain, gradients),
             Err(prepared) => Way::Computed(prepared),

@@ -21,6 +21,7 @@ pub mod run;
 pub mod security;
 pub mod storage;
 pub mod table;
+pub mod threads;
 
 /// Program version and build: equal only for equal sources.
 pub const VERSION: &str = env!("PS_VERSION");

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::{Codec, Encoding, first_non_finite, top_k};
+use super::{Codec, Encoding, top_k};
+use crate::check::first_non_finite;
 use crate::dtype::Element;
 
 /// One chunk of an encoded tensor.

@@ -1,6 +1,8 @@
 //! Adagrad.
 
-use ps_common::Element;
+use ps_common::{Element, widest};
+
+use super::rule::Turn;
 
 /// `n += g^2`; `theta -= lr * g / (sqrt(n) + eps)`. Duchi, Hazan, Singer 2011, section 1.1,
 /// diagonal, with epsilon outside the root.
@@ -8,17 +10,21 @@ use ps_common::Element;
 /// # Panics
 /// If lengths differ.
 pub(super) fn adagrad<T: Element>(
-    theta: &mut [T],
+    (new, old): Turn<'_, T>,
     gradient: &[T],
-    n: &mut [T],
+    (n, before): Turn<'_, T>,
     (lr, eps): (f64, f64),
 ) {
-    assert!(theta.len() == gradient.len() && theta.len() == n.len());
+    assert!(new.len() == old.len() && new.len() == gradient.len());
+    assert!(new.len() == n.len() && new.len() == before.len());
     let (lr, eps) = (T::from_f64(lr), T::from_f64(eps));
-    for ((theta, &g), n) in theta.iter_mut().zip(gradient).zip(n) {
-        *n += g * g;
-        *theta -= lr * g / (n.sqrt() + eps);
-    }
+    widest(|| {
+        let then = old.iter().zip(gradient).zip(before);
+        for ((new, n), ((&old, &g), &before)) in new.iter_mut().zip(n).zip(then) {
+            *n = before + g * g;
+            *new = old - lr * g / (n.sqrt() + eps);
+        }
+    });
 }
 
 #[cfg(test)]
@@ -27,10 +33,11 @@ mod tests {
 
     #[test]
     fn two_steps() {
-        let (mut theta, mut n) = ([1.0f64, 1.0], [0.0; 2]);
-        adagrad(&mut theta, &[3.0, 0.0], &mut n, (0.25, 1.0));
-        assert_eq!((theta, n), ([0.8125, 1.0], [9.0, 0.0]));
-        adagrad(&mut theta, &[4.0, 0.0], &mut n, (0.375, 1.0));
-        assert_eq!((theta, n), ([0.5625, 1.0], [25.0, 0.0]));
+        let (mut first, mut n1) = ([f64::NAN; 2], [f64::NAN; 2]);
+        adagrad((&mut first, &[1.0, 1.0]), &[3.0, 0.0], (&mut n1, &[0.0; 2]), (0.25, 1.0));
+        assert_eq!((first, n1), ([0.8125, 1.0], [9.0, 0.0]));
+        let (mut second, mut n2) = ([f64::NAN; 2], [f64::NAN; 2]);
+        adagrad((&mut second, &first), &[4.0, 0.0], (&mut n2, &n1), (0.375, 1.0));
+        assert_eq!((second, n2), ([0.5625, 1.0], [25.0, 0.0]));
     }
 }

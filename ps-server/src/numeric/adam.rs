@@ -1,6 +1,8 @@
 //! Adam.
 
-use ps_common::Element;
+use ps_common::{Element, widest};
+
+use super::rule::Turn;
 
 /// The constants of one step of Adam.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,16 +26,21 @@ pub(super) struct AdamStep {
 /// # Panics
 /// If lengths differ.
 pub(super) fn adam<T: Element>(
-    theta: &mut [T],
+    (new, old): Turn<'_, T>,
     gradient: &[T],
-    [m, v]: [&mut [T]; 2],
+    [(m, m_before), (v, v_before)]: [Turn<'_, T>; 2],
     step: AdamStep,
 ) {
-    assert!(theta.len() == gradient.len() && theta.len() == m.len() && theta.len() == v.len());
+    assert!(new.len() == old.len() && new.len() == gradient.len());
+    assert!(new.len() == m.len() && new.len() == m_before.len());
+    assert!(new.len() == v.len() && new.len() == v_before.len());
     let scales = step.scales();
-    for (((theta, &g), m), v) in theta.iter_mut().zip(gradient).zip(m).zip(v) {
-        *theta -= scales.advance(g, m, v);
-    }
+    widest(|| {
+        let then = old.iter().zip(gradient).zip(m_before.iter().zip(v_before));
+        for (((new, m), v), ((&old, &g), before)) in new.iter_mut().zip(m).zip(v).zip(then) {
+            *new = old - scales.advance(g, (m, v), before);
+        }
+    });
 }
 
 impl AdamStep {
@@ -69,11 +76,11 @@ pub(super) struct Scales<T> {
 }
 
 impl<T: Element> Scales<T> {
-    /// Moves the moments; gives what theta is to be lowered by.
+    /// Writes the moments, which were what is said last; gives what theta is to be lowered by.
     #[inline(always)]
-    pub(super) fn advance(self, g: T, m: &mut T, v: &mut T) -> T {
-        *m = self.beta1 * *m + self.rest1 * g;
-        *v = self.beta2 * *v + self.rest2 * (g * g);
+    pub(super) fn advance(self, g: T, (m, v): (&mut T, &mut T), before: (&T, &T)) -> T {
+        *m = self.beta1 * *before.0 + self.rest1 * g;
+        *v = self.beta2 * *before.1 + self.rest2 * (g * g);
         self.lr * *m / (v.sqrt() * self.per_root + self.eps)
     }
 }
@@ -85,9 +92,10 @@ mod tests {
     #[test]
     fn the_first_step_has_the_length_of_the_rate() {
         for g in [1e-3, -7.0, 4e5] {
-            let (mut theta, mut m, mut v) = ([0.0f64], [0.0], [0.0]);
+            let (mut theta, mut m, mut v) = ([f64::NAN], [f64::NAN], [f64::NAN]);
             let step = AdamStep { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-12, t: 1 };
-            adam(&mut theta, &[g], [&mut m, &mut v], step);
+            let moments = [(&mut m[..], &[0.0][..]), (&mut v[..], &[0.0][..])];
+            adam((&mut theta, &[0.0]), &[g], moments, step);
             assert!((theta[0] + 0.1 * g.signum()).abs() < 1e-9, "{theta:?}");
             assert!((m[0] - 0.1 * g).abs() <= 1e-15 * g.abs());
         }

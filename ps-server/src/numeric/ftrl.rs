@@ -1,6 +1,8 @@
 //! FTRL-Proximal: online learning with a rate for each coordinate and weights that are exactly 0.
 
-use ps_common::Element;
+use ps_common::{Element, widest};
+
+use super::rule::Turn;
 
 /// The constants of a step of FTRL-Proximal.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,25 +27,30 @@ pub(super) struct FtrlStep {
 /// # Panics
 /// If lengths differ.
 pub(super) fn ftrl<T: Element>(
-    theta: &mut [T],
+    (new, old): Turn<'_, T>,
     gradient: &[T],
-    [z, n]: [&mut [T]; 2],
+    [(z, z_before), (n, n_before)]: [Turn<'_, T>; 2],
     step: FtrlStep,
 ) {
-    assert!(theta.len() == gradient.len() && theta.len() == z.len() && theta.len() == n.len());
+    assert!(new.len() == old.len() && new.len() == gradient.len());
+    assert!(new.len() == z.len() && new.len() == z_before.len());
+    assert!(new.len() == n.len() && new.len() == n_before.len());
     let [per_alpha, beta, l1, l2, weight] =
         [1.0 / step.alpha, step.beta, step.l1, step.l2, step.weight].map(T::from_f64);
-    for (((theta, &g), z), n) in theta.iter_mut().zip(gradient).zip(z).zip(n) {
-        let g = weight * g;
-        let root_before = n.sqrt();
-        *n += g * g;
-        let root = n.sqrt();
-        *z += g - (root - root_before) * per_alpha * *theta;
-        let beyond = z.abs() - l1;
-        let size = beyond / ((beta + root) * per_alpha + l2);
-        let signed = if *z > T::ZERO { -size } else { size };
-        *theta = if beyond > T::ZERO { signed } else { T::ZERO };
-    }
+    widest(|| {
+        let then = old.iter().zip(gradient).zip(z_before.iter().zip(n_before));
+        for (((new, z), n), ((&old, &g), before)) in new.iter_mut().zip(z).zip(n).zip(then) {
+            let g = weight * g;
+            let root_before = before.1.sqrt();
+            *n = *before.1 + g * g;
+            let root = n.sqrt();
+            *z = *before.0 + (g - (root - root_before) * per_alpha * old);
+            let beyond = z.abs() - l1;
+            let size = beyond / ((beta + root) * per_alpha + l2);
+            let signed = if *z > T::ZERO { -size } else { size };
+            *new = if beyond > T::ZERO { signed } else { T::ZERO };
+        }
+    });
 }
 
 /// The `z` that belongs to a theta that nothing was learned at yet (n = 0): the next step moves on
@@ -69,8 +76,10 @@ mod tests {
 
     #[test]
     fn small_gradients_leave_zeros() {
-        let (mut theta, mut z, mut n) = ([0.0f64; 3], [0.0; 3], [0.0; 3]);
-        ftrl(&mut theta, &[1.0, -3.0, 0.0], [&mut z, &mut n], STEP);
+        let (mut theta, mut z, mut n) = ([f64::NAN; 3], [f64::NAN; 3], [f64::NAN; 3]);
+        let zeros = [0.0; 3];
+        let slots = [(&mut z[..], &zeros[..]), (&mut n[..], &zeros[..])];
+        ftrl((&mut theta, &zeros), &[1.0, -3.0, 0.0], slots, STEP);
         assert_eq!((z, n), ([1.0, -3.0, 0.0], [1.0, 9.0, 0.0]));
         // (3 - 1) / ((1 + 3) / 0.5 + 0.25)
         assert_eq!(theta, [0.0, 2.0 / 8.25, 0.0]);
@@ -80,9 +89,10 @@ mod tests {
     #[test]
     fn a_theta_that_was_given_stays_where_nothing_is_learned() {
         let given = [0.5f64, -0.25, 0.0];
-        let (mut theta, mut z) = (given, [9.0; 3]);
-        ftrl_start(&theta, &mut z, STEP);
-        ftrl(&mut theta, &[0.0; 3], [&mut z, &mut [0.0; 3]], STEP);
+        let (mut theta, mut z, mut next) = ([f64::NAN; 3], [9.0; 3], [[f64::NAN; 3]; 2]);
+        ftrl_start(&given, &mut z, STEP);
+        let [next_z, next_n] = &mut next;
+        ftrl((&mut theta, &given), &[0.0; 3], [(next_z, &z), (next_n, &[0.0; 3])], STEP);
         assert_eq!(theta, given);
     }
 }

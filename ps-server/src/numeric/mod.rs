@@ -1,4 +1,4 @@
-//! Arithmetic on slices: first values, sums of gradients, update rules, checks. Pure, no allocation.
+//! Arithmetic on slices: first values, sums of gradients, clipping, update rules. Pure, no allocation.
 //!
 //! Equal lengths are asserted once per call; nothing here knows tables, chunks or versions.
 
@@ -7,7 +7,6 @@
 mod adagrad;
 mod adam;
 mod adamw;
-mod check;
 mod clip;
 mod compensate;
 mod ftrl;
@@ -22,19 +21,16 @@ mod rule;
 mod schedule;
 mod sgd;
 mod sum;
-mod widest;
 
-pub use check::{all_within, first_non_finite};
 pub use clip::{Norm, scale};
 pub use compensate::compensate;
 pub use initialize::initialize;
 pub use optimizer::{ADAMW_DECAY, LR, Optimizer, Wish};
 pub use robust::{median, trimmed_mean};
-pub use rule::{Betas, Rule, SLOTS_MAX, Slots, Step};
+pub use rule::{Betas, Rule, SLOTS_MAX, Slots, Step, Turn};
 pub use schedule::Schedule;
 pub use sgd::{sgd_element, sgd_from};
 pub use sum::{add_scaled, weighted_sum};
-pub use widest::widest;
 
 #[cfg(test)]
 mod tests;

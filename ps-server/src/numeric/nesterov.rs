@@ -1,6 +1,8 @@
 //! Nesterov's accelerated gradient.
 
-use ps_common::Element;
+use ps_common::{Element, widest};
+
+use super::rule::Turn;
 
 /// `v = mu * v + g`; `theta -= lr * (g + mu * v)`. Nesterov 1983, in the form of Sutskever et al.
 /// 2013, section 2, with the look-ahead moved into the step, as torch has it.
@@ -8,17 +10,21 @@ use ps_common::Element;
 /// # Panics
 /// If lengths differ.
 pub(super) fn nesterov<T: Element>(
-    theta: &mut [T],
+    (new, old): Turn<'_, T>,
     gradient: &[T],
-    v: &mut [T],
+    (v, before): Turn<'_, T>,
     (lr, mu): (f64, f64),
 ) {
-    assert!(theta.len() == gradient.len() && theta.len() == v.len());
+    assert!(new.len() == old.len() && new.len() == gradient.len());
+    assert!(new.len() == v.len() && new.len() == before.len());
     let (lr, mu) = (T::from_f64(lr), T::from_f64(mu));
-    for ((theta, &g), v) in theta.iter_mut().zip(gradient).zip(v) {
-        *v = mu * *v + g;
-        *theta -= lr * (g + mu * *v);
-    }
+    widest(|| {
+        let then = old.iter().zip(gradient).zip(before);
+        for ((new, v), ((&old, &g), &before)) in new.iter_mut().zip(v).zip(then) {
+            *v = mu * before + g;
+            *new = old - lr * (g + mu * *v);
+        }
+    });
 }
 
 #[cfg(test)]
@@ -27,10 +33,11 @@ mod tests {
 
     #[test]
     fn two_steps() {
-        let (mut theta, mut v) = ([1.0f32], [0.0]);
-        nesterov(&mut theta, &[1.0], &mut v, (0.25, 0.5));
-        assert_eq!((theta, v), ([0.625], [1.0]));
-        nesterov(&mut theta, &[1.0], &mut v, (0.25, 0.5));
-        assert_eq!((theta, v), ([0.1875], [1.5]));
+        let (mut first, mut v1) = ([f32::NAN], [f32::NAN]);
+        nesterov((&mut first, &[1.0]), &[1.0], (&mut v1, &[0.0]), (0.25, 0.5));
+        assert_eq!((first, v1), ([0.625], [1.0]));
+        let (mut second, mut v2) = ([f32::NAN], [f32::NAN]);
+        nesterov((&mut second, &first), &[1.0], (&mut v2, &v1), (0.25, 0.5));
+        assert_eq!((second, v2), ([0.1875], [1.5]));
     }
 }

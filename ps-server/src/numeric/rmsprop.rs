@@ -1,6 +1,8 @@
 //! RMSProp.
 
-use ps_common::Element;
+use ps_common::{Element, widest};
+
+use super::rule::Turn;
 
 /// `n = rho * n + (1 - rho) * g^2`; `theta -= lr * g / (sqrt(n) + eps)`. Tieleman and Hinton 2012,
 /// lecture 6.5 of "Neural Networks for Machine Learning", with epsilon outside the root.
@@ -8,17 +10,21 @@ use ps_common::Element;
 /// # Panics
 /// If lengths differ.
 pub(super) fn rmsprop<T: Element>(
-    theta: &mut [T],
+    (new, old): Turn<'_, T>,
     gradient: &[T],
-    n: &mut [T],
+    (n, before): Turn<'_, T>,
     (lr, rho, eps): (f64, f64, f64),
 ) {
-    assert!(theta.len() == gradient.len() && theta.len() == n.len());
+    assert!(new.len() == old.len() && new.len() == gradient.len());
+    assert!(new.len() == n.len() && new.len() == before.len());
     let [lr, rho, rest, eps] = [lr, rho, 1.0 - rho, eps].map(T::from_f64);
-    for ((theta, &g), n) in theta.iter_mut().zip(gradient).zip(n) {
-        *n = rho * *n + rest * (g * g);
-        *theta -= lr * g / (n.sqrt() + eps);
-    }
+    widest(|| {
+        let then = old.iter().zip(gradient).zip(before);
+        for ((new, n), ((&old, &g), &before)) in new.iter_mut().zip(n).zip(then) {
+            *n = rho * before + rest * (g * g);
+            *new = old - lr * g / (n.sqrt() + eps);
+        }
+    });
 }
 
 #[cfg(test)]
@@ -27,8 +33,9 @@ mod tests {
 
     #[test]
     fn one_step() {
-        let (mut theta, mut n) = ([1.0f64, 1.0], [1.0, 4.0]);
-        rmsprop(&mut theta, &[17f64.sqrt(), 0.0], &mut n, (0.5, 0.5, 1.0));
+        let (mut theta, mut n) = ([f64::NAN; 2], [f64::NAN; 2]);
+        let gradient = [17f64.sqrt(), 0.0];
+        rmsprop((&mut theta, &[1.0, 1.0]), &gradient, (&mut n, &[1.0, 4.0]), (0.5, 0.5, 1.0));
         assert!((n[0] - 9.0).abs() < 1e-12 && n[1] == 2.0, "{n:?}");
         assert!((theta[0] - (1.0 - 0.125 * 17f64.sqrt())).abs() < 1e-12 && theta[1] == 1.0);
     }

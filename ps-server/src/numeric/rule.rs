@@ -17,7 +17,7 @@ use super::momentum::momentum;
 use super::nesterov::nesterov;
 use super::options::{Options, Range};
 use super::rmsprop::rmsprop;
-use super::sgd::{sgd, sgd_from};
+use super::sgd::sgd_from;
 
 /// Numbers that a rule remembers of an element, at most.
 pub const SLOTS_MAX: usize = 2;
@@ -25,6 +25,9 @@ pub const SLOTS_MAX: usize = 2;
 /// What a rule remembers of some keys: slot by slot as many numbers as keys; slots that it does not
 /// have are not looked at.
 pub type Slots<'a, T> = [&'a mut [T]; SLOTS_MAX];
+
+/// Some numbers as a step leaves them, whatever was there, and as it finds them.
+pub type Turn<'a, T> = (&'a mut [T], &'a [T]);
 
 /// A rule and its options. The learning rate stands beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -176,26 +179,50 @@ impl Rule {
         }
     }
 
-    /// As [`Rule::step`], from an `old` theta to a `new` one, whatever that held.
+    /// Moves theta and what is remembered of it by the gradient of the same keys. One loop over all of them,
+    /// beside what was there: a copy first would be another pass.
     ///
     /// # Panics
     /// If lengths differ.
     pub fn step_from<T: Element>(
         &self,
-        (new, old): (&mut [T], &[T]),
+        theta: Turn<'_, T>,
         gradient: &[T],
-        slots: Slots<'_, T>,
+        slots: [Turn<'_, T>; SLOTS_MAX],
         step: &Step,
     ) {
-        if *self == Self::Sgd {
-            // The copy would be half of the work.
-            return sgd_from(new, old, gradient, step.lr * step.factor);
+        let lr = step.lr * step.factor;
+        match *self {
+            Self::Sgd => sgd_from(theta.0, theta.1, gradient, lr),
+            Self::Momentum { mu } => {
+                let [v, _] = slots;
+                momentum(theta, gradient, v, (lr, mu));
+            }
+            Self::Nesterov { mu } => {
+                let [v, _] = slots;
+                nesterov(theta, gradient, v, (lr, mu));
+            }
+            Self::Adagrad { eps } => {
+                let [n, _] = slots;
+                adagrad(theta, gradient, n, (lr, eps));
+            }
+            Self::Rmsprop { rho, eps } => {
+                let [n, _] = slots;
+                rmsprop(theta, gradient, n, (lr, rho, eps));
+            }
+            Self::Adam(betas) => adam(theta, gradient, slots, betas.at(lr, step)),
+            Self::Adamw(betas) => {
+                let decay = if step.penalized { step.decay } else { 0.0 };
+                adamw(theta, gradient, slots, betas.at(lr, step), decay);
+            }
+            Self::Ftrl { .. } => {
+                let step = self.ftrl_step(step).expect("this is FTRL");
+                ftrl(theta, gradient, slots, step);
+            }
         }
-        new.copy_from_slice(old);
-        self.step(new, gradient, slots, step);
     }
 
-    /// Moves `theta` by the gradient of the same keys.
+    /// As [`Rule::step_from`], in place.
     ///
     /// # Panics
     /// If lengths differ.
@@ -203,26 +230,23 @@ impl Rule {
         &self,
         theta: &mut [T],
         gradient: &[T],
-        slots: Slots<'_, T>,
+        mut slots: Slots<'_, T>,
         step: &Step,
     ) {
-        let lr = step.lr * step.factor;
-        let [first, second] = slots;
-        match *self {
-            Self::Sgd => sgd(theta, gradient, lr),
-            Self::Momentum { mu } => momentum(theta, gradient, first, (lr, mu)),
-            Self::Nesterov { mu } => nesterov(theta, gradient, first, (lr, mu)),
-            Self::Adagrad { eps } => adagrad(theta, gradient, first, (lr, eps)),
-            Self::Rmsprop { rho, eps } => rmsprop(theta, gradient, first, (lr, rho, eps)),
-            Self::Adam(betas) => adam(theta, gradient, [first, second], betas.at(lr, step)),
-            Self::Adamw(betas) => {
-                let decay = if step.penalized { step.decay } else { 0.0 };
-                adamw(theta, gradient, [first, second], betas.at(lr, step), decay);
-            }
-            Self::Ftrl { .. } => {
-                let step = self.ftrl_step(step).expect("this is FTRL");
-                ftrl(theta, gradient, [first, second], step);
-            }
+        const BLOCK: usize = 256;
+        let n_slots = self.slots().len();
+        let (mut old, mut before) = ([T::ZERO; BLOCK], [[T::ZERO; BLOCK]; SLOTS_MAX]);
+        let cut = gradient.chunks(BLOCK).zip((0..).step_by(BLOCK));
+        assert_eq!(theta.len(), gradient.len());
+        for (gradient, begin) in cut {
+            let keys = begin..begin + gradient.len();
+            let mut turns = slots
+                .iter_mut()
+                .zip(&mut before)
+                .take(n_slots)
+                .map(|(slot, before)| turn(&mut slot[keys.clone()], before));
+            let turns = std::array::from_fn(|_| turns.next().unwrap_or_default());
+            self.step_from(turn(&mut theta[keys.clone()], &mut old), gradient, turns, step);
         }
     }
 
@@ -231,6 +255,13 @@ impl Rule {
         let (l1, l2) = if step.penalized { (l1, l2) } else { (0.0, 0.0) };
         Some(FtrlStep { alpha: step.lr, beta, l1, l2, weight: step.factor })
     }
+}
+
+/// `values` to be written, and as they are: copied into `copy`, which has room for more.
+fn turn<'a, T: Element>(values: &'a mut [T], copy: &'a mut [T]) -> Turn<'a, T> {
+    let copy = &mut copy[..values.len()];
+    copy.copy_from_slice(values);
+    (values, copy)
 }
 
 impl Betas {

@@ -1,24 +1,8 @@
 //! Stochastic gradient descent.
 
-use ps_common::Element;
+use ps_common::{Element, widest};
 
-use super::widest;
-
-/// `theta -= lr * gradient`. Robbins and Monro 1951.
-///
-/// # Panics
-/// If lengths differ.
-pub(super) fn sgd<T: Element>(theta: &mut [T], gradient: &[T], lr: f64) {
-    assert_eq!(theta.len(), gradient.len());
-    let lr = T::from_f64(lr);
-    widest(|| {
-        for (theta, &g) in theta.iter_mut().zip(gradient) {
-            *theta -= lr * g;
-        }
-    });
-}
-
-/// `new = old - lr * gradient`: the same, from a theta that stays.
+/// `new = old - lr * gradient`. Robbins and Monro 1951.
 ///
 /// # Panics
 /// If lengths differ.
@@ -45,12 +29,9 @@ mod tests {
 
     #[test]
     fn one_step() {
-        let mut theta = [1.0f32, -1.0];
-        sgd(&mut theta, &[0.5, 4.0], 0.25);
-        assert_eq!(theta, [0.875, -2.0]);
         let mut new = [f32::NAN; 2];
         sgd_from(&mut new, &[1.0, -1.0], &[0.5, 4.0], 0.25);
-        assert_eq!(new, theta);
+        assert_eq!(new, [0.875, -2.0]);
         assert_eq!(sgd_element(1.0, 0.5, 0.25, None), 0.875);
         assert_eq!(sgd_element(1.0, 0.5, 0.25, Some(1.5)), 0.5);
     }

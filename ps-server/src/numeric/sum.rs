@@ -1,8 +1,6 @@
 //! The aggregate of a round: gradients summed in a fixed order.
 
-use ps_common::Element;
-
-use super::widest;
+use ps_common::{Element, widest};
 
 /// `sum[i] = weight_0 * g_0[i] + weight_1 * g_1[i] + ...`, summed left to right in the precision of
 /// `T`, so that the order of `parts` fixes every bit. A weight of exactly 1 costs no rounding.

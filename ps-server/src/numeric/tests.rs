@@ -1,6 +1,8 @@
-//! Every rule against a naive twin: its formula, element by element, in f64.
+//! Every rule against a naive twin: its formula, element by element, in f64; and kernels with wide registers
+//! against the same arithmetic without.
 
 use ps_common::Element;
+use ps_common::check::first_non_finite;
 
 use super::*;
 
@@ -132,5 +134,72 @@ fn a_factor_is_a_rate_and_for_ftrl_a_weight() {
             _ => run(0.125, 1.0, 3.0),
         };
         assert_eq!(run(0.5, 0.25, 3.0), want, "{text}");
+    }
+}
+
+/// Numbers of all sizes, some of them so small that they are subnormal.
+fn values(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f32::from_bits(state & 0xbfff_ffff)
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Element by element, through a barrier that keeps anything from being vectorised.
+fn narrow(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> Vec<u32> {
+    a.iter().zip(b).map(|(&a, &b)| f(std::hint::black_box(a), b).to_bits()).collect()
+}
+
+#[test]
+fn wide_kernels_give_the_bits_of_narrow_ones() {
+    for n in [0, 1, 7, 8, 9, 31, 32, 33, 255, 256, 257, 2048] {
+        let (a, b) = (values(n, 1), values(n, 2));
+        let mut out = vec![0.0; n];
+        sgd_from(&mut out, &a, &b, 0.1);
+        assert_eq!(bits(&out), narrow(&a, &b, |a, b| a - 0.1 * b), "sgd of {n}");
+        out.copy_from_slice(&a);
+        add_scaled(&mut out, &b, 0.3);
+        assert_eq!(bits(&out), narrow(&a, &b, |a, b| a + 0.3 * b), "sum of {n}");
+        weighted_sum(&mut out, &[(&a, 0.7), (&b, 0.3)]);
+        assert_eq!(bits(&out), narrow(&a, &b, |a, b| 0.7 * a + 0.3 * b), "mean of {n}");
+        let wanted = out.iter().position(|x| !x.is_finite());
+        assert_eq!(first_non_finite(&out), wanted, "check of {n}");
+    }
+}
+
+#[test]
+fn a_rule_gives_an_element_the_same_bits_alone_and_among_others_beside_and_in_place() {
+    for text in RULES {
+        let (rule, _) = Rule::parse(text).expect("known");
+        let step = Step { lr: 0.1, factor: 0.5, decay: 0.1, n_before: 3, penalized: true };
+        for n in [1, 7, 8, 9, 33, 257, 600] {
+            let [old, gradient, first, second] = [1, 2, 3, 4].map(|seed| values(n, seed));
+            // What is a mean or a sum of squares is not negative.
+            let magnitudes = |x: Vec<f32>| x.into_iter().map(f32::abs).collect::<Vec<_>>();
+            let before = [magnitudes(first), magnitudes(second)];
+            let mut new = [vec![f32::NAN; n], vec![f32::NAN; n], vec![f32::NAN; n]];
+            let [theta, a, b] = &mut new;
+            let slots = [(&mut a[..], &before[0][..]), (&mut b[..], &before[1][..])];
+            rule.step_from((theta, &old), &gradient, slots, &step);
+            let mut alone = [old.clone(), before[0].clone(), before[1].clone()];
+            let [theta, a, b] = &mut alone;
+            for (i, &g) in gradient.iter().enumerate() {
+                let (keys, g) = (i..i + 1, std::hint::black_box(g));
+                let slots = [&mut a[keys.clone()], &mut b[keys.clone()]];
+                rule.step(&mut theta[keys], &[g], slots, &step);
+            }
+            for (new, alone) in new.iter().zip(&alone).take(1 + rule.slots().len()) {
+                // Of NaNs there are several.
+                let is_same =
+                    |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                assert!(new.iter().zip(alone).all(is_same), "{text}, {n} elements");
+            }
+        }
     }
 }

@@ -3,8 +3,8 @@
 use ps_common::Element;
 use ps_common::job::Combine;
 
+use super::motion::BLOCK;
 use super::store::Compensation;
-use super::theta::BLOCK;
 use crate::numeric::{compensate, median, trimmed_mean, weighted_sum};
 
 /// Gradients with their weights, in order, and how they become one, or several in turn.
@@ -13,9 +13,6 @@ pub(super) struct Aggregate<'a, T> {
     parts: &'a [(&'a [T], f64)],
     combine: Combine,
     compensation: Option<Compensation<'a>>,
-    /// The parts' elements of a block; kept for its memory.
-    cut: Vec<(&'a [T], f64)>,
-    cut_bare: Vec<&'a [T]>,
 }
 
 /// A block of a chunk.
@@ -31,19 +28,27 @@ pub(super) struct Place {
     pub(super) len: usize,
 }
 
-/// Memory for a block, which stays in the first caches.
+/// Memory for a block, which stays in the first caches; each part is empty until there is use for it.
 #[derive(Debug)]
-pub(super) struct Scratch<T> {
-    /// Empty until there is use for it, as is the next.
+pub(super) struct Scratch<'a, T> {
     gradient: Vec<T>,
     pulled: Vec<T>,
+    /// The parts' elements of a block.
+    cut: Vec<(&'a [T], f64)>,
+    cut_bare: Vec<&'a [T]>,
     /// Of medians.
     sorted: Vec<T>,
 }
 
-impl<T> Default for Scratch<T> {
+impl<T> Default for Scratch<'_, T> {
     fn default() -> Self {
-        Self { gradient: Vec::new(), pulled: Vec::new(), sorted: Vec::new() }
+        Self {
+            gradient: Vec::new(),
+            pulled: Vec::new(),
+            cut: Vec::new(),
+            cut_bare: Vec::new(),
+            sorted: Vec::new(),
+        }
     }
 }
 
@@ -53,7 +58,7 @@ impl<'a, T: Element> Aggregate<'a, T> {
         combine: Combine,
         compensation: Option<Compensation<'a>>,
     ) -> Self {
-        Self { parts, combine, compensation, cut: Vec::new(), cut_bare: Vec::new() }
+        Self { parts, combine, compensation }
     }
 
     /// Steps that theta takes.
@@ -78,11 +83,11 @@ impl<'a, T: Element> Aggregate<'a, T> {
 
     /// Writes the gradient of a step; `theta` is what was there before the update.
     pub(super) fn write<'s>(
-        &mut self,
+        &self,
         step: usize,
         place: Place,
         theta: &[T],
-        scratch: &'s mut Scratch<T>,
+        scratch: &'s mut Scratch<'a, T>,
     ) -> &'s mut [T] {
         scratch.gradient.resize(BLOCK, T::ZERO);
         let gradient = &mut scratch.gradient[..place.len];
@@ -90,20 +95,20 @@ impl<'a, T: Element> Aggregate<'a, T> {
         let cut = |(values, weight): &(&'a [T], f64)| (&values[keys.clone()], *weight);
         match self.combine {
             Combine::Sum => {
-                self.cut.clear();
-                self.cut.extend(self.parts.iter().map(cut));
-                weighted_sum(gradient, &self.cut);
+                scratch.cut.clear();
+                scratch.cut.extend(self.parts.iter().map(cut));
+                weighted_sum(gradient, &scratch.cut);
             }
             Combine::InTurn => weighted_sum(gradient, &[cut(&self.parts[step])]),
             Combine::Median | Combine::TrimmedMean { .. } => {
-                self.cut_bare.clear();
-                self.cut_bare.extend(self.parts.iter().map(|part| cut(part).0));
+                scratch.cut_bare.clear();
+                scratch.cut_bare.extend(self.parts.iter().map(|part| cut(part).0));
                 let sorted = &mut scratch.sorted;
                 match self.combine {
                     Combine::TrimmedMean { k } => {
-                        trimmed_mean(gradient, &self.cut_bare, k as usize, sorted);
+                        trimmed_mean(gradient, &scratch.cut_bare, k as usize, sorted);
                     }
-                    _ => median(gradient, &self.cut_bare, sorted),
+                    _ => median(gradient, &scratch.cut_bare, sorted),
                 }
             }
         }

@@ -8,7 +8,7 @@ use ps_common::job::Combine;
 use ps_common::{Dtype, Element};
 
 use super::gradient::Gradient;
-use super::theta::Motion;
+use super::motion::Motion;
 use crate::numeric::Rule;
 
 /// Gradients whose elements are no larger are moderate: 2^64 in single precision, 2^512 in double.

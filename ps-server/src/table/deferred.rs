@@ -14,18 +14,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use ps_common::Element;
+use ps_common::shared::{Pool, Shared};
 
 use super::aggregate::Aggregate;
 use super::certain::Certain;
 use super::gradient::Gradient;
-use super::pool::{Chunk, Pool};
-use super::theta::{Motion, Work, blocks};
+use super::held::Held;
+use super::motion::{Motion, Move};
 use crate::numeric::Optimizer;
-
-/// Gradients with their weights that an update keeps until it is computed; dropped then.
-pub trait Held: AsRef<[(Gradient, f64)]> + Debug + Send + Sync {}
-
-impl<H: AsRef<[(Gradient, f64)]> + Debug + Send + Sync> Held for H {}
 
 /// Chunks of which some may not be computed yet.
 pub(super) trait Coming: Debug + Send + Sync {
@@ -51,24 +47,24 @@ pub(super) struct Deferred<T: Element> {
     chunks: Vec<Mutex<State<T>>>,
     n_before: AtomicUsize,
     /// Let go when all chunks are computed.
-    gradients: Mutex<Option<Arc<dyn Held>>>,
+    gradients: Mutex<Option<Arc<Held>>>,
 }
 
 #[derive(Debug)]
 enum State<T: Element> {
     /// As the update finds it.
-    Before(Chunk<T>),
+    Before(Shared<T>),
     /// As the update leaves it.
-    After(Chunk<T>),
+    After(Shared<T>),
 }
 
 impl<T: Element> Deferred<T> {
     pub(super) fn new(
-        (chunk_len, chunks): (usize, Vec<Chunk<T>>),
+        (chunk_len, chunks): (usize, Vec<Shared<T>>),
         pool: &Arc<Pool<T>>,
         (optimizer, penalized): (&Optimizer, &Arc<[Range<usize>]>),
         certain: Certain,
-        gradients: Arc<dyn Held>,
+        gradients: Held,
     ) -> Self {
         Self {
             dim: chunks.iter().map(|chunk| chunk.len()).sum(),
@@ -79,12 +75,12 @@ impl<T: Element> Deferred<T> {
             pool: Arc::clone(pool),
             n_before: AtomicUsize::new(chunks.len()),
             chunks: chunks.into_iter().map(|chunk| Mutex::new(State::Before(chunk))).collect(),
-            gradients: Mutex::new(Some(gradients)),
+            gradients: Mutex::new(Some(Arc::new(gradients))),
         }
     }
 
     /// A chunk of theta as it is after the update.
-    pub(super) fn chunk(&self, index: usize) -> Chunk<T> {
+    pub(super) fn chunk(&self, index: usize) -> Shared<T> {
         let mut state = self.chunks[index].lock();
         let before = match &*state {
             State::After(chunk) => return chunk.clone(),
@@ -92,7 +88,7 @@ impl<T: Element> Deferred<T> {
         };
         let gradients = self.gradients.lock().clone();
         let gradients = gradients.expect("kept until all chunks are computed");
-        let after = self.compute(index, before, (*gradients).as_ref());
+        let after = self.compute(index, before, &gradients);
         // Lets go of the version before: its memory is in the cache for the next chunk.
         *state = State::After(after.clone());
         if self.n_before.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -102,31 +98,31 @@ impl<T: Element> Deferred<T> {
     }
 
     /// All of them. Begins at the end: whoever sends theta comes from the other one.
-    pub(super) fn finish(&self) -> Vec<Chunk<T>> {
+    pub(super) fn finish(&self) -> Vec<Shared<T>> {
         let mut chunks: Vec<_> =
             (0..self.chunks.len()).rev().map(|index| self.chunk(index)).collect();
         chunks.reverse();
         chunks
     }
 
-    fn compute(&self, index: usize, before: &[T], gradients: &[(Gradient, f64)]) -> Chunk<T> {
-        let mut after = self.pool.chunk(before.len());
+    fn compute(&self, index: usize, before: &[T], gradients: &[(Gradient, f64)]) -> Shared<T> {
+        let mut after = self.pool.take(before.len());
         let values = after.unshared().expect("just made");
         let parts: Vec<(&[T], f64)> =
             gradients.iter().map(|(gradient, weight)| (gradient.values(), *weight)).collect();
-        let mut aggregate = Aggregate::new(&parts, self.certain.combine, None);
-        let motion = Motion {
-            optimizer: &self.optimizer,
-            lr: self.certain.lr,
-            factor: self.certain.factor,
-            penalized: &self.penalized,
+        let by = Move {
+            aggregate: Aggregate::new(&parts, self.certain.combine, None),
+            motion: Motion {
+                optimizer: &self.optimizer,
+                lr: self.certain.lr,
+                factor: self.certain.factor,
+                penalized: &self.penalized,
+            },
+            clips: Vec::new(),
+            // Plain descent does not count its steps.
+            n_before: 0,
         };
-        let mut work = Work::default();
-        for place in blocks(index, index * self.chunk_len, before.len()) {
-            let block = place.offset..place.offset + place.len;
-            let moved = (&mut values[block.clone()], &before[block]);
-            work.move_block(moved, place, (&mut aggregate, &[]), &motion);
-        }
+        by.chunk((index, index * self.chunk_len), (values, before), None);
         after
     }
 }

@@ -3,13 +3,13 @@
 use std::ops::Deref;
 
 use bytes::Buf;
+use ps_common::check::{all_within, first_non_finite};
 use ps_common::codec::Encoding;
 use ps_common::dtype::as_le_bytes;
-use ps_common::{Dtype, Element, Error, ErrorCode};
+use ps_common::{Dtype, Element, Error, ErrorCode, widest};
 
 use super::certain::moderate;
 use super::room::{check_room, no_room};
-use crate::numeric::{all_within, first_non_finite, widest};
 
 /// A gradient, whole or growing.
 #[derive(Debug, Clone, PartialEq)]

@@ -21,8 +21,8 @@ use ps_common::shared::Shared;
 use ps_common::{Dtype, Element};
 
 use super::gradient::Gradient;
+use super::motion::{BLOCK, runs_of};
 use super::store::{Snapshot, Store};
-use super::theta::{BLOCK, runs_of};
 use crate::numeric::{Norm, Optimizer, Rule, scale, sgd_element};
 
 /// A theta below this many elements is in the sample as a whole.

@@ -2,7 +2,7 @@
 //!
 //! An update writes every chunk anew into spare memory: whole or not at all, and a pull in flight keeps
 //! the version that it began with (rule R9). Where an update may overflow, all of it is computed before
-//! it is in force (`theta.rs`); where it cannot, it is in force first (`deferred.rs`). In hogwild mode
+//! it is in force (`theta.rs`), by several threads if it is large; where it cannot, it is in force first (`deferred.rs`). In hogwild mode
 //! `hogwild.rs` takes the place of all that. Knows no workers, rounds or wire.
 
 mod aggregate;
@@ -10,8 +10,9 @@ mod capture;
 mod certain;
 mod deferred;
 mod gradient;
+mod held;
 mod hogwild;
-mod pool;
+mod motion;
 mod room;
 mod state;
 mod store;
@@ -19,8 +20,8 @@ mod theta;
 
 pub use capture::{Captured, Restoring};
 pub use certain::Certain;
-pub use deferred::Held;
 pub use gradient::{Gradient, GradientError, Values};
+pub use held::{Held, Spares};
 pub use hogwild::SharedStore;
 pub(crate) use room::check_room;
 pub use store::{Compensation, Prepared, Snapshot, Store, Update};

@@ -9,17 +9,18 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use ps_common::Element;
+use ps_common::check::first_non_finite;
 use ps_common::shared::Shared;
 
-use super::theta::runs_of;
-use crate::numeric::{Rule, SLOTS_MAX, Slots, Step, first_non_finite};
+use super::motion::runs_of;
+use crate::numeric::{Rule, SLOTS_MAX, Slots, Step, Turn};
 
 /// The state of a chunk.
 #[derive(Debug)]
 pub(super) struct State<T> {
     n_slots: usize,
     now: [Shared<T>; SLOTS_MAX],
-    /// Until it is opened somebody may hold it, who captured it when it was in force.
+    /// Until it is written somebody may hold it, who captured it when it was in force.
     next: [Shared<T>; SLOTS_MAX],
 }
 
@@ -49,14 +50,22 @@ impl<T: Element> State<T> {
         Self { n_slots, now, next }
     }
 
-    /// Begins the next state of some elements with the one in force.
-    pub(super) fn open(&mut self, block: Range<usize>) {
-        for (next, now) in self.next.iter_mut().zip(&self.now).take(self.n_slots) {
-            next.renewed()[block.clone()].copy_from_slice(&now[block.clone()]);
+    /// Lets the next state of some elements be the one in force.
+    pub(super) fn stay(&mut self, block: Range<usize>) {
+        for (next, now) in self.turns(block) {
+            next.copy_from_slice(now);
         }
     }
 
-    /// The next state of some elements, after it was opened.
+    /// The next state of some elements, to be written, and the one in force.
+    pub(super) fn turns(&mut self, block: Range<usize>) -> [Turn<'_, T>; SLOTS_MAX] {
+        let used = self.next.iter_mut().zip(&self.now).take(self.n_slots);
+        let mut turns =
+            used.map(|(next, now)| (&mut next.renewed()[block.clone()], &now[block.clone()]));
+        std::array::from_fn(|_| turns.next().unwrap_or_default())
+    }
+
+    /// The next state of some elements, after it was written.
     pub(super) fn next(&mut self, block: Range<usize>) -> Slots<'_, T> {
         slots_of(&mut self.next, self.n_slots, block)
     }

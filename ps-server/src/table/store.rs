@@ -13,10 +13,13 @@ use sha2::{Digest, Sha256};
 
 use super::aggregate::Aggregate;
 use super::certain::Certain;
-use super::deferred::{Coming, Held};
+use super::deferred::Coming;
 use super::gradient::Gradient;
-use super::theta::{Motion, Theta};
+use super::held::Held;
+use super::motion::Motion;
+use super::theta::Theta;
 use crate::numeric::{Optimizer, initialize};
+use crate::threads::Threads;
 
 /// One version of theta, immutable.
 #[derive(Debug, Clone)]
@@ -230,6 +233,17 @@ impl Store {
         }
     }
 
+    /// Lets `threads` share updates that are computed at once; without it, as many as suit this
+    /// machine and theta's size. It changes no bit.
+    #[must_use]
+    pub fn on_threads(mut self, threads: Threads) -> Self {
+        match &mut self.theta {
+            AnyTheta::F32(theta) => theta.share(threads),
+            AnyTheta::F64(theta) => theta.share(threads),
+        }
+        self
+    }
+
     /// The current version, without a copy.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         let chunks = match &self.theta {
@@ -266,13 +280,13 @@ impl Store {
         Ok(Prepared(match &mut self.theta {
             AnyTheta::F32(theta) => {
                 let parts = slices(parts);
-                let mut aggregate = Aggregate::new(&parts, combine, compensation);
-                AnyPrepared::F32(theta.prepare(&mut aggregate, &motion).map_err(absolute)?)
+                let aggregate = Aggregate::new(&parts, combine, compensation);
+                AnyPrepared::F32(theta.prepare(aggregate, motion).map_err(absolute)?)
             }
             AnyTheta::F64(theta) => {
                 let parts = slices(parts);
-                let mut aggregate = Aggregate::new(&parts, combine, compensation);
-                AnyPrepared::F64(theta.prepare(&mut aggregate, &motion).map_err(absolute)?)
+                let aggregate = Aggregate::new(&parts, combine, compensation);
+                AnyPrepared::F64(theta.prepare(aggregate, motion).map_err(absolute)?)
             }
         }))
     }
@@ -296,7 +310,7 @@ impl Store {
     ///
     /// # Panics
     /// At the latest when it is computed, if theta has moved since, or they are others.
-    pub fn defer(&mut self, certain: Certain, gradients: Arc<dyn Held>) {
+    pub fn defer(&mut self, certain: Certain, gradients: Held) {
         let rule = (&self.optimizer, &self.penalized);
         match &mut self.theta {
             AnyTheta::F32(theta) => theta.defer(certain, gradients, rule),

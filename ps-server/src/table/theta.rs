@@ -1,23 +1,24 @@
-//! theta in one element type: its chunks, and the one way in which they change.
+//! theta in one element type: its chunks, and how an update replaces them, all or none.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use ps_common::Element;
+use ps_common::check::first_non_finite;
 use ps_common::job::Combine;
+use ps_common::shared::{Pool, Shared};
 
-use super::aggregate::{Aggregate, Place, Scratch};
+use super::aggregate::{Aggregate, Scratch};
 use super::certain::{Certain, bound_of};
-use super::deferred::{Deferred, Held};
+use super::deferred::Deferred;
 use super::gradient::Gradient;
-use super::pool::{Chunk, Pool};
+use super::held::Held;
+use super::motion::{Motion, Move, blocks};
 use super::state::State;
 use super::store::Chunks;
-use crate::numeric::{Norm, Optimizer, Step, add_scaled, first_non_finite, scale};
-
-/// Elements that are combined and updated in one go: buffers of this size stay in the first caches.
-pub(super) const BLOCK: usize = 2048;
+use crate::numeric::{Norm, Optimizer};
+use crate::threads::Threads;
 
 /// Earlier versions of theta whose memory is kept: about as many as are on their way to readers at once.
 const SPARES_MAX: usize = 8;
@@ -29,6 +30,7 @@ pub(super) struct Theta<T: Element> {
     now: Now<T>,
     pool: Arc<Pool<T>>,
     work: Work<T>,
+    threads: Threads,
     /// What no element is larger than, once it is known.
     bound: Option<f64>,
 }
@@ -36,15 +38,14 @@ pub(super) struct Theta<T: Element> {
 /// The version in force.
 #[derive(Debug)]
 enum Now<T: Element> {
-    Here(Vec<Chunk<T>>),
+    Here(Vec<Shared<T>>),
     /// Some of it may have to be computed yet.
     Deferred(Arc<Deferred<T>>),
 }
 
 /// What updates need besides theta.
 #[derive(Debug)]
-pub(super) struct Work<T> {
-    scratch: Scratch<T>,
+struct Work<T> {
     /// By chunk; none before the first update, or if the rule remembers nothing.
     states: Vec<State<T>>,
     /// Steps that the states have seen.
@@ -54,21 +55,9 @@ pub(super) struct Work<T> {
 /// theta after an update that is not in force yet.
 #[derive(Debug)]
 pub(super) struct Prepared<T: Element> {
-    chunks: Vec<Chunk<T>>,
+    chunks: Vec<Shared<T>>,
     /// Taken by it.
     n_steps: u64,
-}
-
-/// How an update's gradients move theta.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Motion<'a> {
-    pub(super) optimizer: &'a Optimizer,
-    /// The learning rate, as scheduled.
-    pub(super) lr: f64,
-    /// Multiplies it.
-    pub(super) factor: f64,
-    /// Keys that decay applies to, in order.
-    pub(super) penalized: &'a [Range<usize>],
 }
 
 impl<T: Element> Theta<T> {
@@ -89,7 +78,8 @@ impl<T: Element> Theta<T> {
             chunk_len,
             now: Now::Here(chunks.into_iter().map(|values| pool.adopt(values)).collect()),
             pool,
-            work: Work { scratch: Scratch::default(), states, n_steps },
+            work: Work { states, n_steps },
+            threads: Threads::of_this_machine(),
             bound: None,
         }
     }
@@ -101,7 +91,7 @@ impl<T: Element> Theta<T> {
     pub(super) fn fill(&mut self, mut write: impl FnMut(usize, &mut [T])) {
         let first_keys = (0..).step_by(self.chunk_len);
         self.bound = None;
-        for (first_key, chunk) in first_keys.zip(self.settle()) {
+        for (first_key, chunk) in first_keys.zip(self.now.settle()) {
             write(first_key, chunk.unshared().expect("filled before it is read"));
         }
     }
@@ -109,21 +99,10 @@ impl<T: Element> Theta<T> {
     /// Every chunk's bytes, without a copy.
     pub(super) fn bytes(&self) -> Chunks {
         match &self.now {
-            Now::Here(chunks) => Chunks::Here(chunks.iter().map(Chunk::bytes).collect()),
+            Now::Here(chunks) => Chunks::Here(chunks.iter().map(Shared::bytes).collect()),
             Now::Deferred(deferred) => {
                 Chunks::Coming(Arc::clone(deferred) as Arc<dyn super::deferred::Coming>)
             }
-        }
-    }
-
-    /// The version in force, all of it computed.
-    fn settle(&mut self) -> &mut Vec<Chunk<T>> {
-        if let Now::Deferred(deferred) = &self.now {
-            self.now = Now::Here(deferred.finish());
-        }
-        match &mut self.now {
-            Now::Here(chunks) => chunks,
-            Now::Deferred(_) => unreachable!("just settled"),
         }
     }
 
@@ -137,7 +116,7 @@ impl<T: Element> Theta<T> {
         Certain::of::<T>(parts, combine, motion, || match self.bound {
             Some(bound) => bound,
             None => {
-                let bound = bound_of(self.settle().iter().map(|chunk| &**chunk));
+                let bound = bound_of(self.now.settle().iter().map(|chunk| &**chunk));
                 *self.bound.insert(bound)
             }
         })
@@ -148,10 +127,10 @@ impl<T: Element> Theta<T> {
     pub(super) fn defer(
         &mut self,
         certain: Certain,
-        gradients: Arc<dyn Held>,
+        gradients: Held,
         (optimizer, penalized): (&Optimizer, &Arc<[Range<usize>]>),
     ) {
-        let chunks = std::mem::take(self.settle());
+        let chunks = std::mem::take(self.now.settle());
         let (theta, rule) = ((self.chunk_len, chunks), (optimizer, penalized));
         let deferred = Deferred::new(theta, &self.pool, rule, certain, gradients);
         self.now = Now::Deferred(Arc::new(deferred));
@@ -162,9 +141,14 @@ impl<T: Element> Theta<T> {
     /// Steps so far, and by slot and chunk the bytes of what the rule remembers, without a copy;
     /// `None` before the first update, or if it remembers nothing.
     pub(super) fn state_bytes(&self, n_slots: usize) -> Option<(u64, Vec<Vec<Bytes>>)> {
-        let Work { states, n_steps, .. } = &self.work;
+        let Work { states, n_steps } = &self.work;
         let slot = |slot| states.iter().map(|state| state.bytes(slot)).collect();
         (!states.is_empty()).then(|| (*n_steps, (0..n_slots).map(slot).collect()))
+    }
+
+    /// Lets `threads` share updates that are computed at once.
+    pub(super) fn share(&mut self, threads: Threads) {
+        self.threads = threads;
     }
 
     /// Computes theta as the gradients of `aggregate` move it, beside theta as it is. If that would
@@ -174,28 +158,27 @@ impl<T: Element> Theta<T> {
     /// If a part has another length than theta.
     pub(super) fn prepare(
         &mut self,
-        aggregate: &mut Aggregate<'_, T>,
-        motion: &Motion<'_>,
+        aggregate: Aggregate<'_, T>,
+        motion: Motion<'_>,
     ) -> Result<Prepared<T>, usize> {
-        self.settle();
-        self.start(motion);
-        let clips = self.clips(aggregate, motion.optimizer)?;
-        let Self { now: Now::Here(chunks), pool, work, .. } = self else {
-            unreachable!("just settled")
-        };
-        let mut new_chunks = Vec::with_capacity(chunks.len());
-        for (i, old) in chunks.iter().enumerate() {
-            let mut new = pool.chunk(old.len());
-            let values = new.unshared().expect("just taken");
-            let start = i * self.chunk_len;
-            blocks(i, start, old.len()).try_for_each(|place| {
-                let range = place.offset..place.offset + place.len;
-                let block = (&mut values[range.clone()], &old[range]);
-                work.update_block(block, place, (aggregate, &clips), motion)
-            })?;
-            new_chunks.push(new);
+        let Self { now, pool, work, threads, .. } = self;
+        let chunks = now.settle();
+        let n_elements = chunks.iter().map(|chunk| chunk.len()).sum();
+        work.start(chunks, &motion);
+        let mut clips = Vec::new();
+        if let Some(norm_max) = motion.optimizer.clip_norm {
+            let norms = norms(chunks, &aggregate, (*threads, n_elements))?;
+            clips = norms.iter().map(|norm| norm.factor(norm_max)).collect();
         }
-        Ok(Prepared { chunks: new_chunks, n_steps: aggregate.n_steps() as u64 })
+        let by = Move { aggregate, motion, clips, n_before: work.n_steps };
+        let mut states = work.states.iter_mut();
+        let parts = with_keys(chunks).enumerate().map(|(i, chunk)| (i, chunk, states.next()));
+        let chunks = threads.share(n_elements, parts.collect(), |(i, (key, old), state)| {
+            let mut new = pool.take(old.len());
+            let values = new.unshared().expect("just taken");
+            by.chunk_checked((i, key), (values, old), state).map(|()| new)
+        })?;
+        Ok(Prepared { chunks, n_steps: by.aggregate.n_steps() as u64 })
     }
 
     /// Puts what the last [`Theta::prepare`] gave in theta's place.
@@ -205,55 +188,18 @@ impl<T: Element> Theta<T> {
         self.work.states.iter_mut().for_each(State::commit);
         self.work.n_steps += prepared.n_steps;
     }
+}
 
-    /// Makes the states if there are to be any: at the first update, when theta is what it starts
-    /// from, however it came about.
-    fn start(&mut self, motion: &Motion<'_>) {
-        let Motion { optimizer, lr, penalized, .. } = *motion;
-        if optimizer.rule.slots().is_empty() || !self.work.states.is_empty() {
-            return;
+impl<T: Element> Now<T> {
+    /// All of it computed.
+    fn settle(&mut self) -> &mut Vec<Shared<T>> {
+        if let Self::Deferred(deferred) = self {
+            *self = Self::Here(deferred.finish());
         }
-        let step = optimizer.at(lr, 1.0, 0);
-        let first_keys = (0..).step_by(self.chunk_len);
-        let chunks = self.settle().clone();
-        let chunks = chunks.iter().zip(first_keys);
-        let state = |(chunk, key): (&Chunk<T>, usize)| {
-            State::start(&optimizer.rule, &step, (chunk, key), penalized)
-        };
-        self.work.states = chunks.map(state).collect();
-    }
-
-    /// What each step's gradient is to be multiplied by; nothing if there is no clipping.
-    fn clips(
-        &mut self,
-        aggregate: &mut Aggregate<'_, T>,
-        optimizer: &Optimizer,
-    ) -> Result<Vec<Option<f64>>, usize> {
-        let Some(norm_max) = optimizer.clip_norm else { return Ok(Vec::new()) };
-        let mut factors = Vec::with_capacity(aggregate.n_steps());
-        let chunk_len = self.chunk_len;
-        let chunks = self.settle().clone();
-        for step in 0..aggregate.n_steps() {
-            let mut norm = Norm::default();
-            for (i, (old, start)) in chunks.iter().zip((0..).step_by(chunk_len)).enumerate() {
-                // Chunk by chunk, so that whoever has only some of them could tell their part.
-                let mut of_chunk = Norm::default();
-                for place in blocks(i, start, old.len()) {
-                    let theta = &old[place.offset..place.offset + place.len];
-                    let gradient: &[T] = match aggregate.as_pushed(step, place) {
-                        Some(pushed) => pushed,
-                        None => aggregate.write(step, place, theta, &mut self.work.scratch),
-                    };
-                    if let Some(index) = first_non_finite(gradient) {
-                        return Err(place.key + index);
-                    }
-                    of_chunk.add(gradient);
-                }
-                norm.append(&of_chunk);
-            }
-            factors.push(norm.factor(norm_max));
+        match self {
+            Self::Here(chunks) => chunks,
+            Self::Deferred(_) => unreachable!("just settled"),
         }
-        Ok(factors)
     }
 }
 
@@ -274,122 +220,65 @@ impl<T: Element> Theta<T> {
     }
 }
 
-/// The blocks of chunk `chunk`, whose first key is `start`.
-pub(super) fn blocks(chunk: usize, start: usize, len: usize) -> impl Iterator<Item = Place> {
-    let block =
-        move |offset| Place { chunk, offset, key: start + offset, len: BLOCK.min(len - offset) };
-    (0..len).step_by(BLOCK).map(block)
-}
-
-/// `keys` cut where penalised ones begin or end, each piece with whether it is penalised.
-pub(super) fn runs_of(
-    penalized: &[Range<usize>],
-    keys: Range<usize>,
-) -> impl Iterator<Item = (Range<usize>, bool)> {
-    let mut next = penalized.partition_point(|range| range.end <= keys.start);
-    let mut from = keys.start;
-    std::iter::from_fn(move || {
-        if from == keys.end {
-            return None;
-        }
-        let (end, is_penalized) = match penalized.get(next) {
-            Some(range) if range.start <= from => {
-                next += 1;
-                (range.end, true)
-            }
-            Some(range) => (range.start, false),
-            None => (keys.end, false),
-        };
-        let run = from..end.min(keys.end);
-        from = run.end;
-        Some((run, is_penalized))
-    })
-}
-
-impl<T> Default for Work<T> {
-    fn default() -> Self {
-        Self { scratch: Scratch::default(), states: Vec::new(), n_steps: 0 }
-    }
+/// theta's chunks, each with its first key.
+fn with_keys<T: Element>(chunks: &[Shared<T>]) -> impl Iterator<Item = (usize, &Shared<T>)> {
+    let first_keys = chunks.iter().scan(0, |end, chunk| {
+        *end += chunk.len();
+        Some(*end - chunk.len())
+    });
+    first_keys.zip(chunks)
 }
 
 impl<T: Element> Work<T> {
-    /// Writes a block's new theta and next state, both checked while they are in the first caches;
-    /// the error is the first key that is not finite.
-    fn update_block(
-        &mut self,
-        (new, old): (&mut [T], &[T]),
-        place: Place,
-        by: (&mut Aggregate<'_, T>, &[Option<f64>]),
-        motion: &Motion<'_>,
-    ) -> Result<(), usize> {
-        self.move_block((&mut *new, old), place, by, motion);
-        let block = place.offset..place.offset + place.len;
-        let state = self.states.get(place.chunk);
-        let in_state = state.and_then(|state| state.first_non_finite(&block));
-        match first_non_finite(new).into_iter().chain(in_state).min() {
-            Some(index) => Err(place.key + index),
-            None => Ok(()),
+    /// Makes the states if there are to be any: at the first update, when theta is what it starts
+    /// from, however it came about.
+    fn start(&mut self, chunks: &[Shared<T>], motion: &Motion<'_>) {
+        let Motion { optimizer, lr, penalized, .. } = *motion;
+        if optimizer.rule.slots().is_empty() || !self.states.is_empty() {
+            return;
         }
+        let step = optimizer.at(lr, 1.0, 0);
+        let state = |(key, chunk): (usize, &Shared<T>)| {
+            State::start(&optimizer.rule, &step, (chunk, key), penalized)
+        };
+        self.states = with_keys(chunks).map(state).collect();
     }
+}
 
-    /// Writes a block's new theta and next state, whatever comes of it.
-    pub(super) fn move_block(
-        &mut self,
-        (new, old): (&mut [T], &[T]),
-        place: Place,
-        (aggregate, clips): (&mut Aggregate<'_, T>, &[Option<f64>]),
-        motion: &Motion<'_>,
-    ) {
-        let Motion { optimizer, lr, factor, penalized } = *motion;
-        let keys = place.key..place.key + place.len;
-        let block = place.offset..place.offset + place.len;
-        let mut state = self.states.get_mut(place.chunk);
-        if let Some(state) = &mut state {
-            state.open(block.clone());
-        }
-        if aggregate.n_steps() == 0 {
-            new.copy_from_slice(old);
-        }
-        for which in 0..aggregate.n_steps() {
-            let decay = optimizer.gradient_decay().map(T::from_f64);
-            let clip = clips.get(which).copied().flatten();
-            let untouched = clip.is_none() && decay.is_none();
-            let gradient: &[T] = match aggregate.as_pushed(which, place) {
-                Some(pushed) if untouched => pushed,
-                _ => {
-                    let gradient = aggregate.write(which, place, old, &mut self.scratch);
-                    if let Some(factor) = clip {
-                        scale(gradient, factor);
-                    }
-                    if let Some(decay) = decay {
-                        let theta = if which == 0 { old } else { &*new };
-                        for (run, _) in runs_of(penalized, keys.clone()).filter(|(_, yes)| *yes) {
-                            let run = run.start - place.key..run.end - place.key;
-                            add_scaled(&mut gradient[run.clone()], &theta[run], decay);
-                        }
-                    }
-                    gradient
+/// The norm of each step's gradient; the error is the first key where it is not finite. Summed chunk by
+/// chunk, so that threads share it, and whoever has only some of the chunks could tell their part.
+fn norms<T: Element>(
+    chunks: &[Shared<T>],
+    aggregate: &Aggregate<'_, T>,
+    (threads, n_elements): (Threads, usize),
+) -> Result<Vec<Norm>, usize> {
+    let of_step = |step| {
+        let parts = with_keys(chunks).enumerate().collect();
+        let of_chunks = threads.share(n_elements, parts, |(chunk, (key, theta))| {
+            let (mut norm, mut scratch) = (Norm::default(), Scratch::default());
+            for place in blocks(chunk, key, theta.len()) {
+                let theta = &theta[place.offset..place.offset + place.len];
+                let gradient: &[T] = match aggregate.as_pushed(step, place) {
+                    Some(pushed) => pushed,
+                    None => aggregate.write(step, place, theta, &mut scratch),
+                };
+                if let Some(index) = first_non_finite(gradient) {
+                    return Err(place.key + index);
                 }
-            };
-            let step = optimizer.at(lr, factor, self.n_steps + which as u64);
-            for (run, penalized) in runs_of(penalized, keys.clone()) {
-                let run = run.start - place.key..run.end - place.key;
-                let (from, to) = (place.offset + run.start, place.offset + run.end);
-                let slots = state.as_mut().map_or_else(Default::default, |s| s.next(from..to));
-                let (new, gradient) = (&mut new[run.clone()], &gradient[run.clone()]);
-                let (rule, step) = (optimizer.rule, Step { penalized, ..step });
-                if which == 0 {
-                    rule.step_from((new, &old[run]), gradient, slots, &step);
-                } else {
-                    rule.step(new, gradient, slots, &step);
-                }
+                norm.add(gradient);
             }
-        }
-    }
+            Ok(norm)
+        })?;
+        let mut norm = Norm::default();
+        of_chunks.iter().for_each(|of_chunk| norm.append(of_chunk));
+        Ok(norm)
+    };
+    (0..aggregate.n_steps()).map(of_step).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::motion::BLOCK;
     use super::*;
 
     fn values(theta: &Theta<f64>) -> Vec<f64> {
@@ -405,7 +294,7 @@ mod tests {
 
     fn update<T: Element>(theta: &mut Theta<T>, parts: &[(&[T], f64)]) -> Result<(), usize> {
         let motion = Motion { optimizer: &SGD, lr: SGD.lr, factor: 1.0, penalized: &[] };
-        let prepared = theta.prepare(&mut Aggregate::new(parts, Combine::Sum, None), &motion);
+        let prepared = theta.prepare(Aggregate::new(parts, Combine::Sum, None), motion);
         prepared.map(|prepared| theta.commit(prepared))
     }
 
@@ -455,17 +344,5 @@ mod tests {
             places.extend(theta.bytes().iter().map(|chunk| chunk.as_ptr() as usize));
         }
         assert_eq!(places.len(), 4, "the memory of two versions takes turns");
-    }
-
-    #[test]
-    fn runs_end_where_penalties_do() {
-        let penalized = [2..5, 7..9];
-        let runs = |keys| runs_of(&penalized, keys).collect::<Vec<_>>();
-        let all = [(0..2, false), (2..5, true), (5..7, false), (7..9, true), (9..12, false)];
-        assert_eq!(runs(0..12), all);
-        assert_eq!(runs(3..4), [(3..4, true)]);
-        assert_eq!(runs(5..8), [(5..7, false), (7..8, true)]);
-        assert_eq!(runs(9..10), [(9..10, false)]);
-        assert_eq!(runs(4..4), []);
     }
 }

@@ -10,11 +10,12 @@
 //! In a complete graph, every shard having rows, the mean of all thetas moves as theta does on a
 //! synchronous server with `--aggregate mean`. Each peer counts the same, however many rows it has.
 
+use ps_common::check::first_non_finite;
 use ps_common::exit::ExitError;
 use ps_common::job::{Aggregate, Metrics, Mode};
 use ps_common::wire::CHUNK_BYTES;
 use ps_common::{Dtype, Element};
-use ps_server::numeric::{Optimizer, first_non_finite, sgd_from};
+use ps_server::numeric::{Optimizer, sgd_from};
 use ps_server::table::Store;
 use ps_worker::learning::{Learner, Problem};
 use ps_worker::model::Real;

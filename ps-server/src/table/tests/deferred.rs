@@ -1,41 +1,25 @@
 //! Updates that are in force before they are computed, against the same ones computed at once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::updates::{decayed, gradient};
 use super::*;
-use crate::table::Snapshot;
+use crate::table::{Held, Snapshot, Spares};
 
 const DIM: usize = 5003;
-
-/// Gradients that tell when they are let go.
-#[derive(Debug)]
-struct Counted(Vec<(Gradient, f64)>, Arc<AtomicUsize>);
-
-impl AsRef<[(Gradient, f64)]> for Counted {
-    fn as_ref(&self) -> &[(Gradient, f64)] {
-        &self.0
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.1.fetch_add(1, Ordering::SeqCst);
-    }
-}
 
 /// Two stores that get the same updates, each in its way.
 pub(in crate::table) struct Pair {
     pub(in crate::table) deferred: Store,
     pub(in crate::table) at_once: Store,
-    let_go: Arc<AtomicUsize>,
+    /// Where each update's gradients go, and how many they are.
+    homes: Vec<(Arc<Spares>, usize)>,
 }
 
 impl Pair {
     pub(in crate::table) fn new(wish: &Wish<'_>, dtype: Dtype) -> Self {
         let new = || store(wish, (4000, 1003), dtype, 613 * dtype.size_bytes());
-        Self { deferred: new(), at_once: new(), let_go: Arc::default() }
+        Self { deferred: new(), at_once: new(), homes: Vec::new() }
     }
 
     /// The same update of both.
@@ -52,11 +36,14 @@ impl Pair {
         let parts: Vec<_> = (0..n_parts).map(part).collect();
         self.at_once.update(&sum(&parts)).expect("finite");
         let certain = self.deferred.certain(&sum(&parts)).expect("an ordinary update");
-        self.deferred.defer(certain, Arc::new(Counted(parts, Arc::clone(&self.let_go))));
+        let home = Arc::default();
+        self.deferred.defer(certain, Held::new(parts, &home));
+        self.homes.push((home, n_parts));
     }
 
+    /// How many updates' gradients have gone home, all of each.
     pub(in crate::table) fn let_go(&self) -> usize {
-        self.let_go.load(Ordering::SeqCst)
+        self.homes.iter().filter(|(home, n_parts)| home.len() == *n_parts).count()
     }
 }
 

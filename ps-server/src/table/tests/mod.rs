@@ -4,6 +4,7 @@ mod capture;
 pub(super) mod deferred;
 mod golden;
 mod parts;
+mod threads;
 mod updates;
 
 use ps_common::Dtype;

@@ -1,8 +1,7 @@
-//! Is every number finite?
+//! Is every number finite, or no larger than a limit? Looked at many at once.
 
-use ps_common::Element;
-
-use super::widest;
+use crate::dtype::Element;
+use crate::widest;
 
 /// Elements looked at between two decisions: the inner loop has no branch and vectorises.
 const BLOCK: usize = 256;
