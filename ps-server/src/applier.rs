@@ -20,6 +20,10 @@ use crate::table::{
     Update,
 };
 
+mod clipped;
+
+pub use clipped::Measured;
+
 /// Spare gradients that are kept for their memory.
 const SPARES_MAX: usize = 8;
 

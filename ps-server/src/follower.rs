@@ -15,7 +15,7 @@ use ps_common::calls::{Caller, PushHeader};
 use ps_common::import::Imported;
 use ps_common::job::{Combine, Fingerprint, JobState, PROTOCOL_VERSION};
 use ps_common::partition::{
-    CheckpointName, Decision, Give, Joint, Partition, PushName, Take, Word,
+    CheckpointName, Decision, Give, Joint, Partition, PushName, Squares, Take, Word,
 };
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
@@ -27,7 +27,7 @@ use crate::table::{Captured, Gradient, Snapshot, Store, check_room};
 
 mod life;
 
-use life::{Answer, Life};
+use life::{Answer, Life, UnderWay};
 
 /// When a worker should ask again a server that waits for partition 0.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -58,6 +58,8 @@ pub enum Next {
     Nothing,
     /// Say this.
     Say(Word),
+    /// Say each, in order: [`Word::Squares`].
+    TellSquares(Vec<Squares>),
     /// Find the checkpoint of this name, make newer ones count for nothing, then [`Follower::begin`].
     Load(Option<CheckpointName>),
     /// Write this down, then say [`Word::Saved`].
@@ -215,16 +217,18 @@ impl Follower {
             }
             Decision::Create { tables, dtype, job } => self.create(stream, tables, dtype, job),
             Decision::Prepare(joint) => self.prepare(stream, &joint),
+            Decision::Clip(clips) => self.clip(stream, &clips),
             Decision::Commit => {
                 let mut state = self.of_stream(stream)?;
                 let life = life_in(&mut state)?;
-                let pending = life.pending.take();
-                let pending = pending.ok_or_else(|| astray("Commit without an update prepared"))?;
+                let Some(UnderWay::Prepared(pending)) = life.under_way.take() else {
+                    return Err(astray("Commit without an update prepared"));
+                };
                 life.applier.publish(life.applier.commit(pending));
                 Ok(Next::Nothing)
             }
             Decision::Abort => {
-                life_in(&mut *self.of_stream(stream)?)?.pending = None;
+                life_in(&mut *self.of_stream(stream)?)?.under_way = None;
                 Ok(Next::Nothing)
             }
             Decision::Give(give) => self.give(stream, give),
@@ -280,7 +284,7 @@ impl Follower {
             n_staged_ever: 0,
             staged: HashMap::new(),
             given: HashMap::new(),
-            pending: None,
+            under_way: None,
             state: JobState::Empty,
         }
     }
@@ -329,20 +333,47 @@ impl Follower {
             let mut state = self.of_stream(stream)?;
             let life = life_in(&mut state)?;
             life.theta()?;
-            if life.pending.is_some() {
-                return Err(astray("Prepare, and an update is prepared already"));
+            if life.under_way.is_some() {
+                return Err(astray("Prepare, and an update is under way already"));
             }
             (Arc::clone(&life.applier), life.order(joint)?)
         };
         // Outside of the lock: meanwhile workers stage and take.
-        let (word, pending) = match applier.prepare(&order) {
-            Ok(pending) => (Word::Prepared(None), Some(pending)),
-            Err(Unapplied::Overflow { key }) => (Word::Prepared(Some(key)), None),
-            Err(Unapplied::NotWritten { what }) => return Err(astray(&what)),
+        let made = match self.spec.optimizer.clip_norm {
+            None => applier.prepare(&order).map(UnderWay::Prepared),
+            Some(_) => applier.measure(&order).map(UnderWay::Measured),
+        };
+        self.proceed(stream, made)
+    }
+
+    fn clip(&self, stream: StreamId, clips: &[Option<f64>]) -> Result<Next, Error> {
+        let (applier, measured) = {
+            let mut state = self.of_stream(stream)?;
+            let life = life_in(&mut state)?;
+            let Some(UnderWay::Measured(measured)) = life.under_way.take() else {
+                return Err(astray("Clip without an update whose squares were told"));
+            };
+            (Arc::clone(&life.applier), measured)
+        };
+        let (got, n_steps) = (clips.len(), measured.squares().len());
+        if got != n_steps {
+            return Err(astray(&format!("Clip has {got} factors for {n_steps} steps")));
+        }
+        let made = applier.prepare_clipped(&measured, clips).map(UnderWay::Prepared);
+        self.proceed(stream, made)
+    }
+
+    /// An update has come so far, or would overflow.
+    fn proceed(&self, stream: StreamId, made: Result<UnderWay, Unapplied>) -> Result<Next, Error> {
+        let next = match &made {
+            Ok(UnderWay::Measured(measured)) => Next::TellSquares(measured.squares().to_vec()),
+            Ok(UnderWay::Prepared(_)) => Next::Say(Word::Prepared(None)),
+            Err(Unapplied::Overflow { key }) => Next::Say(Word::Prepared(Some(*key))),
+            Err(Unapplied::NotWritten { what }) => return Err(astray(what)),
         };
         let mut state = self.of_stream(stream)?;
-        life_in(&mut state)?.pending = pending;
-        Ok(Next::Say(word))
+        life_in(&mut state)?.under_way = made.ok();
+        Ok(next)
     }
 
     fn give(&self, stream: StreamId, give: Give) -> Result<Next, Error> {

@@ -6,7 +6,9 @@ use super::{bad_field, finite, millis, pb, required, seconds, wait_max};
 use crate::calls::Caller;
 use crate::error::Error;
 use crate::job::Combine;
-use crate::partition::{CheckpointName, Decision, Give, Joint, Partition, PushName, Take, Word};
+use crate::partition::{
+    CheckpointName, Decision, Give, Joint, Partition, PushName, Squares, Take, Word,
+};
 
 /// Largest message of the `Partition` service: an update names every worker's gradient.
 pub const PARTITION_MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -176,6 +178,7 @@ impl TryFrom<pb::Decision> for Decision {
                 job: create.job,
             },
             There::Prepare(prepare) => Self::Prepare(prepare.try_into()?),
+            There::Clip(clip) => Self::Clip(clips_from(clip.factors)?),
             There::Commit(_) => Self::Commit,
             There::Abort(_) => Self::Abort,
             There::Give(give) => Self::Give(give.try_into()?),
@@ -220,6 +223,10 @@ impl From<Decision> for pb::Decision {
                 job,
             }),
             Decision::Prepare(joint) => There::Prepare(joint.into()),
+            Decision::Clip(clips) => {
+                let factors = clips.into_iter().map(|clip| clip.unwrap_or(1.0));
+                There::Clip(pb::Clip { factors: factors.collect() })
+            }
             Decision::Commit => There::Commit(pb::Empty {}),
             Decision::Abort => There::Abort(pb::Empty {}),
             Decision::Give(give) => There::Give(give.into()),
@@ -235,6 +242,47 @@ impl From<Decision> for pb::Decision {
     }
 }
 
+/// A factor of 1 leaves a gradient as it is.
+fn clips_from(factors: Vec<f64>) -> Result<Vec<Option<f64>>, Error> {
+    let clip = |factor: f64| match (0.0..=1.0).contains(&factor) {
+        true => Ok((factor < 1.0).then_some(factor)),
+        false => Err(bad_field("clip.factors", format!("has {factor}, which is not in [0, 1]"))),
+    };
+    factors.into_iter().map(clip).collect()
+}
+
+impl TryFrom<pb::Squares> for Squares {
+    type Error = Error;
+    fn try_from(squares: pb::Squares) -> Result<Self, Error> {
+        let pb::Squares { elements, sums, scaled_sums } = squares;
+        if sums.len() != scaled_sums.len() {
+            let what = format!("has {} numbers, `sums` {}", scaled_sums.len(), sums.len());
+            return Err(bad_field("squares.scaled_sums", what));
+        }
+        for element in &elements {
+            finite("squares.elements", *element)?;
+        }
+        if let Some(sum) = sums.iter().find(|sum| sum.is_nan() || **sum < 0.0) {
+            return Err(bad_field(
+                "squares.sums",
+                format!("has {sum}, which no sum of squares is"),
+            ));
+        }
+        if let Some(sum) = scaled_sums.iter().find(|sum| !(0.0..f64::INFINITY).contains(*sum)) {
+            let what = format!("has {sum}, which no sum of scaled squares is");
+            return Err(bad_field("squares.scaled_sums", what));
+        }
+        Ok(Self { elements, sums: sums.into_iter().zip(scaled_sums).collect() })
+    }
+}
+
+impl From<Squares> for pb::Squares {
+    fn from(squares: Squares) -> Self {
+        let (sums, scaled_sums) = squares.sums.into_iter().unzip();
+        Self { elements: squares.elements, sums, scaled_sums }
+    }
+}
+
 impl TryFrom<pb::Word> for Word {
     type Error = Error;
     fn try_from(word: pb::Word) -> Result<Self, Error> {
@@ -245,6 +293,7 @@ impl TryFrom<pb::Word> for Word {
             }
             There::Ready(_) => Self::Ready,
             There::Prepared(prepared) => Self::Prepared(prepared.overflow),
+            There::Squares(squares) => Self::Squares(squares.try_into()?),
             There::Saved(saved) => Self::Saved {
                 version: saved.version,
                 result: if saved.error.is_empty() { Ok(()) } else { Err(saved.error) },
@@ -264,6 +313,7 @@ impl From<Word> for pb::Word {
             }),
             Word::Ready => There::Ready(pb::Empty {}),
             Word::Prepared(overflow) => There::Prepared(pb::Prepared { overflow }),
+            Word::Squares(squares) => There::Squares(squares.into()),
             Word::Saved { version, result } => {
                 There::Saved(pb::Saved { version, error: result.err().unwrap_or_default() })
             }
@@ -318,6 +368,7 @@ mod tests {
                 checkpoint: Some(CheckpointName { version: 5, epoch: 1, job: u64::MAX }),
             },
             Decision::Create { tables, dtype: Dtype::F64, job: 77 },
+            Decision::Clip(vec![Some(0.25), None, Some(0.0)]),
             Decision::Commit,
             Decision::Abort,
             Decision::Give(give),
@@ -345,6 +396,11 @@ mod tests {
             Word::Ready,
             Word::Prepared(None),
             Word::Prepared(Some(0)),
+            Word::Squares(Squares {
+                elements: vec![-1.5, f64::MAX],
+                sums: vec![(9.0, 1e-300), (f64::INFINITY, 3.0)],
+            }),
+            Word::Squares(Squares::default()),
             Word::Saved { version: 3, result: Ok(()) },
             Word::Saved { version: 3, result: Err("no room".to_owned()) },
             Word::Part(Bytes::from_static(b"theta"), true),
@@ -407,6 +463,27 @@ mod tests {
         assert_eq!(refused(There::Give(give)), "exchange");
         let give = pb::Give { exchange: 1, seconds: -1.0, ..give };
         assert_eq!(refused(There::Give(give)), "give.seconds");
+        for factor in [f64::NAN, -0.5, 1.5, f64::INFINITY] {
+            let clip = pb::Clip { factors: vec![0.5, factor] };
+            assert_eq!(refused(There::Clip(clip)), "clip.factors", "{factor}");
+        }
+        let squares = |elements: &[f64], sums: &[f64], scaled_sums: &[f64]| {
+            let squares = pb::Squares {
+                elements: elements.into(),
+                sums: sums.into(),
+                scaled_sums: scaled_sums.into(),
+            };
+            let word = pb::Word { word: Some(pb::word::Word::Squares(squares)) };
+            Word::try_from(word).expect_err("refused").facts["field"].clone()
+        };
+        assert_eq!(squares(&[f64::NAN], &[], &[]), "squares.elements");
+        assert_eq!(squares(&[1.0, f64::INFINITY], &[], &[]), "squares.elements");
+        assert_eq!(squares(&[], &[1.0], &[]), "squares.scaled_sums");
+        assert_eq!(squares(&[], &[f64::NAN], &[0.0]), "squares.sums");
+        assert_eq!(squares(&[], &[-1.0], &[0.0]), "squares.sums");
+        for scaled in [f64::NAN, -1.0, f64::INFINITY] {
+            assert_eq!(squares(&[], &[1.0], &[scaled]), "squares.scaled_sums", "{scaled}");
+        }
         let take = Take::try_from(pb::TakeRequest::default()).expect_err("no exchange");
         assert_eq!(take.facts["field"], "exchange");
     }

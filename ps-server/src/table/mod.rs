@@ -11,6 +11,7 @@ mod certain;
 mod deferred;
 mod gradient;
 mod hogwild;
+mod norm;
 mod pool;
 mod room;
 mod state;
@@ -22,6 +23,7 @@ pub use certain::Certain;
 pub use deferred::Held;
 pub use gradient::{Gradient, GradientError, Values};
 pub use hogwild::SharedStore;
+pub use norm::{Grid, Misfit, clips};
 pub(crate) use room::check_room;
 pub use store::{Compensation, Prepared, Snapshot, Store, Update};
 

@@ -14,7 +14,7 @@ use super::gradient::Gradient;
 use super::pool::{Chunk, Pool};
 use super::state::State;
 use super::store::Chunks;
-use crate::numeric::{Norm, Optimizer, Step, add_scaled, first_non_finite, scale};
+use crate::numeric::{Optimizer, Step, add_scaled, first_non_finite, scale};
 
 /// Elements that are combined and updated in one go: buffers of this size stay in the first caches.
 pub(super) const BLOCK: usize = 2048;
@@ -167,19 +167,20 @@ impl<T: Element> Theta<T> {
         (!states.is_empty()).then(|| (*n_steps, (0..n_slots).map(slot).collect()))
     }
 
-    /// Computes theta as the gradients of `aggregate` move it, beside theta as it is. If that would
-    /// overflow theta or what the rule remembers, the error is the first such key.
+    /// Computes theta as the gradients of `aggregate` move it, each step's multiplied by what `clips`
+    /// says of it, beside theta as it is. If that would overflow theta or what the rule remembers, the
+    /// error is the first such key.
     ///
     /// # Panics
     /// If a part has another length than theta.
     pub(super) fn prepare(
         &mut self,
         aggregate: &mut Aggregate<'_, T>,
+        clips: &[Option<f64>],
         motion: &Motion<'_>,
     ) -> Result<Prepared<T>, usize> {
         self.settle();
         self.start(motion);
-        let clips = self.clips(aggregate, motion.optimizer)?;
         let Self { now: Now::Here(chunks), pool, work, .. } = self else {
             unreachable!("just settled")
         };
@@ -191,7 +192,7 @@ impl<T: Element> Theta<T> {
             blocks(i, start, old.len()).try_for_each(|place| {
                 let range = place.offset..place.offset + place.len;
                 let block = (&mut values[range.clone()], &old[range]);
-                work.update_block(block, place, (aggregate, &clips), motion)
+                work.update_block(block, place, (aggregate, clips), motion)
             })?;
             new_chunks.push(new);
         }
@@ -223,37 +224,36 @@ impl<T: Element> Theta<T> {
         self.work.states = chunks.map(state).collect();
     }
 
-    /// What each step's gradient is to be multiplied by; nothing if there is no clipping.
-    fn clips(
+    /// Writes a step's gradient, as it is before it is clipped, at `keys`, a block of them at most. The
+    /// error is the first key where it is not finite.
+    pub(super) fn write_gradient(
         &mut self,
-        aggregate: &mut Aggregate<'_, T>,
-        optimizer: &Optimizer,
-    ) -> Result<Vec<Option<f64>>, usize> {
-        let Some(norm_max) = optimizer.clip_norm else { return Ok(Vec::new()) };
-        let mut factors = Vec::with_capacity(aggregate.n_steps());
-        let chunk_len = self.chunk_len;
-        let chunks = self.settle().clone();
-        for step in 0..aggregate.n_steps() {
-            let mut norm = Norm::default();
-            for (i, (old, start)) in chunks.iter().zip((0..).step_by(chunk_len)).enumerate() {
-                // Chunk by chunk, so that whoever has only some of them could tell their part.
-                let mut of_chunk = Norm::default();
-                for place in blocks(i, start, old.len()) {
-                    let theta = &old[place.offset..place.offset + place.len];
-                    let gradient: &[T] = match aggregate.as_pushed(step, place) {
-                        Some(pushed) => pushed,
-                        None => aggregate.write(step, place, theta, &mut self.work.scratch),
-                    };
-                    if let Some(index) = first_non_finite(gradient) {
-                        return Err(place.key + index);
-                    }
-                    of_chunk.add(gradient);
-                }
-                norm.append(&of_chunk);
+        (aggregate, step): (&mut Aggregate<'_, T>, usize),
+        keys: Range<usize>,
+        gradient: &mut Vec<T>,
+    ) -> Result<(), usize> {
+        self.settle();
+        let Self { now: Now::Here(chunks), work, chunk_len, .. } = self else {
+            unreachable!("just settled")
+        };
+        gradient.clear();
+        let mut key = keys.start;
+        while key < keys.end {
+            let (chunk, offset) = (key / *chunk_len, key % *chunk_len);
+            let len = (keys.end - key).min(*chunk_len - offset);
+            let place = Place { chunk, offset, key, len };
+            let theta = &chunks[chunk][offset..offset + len];
+            let part: &[T] = match aggregate.as_pushed(step, place) {
+                Some(pushed) => pushed,
+                None => aggregate.write(step, place, theta, &mut work.scratch),
+            };
+            if let Some(index) = first_non_finite(part) {
+                return Err(key + index);
             }
-            factors.push(norm.factor(norm_max));
+            gradient.extend_from_slice(part);
+            key += len;
         }
-        Ok(factors)
+        Ok(())
     }
 }
 
@@ -405,7 +405,7 @@ mod tests {
 
     fn update<T: Element>(theta: &mut Theta<T>, parts: &[(&[T], f64)]) -> Result<(), usize> {
         let motion = Motion { optimizer: &SGD, lr: SGD.lr, factor: 1.0, penalized: &[] };
-        let prepared = theta.prepare(&mut Aggregate::new(parts, Combine::Sum, None), &motion);
+        let prepared = theta.prepare(&mut Aggregate::new(parts, Combine::Sum, None), &[], &motion);
         prepared.map(|prepared| theta.commit(prepared))
     }
 
