@@ -218,11 +218,7 @@ fn between_servers(tables: Vec<pb::Table>) -> Vec<(u8, Vec<u8>)> {
     let words = [
         Word::Holding(pb::Holding { checkpoints: vec![checkpoint; 2], program: String::new() }),
         Word::Prepared(pb::Prepared { overflow: Some(3) }),
-        Word::Squares(pb::Squares {
-            elements: vec![-0.5, 2.0],
-            sums: vec![4.0, f64::INFINITY],
-            scaled_sums: vec![0.0, 1.0],
-        }),
+        Word::Squares(pb::Squares { elements: vec![1; 16].into(), sums: vec![1; 32].into() }),
         Word::Saved(pb::Saved { version: 4, error: "no room".to_owned() }),
         Word::Part(pb::TensorPart { last: true, data: vec![1; 8].into() }),
     ];

@@ -19,7 +19,7 @@ use ps_common::statistics::Statistics;
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
-use crate::applier::{Applier, Fresh, Measured, View};
+use crate::applier::{Applier, Fresh, View};
 use crate::core::{
     Answer, CallId, Config, Core, Effect, Input, Order, Time, Unapplied, Welcome, invariants,
 };
@@ -28,6 +28,8 @@ use crate::keeper::{Keeper, Late, Origin, Resumed, Resumption};
 use crate::numeric::Optimizer;
 use crate::storage;
 use crate::table::{Gradient, Snapshot, check_room};
+
+mod together;
 
 /// An answer with all that goes with it.
 #[derive(Debug, Clone)]
@@ -332,35 +334,6 @@ impl Driver {
         self.applier.update_recorded(order, &mut |parts| keeper.record(order, &counted, parts))
     }
 
-    /// The followers prepare their parts since the core gave the order; waits for all of them.
-    fn update_together(&self, group: &Group, order: &Order) -> Result<Fresh, Unapplied> {
-        let own = match self.applier.optimizer().clip_norm {
-            None => self.applier.prepare(order),
-            Some(_) => {
-                let (measured, clips) = self.measure_together(group, order)?;
-                group.clip(&clips);
-                self.applier.prepare_clipped(&measured, &clips)
-            }
-        };
-        let prepared = all_well(own, group.prepared().map_err(not_applied)?)?;
-        Ok(self.applier.commit(prepared))
-    }
-
-    /// This server's part of an update, and how all parts of it are clipped.
-    fn measure_together(
-        &self,
-        group: &Group,
-        order: &Order,
-    ) -> Result<(Measured, Vec<Option<f64>>), Unapplied> {
-        let own = self.applier.measure(order);
-        let n_steps = order.combine.n_steps(order.parts.len());
-        let (others, overflow) = group.squares(n_steps).map_err(not_applied)?;
-        let own = all_well(own, overflow)?;
-        let clips = self.applier.clips(&own, &others);
-        let clips = clips.map_err(|misfit| not_applied(group.distrust(&misfit)))?;
-        Ok((own, clips))
-    }
-
     /// Takes theta and all that goes with it on its way to the disk; gives what the core has to
     /// hear of it at once.
     fn capture(&self, clock: &dyn Fn() -> Time) -> impl Iterator<Item = Input> + use<> {
@@ -576,21 +549,6 @@ impl Driver {
         }
         merged
     }
-}
-
-/// What this server has made of an update, if no other says that a key of it would overflow.
-fn all_well<T>(own: Result<T, Unapplied>, overflow: Option<u64>) -> Result<T, Unapplied> {
-    match (own, overflow) {
-        (Ok(_), Some(key)) => Err(Unapplied::Overflow { key }),
-        (Err(Unapplied::Overflow { key }), Some(other)) => {
-            Err(Unapplied::Overflow { key: key.min(other) })
-        }
-        (own, _) => own,
-    }
-}
-
-fn not_applied(lost: Lost) -> Unapplied {
-    Unapplied::NotWritten { what: lost.to_string() }
 }
 
 fn is_duplicate(answer: &Answer) -> bool {

@@ -13,21 +13,21 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use ps_common::calls::{Caller, PushHeader};
 use ps_common::import::Imported;
-use ps_common::job::{Combine, Fingerprint, JobState, PROTOCOL_VERSION};
+use ps_common::job::{Fingerprint, JobState, PROTOCOL_VERSION};
 use ps_common::partition::{
-    CheckpointName, Decision, Give, Joint, Partition, PushName, Squares, Take, Word,
+    CheckpointName, Decision, Give, Partition, PushName, Squares, Take, Word,
 };
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
 use crate::applier::Applier;
-use crate::core::Unapplied;
 use crate::numeric::Optimizer;
 use crate::table::{Captured, Gradient, Snapshot, Store, check_room};
 
 mod life;
+mod update;
 
-use life::{Answer, Life, UnderWay};
+use life::{Answer, Life};
 
 /// When a worker should ask again a server that waits for partition 0.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -218,15 +218,7 @@ impl Follower {
             Decision::Create { tables, dtype, job } => self.create(stream, tables, dtype, job),
             Decision::Prepare(joint) => self.prepare(stream, &joint),
             Decision::Clip(clips) => self.clip(stream, &clips),
-            Decision::Commit => {
-                let mut state = self.of_stream(stream)?;
-                let life = life_in(&mut state)?;
-                let Some(UnderWay::Prepared(pending)) = life.under_way.take() else {
-                    return Err(astray("Commit without an update prepared"));
-                };
-                life.applier.publish(life.applier.commit(pending));
-                Ok(Next::Nothing)
-            }
+            Decision::Commit => self.commit(stream),
             Decision::Abort => {
                 life_in(&mut *self.of_stream(stream)?)?.under_way = None;
                 Ok(Next::Nothing)
@@ -325,55 +317,6 @@ impl Follower {
         life.job = Some((job, tables));
         life.state = JobState::Running;
         Ok(Next::Nothing)
-    }
-
-    fn prepare(&self, stream: StreamId, joint: &Joint) -> Result<Next, Error> {
-        check_combine(joint)?;
-        let (applier, order) = {
-            let mut state = self.of_stream(stream)?;
-            let life = life_in(&mut state)?;
-            life.theta()?;
-            if life.under_way.is_some() {
-                return Err(astray("Prepare, and an update is under way already"));
-            }
-            (Arc::clone(&life.applier), life.order(joint)?)
-        };
-        // Outside of the lock: meanwhile workers stage and take.
-        let made = match self.spec.optimizer.clip_norm {
-            None => applier.prepare(&order).map(UnderWay::Prepared),
-            Some(_) => applier.measure(&order).map(UnderWay::Measured),
-        };
-        self.proceed(stream, made)
-    }
-
-    fn clip(&self, stream: StreamId, clips: &[Option<f64>]) -> Result<Next, Error> {
-        let (applier, measured) = {
-            let mut state = self.of_stream(stream)?;
-            let life = life_in(&mut state)?;
-            let Some(UnderWay::Measured(measured)) = life.under_way.take() else {
-                return Err(astray("Clip without an update whose squares were told"));
-            };
-            (Arc::clone(&life.applier), measured)
-        };
-        let (got, n_steps) = (clips.len(), measured.squares().len());
-        if got != n_steps {
-            return Err(astray(&format!("Clip has {got} factors for {n_steps} steps")));
-        }
-        let made = applier.prepare_clipped(&measured, clips).map(UnderWay::Prepared);
-        self.proceed(stream, made)
-    }
-
-    /// An update has come so far, or would overflow.
-    fn proceed(&self, stream: StreamId, made: Result<UnderWay, Unapplied>) -> Result<Next, Error> {
-        let next = match &made {
-            Ok(UnderWay::Measured(measured)) => Next::TellSquares(measured.squares().to_vec()),
-            Ok(UnderWay::Prepared(_)) => Next::Say(Word::Prepared(None)),
-            Err(Unapplied::Overflow { key }) => Next::Say(Word::Prepared(Some(*key))),
-            Err(Unapplied::NotWritten { what }) => return Err(astray(what)),
-        };
-        let mut state = self.of_stream(stream)?;
-        life_in(&mut state)?.under_way = made.ok();
-        Ok(next)
     }
 
     fn give(&self, stream: StreamId, give: Give) -> Result<Next, Error> {
@@ -591,20 +534,6 @@ impl Spec {
 
 fn life_in(state: &mut State) -> Result<&mut Life, Error> {
     state.life.as_mut().ok_or_else(|| astray("a decision comes before Begin"))
-}
-
-/// There must be enough to combine.
-fn check_combine(joint: &Joint) -> Result<(), Error> {
-    let n_parts = joint.parts.len() as u64;
-    let enough = match joint.combine {
-        Combine::Sum | Combine::InTurn => true,
-        Combine::Median => n_parts > 0,
-        Combine::TrimmedMean { k } => n_parts > 2 * u64::from(k),
-    };
-    match enough {
-        true => Ok(()),
-        false => Err(astray(&format!("{n_parts} gradients are too few for {:?}", joint.combine))),
-    }
 }
 
 /// A decision that does not fit: partition 0 and this server are not of one mind.

@@ -1,9 +1,12 @@
 //! Several servers: partition 0's decisions, the others' answers, a worker's wish for a part of theta.
 
+use bytes::Bytes;
+
 use super::enums::Parse;
 use super::membership::{fingerprint_from, tables_from, tables_into};
 use super::{bad_field, finite, millis, pb, required, seconds, wait_max};
 use crate::calls::Caller;
+use crate::dtype::{as_le_bytes, copy_from_le_bytes};
 use crate::error::Error;
 use crate::job::Combine;
 use crate::partition::{
@@ -254,33 +257,42 @@ fn clips_from(factors: Vec<f64>) -> Result<Vec<Option<f64>>, Error> {
 impl TryFrom<pb::Squares> for Squares {
     type Error = Error;
     fn try_from(squares: pb::Squares) -> Result<Self, Error> {
-        let pb::Squares { elements, sums, scaled_sums } = squares;
-        if sums.len() != scaled_sums.len() {
-            let what = format!("has {} numbers, `sums` {}", scaled_sums.len(), sums.len());
-            return Err(bad_field("squares.scaled_sums", what));
-        }
+        let elements = doubles_from("squares.elements", &squares.elements)?;
         for element in &elements {
             finite("squares.elements", *element)?;
         }
-        if let Some(sum) = sums.iter().find(|sum| sum.is_nan() || **sum < 0.0) {
-            return Err(bad_field(
-                "squares.sums",
-                format!("has {sum}, which no sum of squares is"),
-            ));
+        let sums = doubles_from("squares.sums", &squares.sums)?;
+        let (sums, rest) = sums.as_chunks();
+        if !rest.is_empty() {
+            return Err(bad_field("squares.sums", "has half a pair at its end"));
         }
-        if let Some(sum) = scaled_sums.iter().find(|sum| !(0.0..f64::INFINITY).contains(*sum)) {
-            let what = format!("has {sum}, which no sum of scaled squares is");
-            return Err(bad_field("squares.scaled_sums", what));
-        }
-        Ok(Self { elements, sums: sums.into_iter().zip(scaled_sums).collect() })
+        let sum = |&[plain, scaled]: &[f64; 2]| match plain >= 0.0 && scaled >= 0.0 {
+            true if scaled.is_finite() => Ok((plain, scaled)),
+            _ => {
+                let what = format!("has {plain} and scaled {scaled}, which no sums of squares are");
+                Err(bad_field("squares.sums", what))
+            }
+        };
+        Ok(Self { elements, sums: sums.iter().map(sum).collect::<Result<_, _>>()? })
     }
 }
 
 impl From<Squares> for pb::Squares {
-    fn from(squares: Squares) -> Self {
-        let (sums, scaled_sums) = squares.sums.into_iter().unzip();
-        Self { elements: squares.elements, sums, scaled_sums }
+    fn from(Squares { elements, sums }: Squares) -> Self {
+        let sums: Vec<f64> = sums.into_iter().flat_map(|(plain, scaled)| [plain, scaled]).collect();
+        let bytes = |doubles: &[f64]| Bytes::copy_from_slice(as_le_bytes(doubles));
+        Self { elements: bytes(&elements), sums: bytes(&sums) }
     }
+}
+
+fn doubles_from(field: &str, bytes: &[u8]) -> Result<Vec<f64>, Error> {
+    let mut doubles = vec![0.0; bytes.len() / size_of::<f64>()];
+    if bytes.len() != doubles.len() * size_of::<f64>() {
+        let what = format!("has {} bytes, which are no whole doubles", bytes.len());
+        return Err(bad_field(field, what));
+    }
+    copy_from_le_bytes(&mut doubles, bytes);
+    Ok(doubles)
 }
 
 impl TryFrom<pb::Word> for Word {
@@ -326,8 +338,6 @@ impl From<Word> for pb::Word {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use bytes::Bytes;
 
     use super::*;
     use crate::dtype::Dtype;
@@ -467,22 +477,27 @@ mod tests {
             let clip = pb::Clip { factors: vec![0.5, factor] };
             assert_eq!(refused(There::Clip(clip)), "clip.factors", "{factor}");
         }
-        let squares = |elements: &[f64], sums: &[f64], scaled_sums: &[f64]| {
-            let squares = pb::Squares {
-                elements: elements.into(),
-                sums: sums.into(),
-                scaled_sums: scaled_sums.into(),
-            };
+        let squares = |elements: &[f64], sums: &[f64]| {
+            let bytes = |doubles| Bytes::copy_from_slice(as_le_bytes(doubles));
+            pb::Squares { elements: bytes(elements), sums: bytes(sums) }
+        };
+        let refused = |squares: pb::Squares| {
             let word = pb::Word { word: Some(pb::word::Word::Squares(squares)) };
             Word::try_from(word).expect_err("refused").facts["field"].clone()
         };
-        assert_eq!(squares(&[f64::NAN], &[], &[]), "squares.elements");
-        assert_eq!(squares(&[1.0, f64::INFINITY], &[], &[]), "squares.elements");
-        assert_eq!(squares(&[], &[1.0], &[]), "squares.scaled_sums");
-        assert_eq!(squares(&[], &[f64::NAN], &[0.0]), "squares.sums");
-        assert_eq!(squares(&[], &[-1.0], &[0.0]), "squares.sums");
-        for scaled in [f64::NAN, -1.0, f64::INFINITY] {
-            assert_eq!(squares(&[], &[1.0], &[scaled]), "squares.scaled_sums", "{scaled}");
+        assert_eq!(refused(squares(&[f64::NAN], &[])), "squares.elements");
+        assert_eq!(refused(squares(&[1.0, f64::INFINITY], &[])), "squares.elements");
+        let cut = pb::Squares { elements: Bytes::from_static(&[0; 9]), ..Default::default() };
+        assert_eq!(refused(cut), "squares.elements");
+        assert_eq!(refused(squares(&[], &[1.0])), "squares.sums");
+        for (sum, scaled) in [
+            (f64::NAN, 0.0),
+            (-1.0, 0.0),
+            (1.0, f64::NAN),
+            (1.0, -1.0),
+            (f64::INFINITY, f64::INFINITY),
+        ] {
+            assert_eq!(refused(squares(&[], &[sum, scaled])), "squares.sums", "{sum} {scaled}");
         }
         let take = Take::try_from(pb::TakeRequest::default()).expect_err("no exchange");
         assert_eq!(take.facts["field"], "exchange");

@@ -1,5 +1,7 @@
 //! The rules of a server that decides nothing, one by one.
 
+use ps_common::job::Combine;
+use ps_common::partition::Joint;
 use ps_common::tables::Table;
 
 use super::*;

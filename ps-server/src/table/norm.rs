@@ -157,8 +157,9 @@ fn squares<T: Element>(
 /// # Errors
 /// The first server whose squares are not those of its keys.
 pub fn clips(grid: Grid, parts: &[&[Squares]], norm_max: f64) -> Result<Vec<Option<f64>>, Misfit> {
-    let n_steps = parts.first().map_or(0, |part| part.len());
-    let servers = || (0..).zip(parts).map(|(index, part)| (of(parts, index), *part));
+    let (count, n_steps) = (parts.len() as u32, parts.first().map_or(0, |part| part.len()));
+    let servers =
+        || (0..count).zip(parts).map(move |(index, part)| (Partition { index, count }, *part));
     for (partition, part) in servers() {
         let want = grid.shape(partition.keys(grid.dim));
         let shape = |squares: &Squares| (squares.elements.len(), squares.sums.len());
@@ -179,10 +180,6 @@ pub fn clips(grid: Grid, parts: &[&[Squares]], norm_max: f64) -> Result<Vec<Opti
         norm(grid, parts).factor(norm_max)
     };
     Ok((0..n_steps).map(of_step).collect())
-}
-
-fn of(parts: &[&[Squares]], index: u32) -> Partition {
-    Partition { index, count: parts.len() as u32 }
 }
 
 /// The norm out of the squares of each server's keys, which are of the right shape.
