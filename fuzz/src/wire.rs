@@ -201,6 +201,7 @@ fn between_servers(tables: Vec<pb::Table>) -> Vec<(u8, Vec<u8>)> {
             rate_factor: 1.0,
             compensation: Some(compensation),
         }),
+        Decision::Clip(pb::Clip { factors: vec![0.5, 1.0] }),
         Decision::Commit(pb::Empty {}),
         Decision::Give(pb::Give {
             rank,
@@ -217,6 +218,7 @@ fn between_servers(tables: Vec<pb::Table>) -> Vec<(u8, Vec<u8>)> {
     let words = [
         Word::Holding(pb::Holding { checkpoints: vec![checkpoint; 2], program: String::new() }),
         Word::Prepared(pb::Prepared { overflow: Some(3) }),
+        Word::Squares(pb::Squares { elements: vec![1; 16].into(), sums: vec![1; 32].into() }),
         Word::Saved(pb::Saved { version: 4, error: "no room".to_owned() }),
         Word::Part(pb::TensorPart { last: true, data: vec![1; 8].into() }),
     ];

@@ -130,6 +130,16 @@ pub enum Combine {
     },
 }
 
+impl Combine {
+    /// Steps that theta takes by so many gradients.
+    pub fn n_steps(self, n_gradients: usize) -> usize {
+        match self {
+            Self::InTurn => n_gradients,
+            Self::Sum | Self::Median | Self::TrimmedMean { .. } => 1,
+        }
+    }
+}
+
 /// What becomes of a rank whose lease ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -111,6 +111,18 @@ pub struct Joint {
     pub compensation: Option<(f64, u32, u64)>,
 }
 
+/// What a server tells of the squares of its part of a gradient, so that the norm of all of it has the
+/// bits that it has where one server has it all.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Squares {
+    /// The gradient itself where a block that is summed in one goes on at another server, in order of
+    /// key.
+    pub elements: Vec<f64>,
+    /// Of every other stretch of keys, in order: the sum of squares, which may be infinite, and that of
+    /// squares scaled so far down that it is not.
+    pub sums: Vec<(f64, f64)>,
+}
+
 /// A worker's wish for a part of theta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Take {
@@ -165,8 +177,12 @@ pub enum Decision {
         /// Names the job in checkpoints.
         job: u64,
     },
-    /// Compute an update beside theta; [`Word::Prepared`] follows.
+    /// Compute an update beside theta; [`Word::Prepared`] follows. Where gradients are clipped by their
+    /// norm a [`Word::Squares`] of each step follows, and [`Decision::Clip`] comes before it is computed.
     Prepare(Joint),
+    /// What each step's gradient is multiplied by to have the norm that it may have, if it is longer;
+    /// [`Word::Prepared`] follows.
+    Clip(Vec<Option<f64>>),
     /// What was prepared is in force.
     Commit,
     /// What was prepared is not.
@@ -199,6 +215,8 @@ pub enum Word {
     Ready,
     /// The update is computed, or the first key that would overflow, counted over all of theta.
     Prepared(Option<u64>),
+    /// What the norm of the next step's gradient has to be made of.
+    Squares(Squares),
     /// A checkpoint is durable, or why it is not.
     Saved {
         /// theta's version in it.

@@ -20,6 +20,10 @@ use crate::table::{
     Spares, Store, Update,
 };
 
+mod clipped;
+
+pub use clipped::Measured;
+
 /// theta, the version that pulls get, and the gradients that are in.
 #[derive(Debug)]
 pub struct Applier {

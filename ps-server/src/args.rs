@@ -195,12 +195,13 @@ impl JobSpec {
     /// What must be equal on all servers of the job, by the names of the flags that say it.
     pub fn settings(&self, serve: &ServeArgs) -> Fingerprint {
         let given = |is_given: bool| if is_given { "given" } else { "none" };
-        let Optimizer { rule, lr, schedule, weight_decay, .. } = &self.optimizer;
+        let Optimizer { rule, lr, schedule, weight_decay, clip_norm } = &self.optimizer;
         let settings = [
             ("optimizer", format!("{}{rule}", rule.name())),
             ("lr", lr.to_string()),
             ("lr-schedule", schedule.to_string()),
             ("weight-decay", weight_decay.to_string()),
+            ("clip-norm", clip_norm.map_or_else(|| "none".to_owned(), |norm| norm.to_string())),
             ("dtype", self.dtype.to_string()),
             ("checkpoint-dir", given(serve.durability.checkpoint_dir.is_some()).to_owned()),
             ("theta-in", given(serve.theta_in.is_some()).to_owned()),

@@ -29,6 +29,8 @@ use crate::numeric::Optimizer;
 use crate::storage;
 use crate::table::{Gradient, Snapshot, check_room};
 
+mod together;
+
 /// An answer with all that goes with it.
 #[derive(Debug, Clone)]
 pub enum Delivery {
@@ -330,20 +332,6 @@ impl Driver {
         };
         let counted = self.core.lock().counted_by(order);
         self.applier.update_recorded(order, &mut |parts| keeper.record(order, &counted, parts))
-    }
-
-    /// The followers prepare their parts since the core gave the order; waits for all of them.
-    fn update_together(&self, group: &Group, order: &Order) -> Result<Fresh, Unapplied> {
-        let own = self.applier.prepare(order);
-        let theirs =
-            group.prepared().map_err(|lost| Unapplied::NotWritten { what: lost.to_string() });
-        let own = match (own, theirs?) {
-            (Ok(prepared), None) => return Ok(self.applier.commit(prepared)),
-            (Ok(_), Some(key)) => key,
-            (Err(Unapplied::Overflow { key }), other) => other.map_or(key, |other| key.min(other)),
-            (Err(error), _) => return Err(error),
-        };
-        Err(Unapplied::Overflow { key: own })
     }
 
     /// Takes theta and all that goes with it on its way to the disk; gives what the core has to

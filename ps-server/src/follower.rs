@@ -13,19 +13,19 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use ps_common::calls::{Caller, PushHeader};
 use ps_common::import::Imported;
-use ps_common::job::{Combine, Fingerprint, JobState, PROTOCOL_VERSION};
+use ps_common::job::{Fingerprint, JobState, PROTOCOL_VERSION};
 use ps_common::partition::{
-    CheckpointName, Decision, Give, Joint, Partition, PushName, Take, Word,
+    CheckpointName, Decision, Give, Partition, PushName, Squares, Take, Word,
 };
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
 use crate::applier::Applier;
-use crate::core::Unapplied;
 use crate::numeric::Optimizer;
 use crate::table::{Captured, Gradient, Snapshot, Store, check_room};
 
 mod life;
+mod update;
 
 use life::{Answer, Life};
 
@@ -58,6 +58,8 @@ pub enum Next {
     Nothing,
     /// Say this.
     Say(Word),
+    /// Say each, in order: [`Word::Squares`].
+    TellSquares(Vec<Squares>),
     /// Find the checkpoint of this name, make newer ones count for nothing, then [`Follower::begin`].
     Load(Option<CheckpointName>),
     /// Write this down, then say [`Word::Saved`].
@@ -215,16 +217,10 @@ impl Follower {
             }
             Decision::Create { tables, dtype, job } => self.create(stream, tables, dtype, job),
             Decision::Prepare(joint) => self.prepare(stream, &joint),
-            Decision::Commit => {
-                let mut state = self.of_stream(stream)?;
-                let life = life_in(&mut state)?;
-                let pending = life.pending.take();
-                let pending = pending.ok_or_else(|| astray("Commit without an update prepared"))?;
-                life.applier.publish(life.applier.commit(pending));
-                Ok(Next::Nothing)
-            }
+            Decision::Clip(clips) => self.clip(stream, &clips),
+            Decision::Commit => self.commit(stream),
             Decision::Abort => {
-                life_in(&mut *self.of_stream(stream)?)?.pending = None;
+                life_in(&mut *self.of_stream(stream)?)?.under_way = None;
                 Ok(Next::Nothing)
             }
             Decision::Give(give) => self.give(stream, give),
@@ -280,7 +276,7 @@ impl Follower {
             n_staged_ever: 0,
             staged: HashMap::new(),
             given: HashMap::new(),
-            pending: None,
+            under_way: None,
             state: JobState::Empty,
         }
     }
@@ -321,28 +317,6 @@ impl Follower {
         life.job = Some((job, tables));
         life.state = JobState::Running;
         Ok(Next::Nothing)
-    }
-
-    fn prepare(&self, stream: StreamId, joint: &Joint) -> Result<Next, Error> {
-        check_combine(joint)?;
-        let (applier, order) = {
-            let mut state = self.of_stream(stream)?;
-            let life = life_in(&mut state)?;
-            life.theta()?;
-            if life.pending.is_some() {
-                return Err(astray("Prepare, and an update is prepared already"));
-            }
-            (Arc::clone(&life.applier), life.order(joint)?)
-        };
-        // Outside of the lock: meanwhile workers stage and take.
-        let (word, pending) = match applier.prepare(&order) {
-            Ok(pending) => (Word::Prepared(None), Some(pending)),
-            Err(Unapplied::Overflow { key }) => (Word::Prepared(Some(key)), None),
-            Err(Unapplied::NotWritten { what }) => return Err(astray(&what)),
-        };
-        let mut state = self.of_stream(stream)?;
-        life_in(&mut state)?.pending = pending;
-        Ok(Next::Say(word))
     }
 
     fn give(&self, stream: StreamId, give: Give) -> Result<Next, Error> {
@@ -560,20 +534,6 @@ impl Spec {
 
 fn life_in(state: &mut State) -> Result<&mut Life, Error> {
     state.life.as_mut().ok_or_else(|| astray("a decision comes before Begin"))
-}
-
-/// There must be enough to combine.
-fn check_combine(joint: &Joint) -> Result<(), Error> {
-    let n_parts = joint.parts.len() as u64;
-    let enough = match joint.combine {
-        Combine::Sum | Combine::InTurn => true,
-        Combine::Median => n_parts > 0,
-        Combine::TrimmedMean { k } => n_parts > 2 * u64::from(k),
-    };
-    match enough {
-        true => Ok(()),
-        false => Err(astray(&format!("{n_parts} gradients are too few for {:?}", joint.combine))),
-    }
 }
 
 /// A decision that does not fit: partition 0 and this server are not of one mind.

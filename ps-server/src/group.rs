@@ -16,10 +16,11 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use ps_common::ErrorCode;
 use ps_common::calls::{Caller, Outcome};
 use ps_common::job::JobState;
-use ps_common::partition::{Decision, Give, Joint, Partition, PushName, Word};
+use ps_common::partition::{Decision, Give, Joint, Partition, PushName, Squares, Word};
 use ps_common::tables::Tables;
 
 use crate::core::{Answer, CallId, Compensate, Effect, Input, Order};
+use crate::table::Misfit;
 
 #[cfg(test)]
 mod tests;
@@ -250,6 +251,44 @@ impl Group {
         Ok(overflow)
     }
 
+    /// Waits until all have summed the squares of the update that the last [`Effect::Update`] ordered: of
+    /// each of its `n_steps` steps, by follower; and the smallest key where a gradient would overflow
+    /// anywhere, of which then nothing else follows.
+    ///
+    /// # Errors
+    /// A loss.
+    pub(crate) fn squares(&self, n_steps: usize) -> Result<(Vec<Vec<Squares>>, Option<u64>), Lost> {
+        let (mut all, mut overflow) = (Vec::new(), None::<u64>);
+        for index in 1..self.count() {
+            let mut squares = Vec::with_capacity(n_steps);
+            while squares.len() < n_steps {
+                match self.answer(index, Some(self.patience))? {
+                    Word::Squares(of_step) => squares.push(of_step),
+                    Word::Prepared(Some(key)) if squares.is_empty() => {
+                        overflow = Some(overflow.map_or(key, |other| other.min(key)));
+                        break;
+                    }
+                    other => return Err(self.astray(index, &other)),
+                }
+            }
+            all.push(squares);
+        }
+        Ok((all, overflow))
+    }
+
+    /// Tells how the gradients of the update whose squares have come are clipped.
+    pub(crate) fn clip(&self, clips: &[Option<f64>]) {
+        // With the lock that all that the core decides is told under: all hear it at the same place.
+        let _order = self.calls.lock();
+        self.tell(&Decision::Clip(clips.to_vec()));
+    }
+
+    /// A follower whose squares cannot be of its part is not relied on.
+    pub(crate) fn distrust(&self, misfit: &Misfit) -> Lost {
+        let what = format!("of its part of a gradient it told {}", misfit.what);
+        self.lose_in(&mut self.heard.lock(), misfit.partition.index, what, None)
+    }
+
     /// The update that was prepared is in force, or it is not. Inside the core's lock, with the core's
     /// word of it.
     pub(crate) fn settle(&self, is_in_force: bool) {
@@ -299,8 +338,7 @@ impl Group {
         for index in 1..self.count() {
             let mut chunks = Vec::new();
             loop {
-                let word =
-                    self.wait_for(index, Some(self.patience), |inbox| inbox.answers.pop_front())?;
+                let word = self.answer(index, Some(self.patience))?;
                 let Word::Part(bytes, is_last) = word else {
                     return Err(self.astray(index, &word));
                 };
@@ -322,10 +360,15 @@ impl Group {
     ) -> Result<Vec<Word>, Lost> {
         (1..self.count())
             .map(|index| {
-                let word = self.wait_for(index, patience, |inbox| inbox.answers.pop_front())?;
+                let word = self.answer(index, patience)?;
                 if is_wanted(&word) { Ok(word) } else { Err(self.astray(index, &word)) }
             })
             .collect()
+    }
+
+    /// The next answer of follower `index`.
+    fn answer(&self, index: u32, patience: Option<Duration>) -> Result<Word, Lost> {
+        self.wait_for(index, patience, |inbox| inbox.answers.pop_front())
     }
 
     /// A follower that says what was not asked for cannot be relied on.
@@ -334,6 +377,7 @@ impl Group {
             Word::Holding(_) => "its checkpoints",
             Word::Ready => "that it is ready",
             Word::Prepared(_) => "that an update is computed",
+            Word::Squares(_) => "the squares of a gradient",
             Word::Saved { .. } => "that a checkpoint is written",
             Word::Part(..) => "a part of theta",
         };

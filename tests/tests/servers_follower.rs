@@ -291,6 +291,9 @@ async fn m6_m7_m8_what_is_not_in_order_is_refused_and_the_server_lives() {
         Decider::follow(&address, open(&[("optimizer", "sgd")])).await.err().expect("differs");
     assert_eq!(reason_of(&other), (Code::FailedPrecondition, "CONFIG_MISMATCH".to_owned()));
     assert!(other.message().contains("--optimizer") && other.message().contains("sgd"), "{other}");
+    let other =
+        Decider::follow(&address, open(&[("clip-norm", "1")])).await.err().expect("differs");
+    assert!(other.message().contains("--clip-norm is none, partition 0's 1"), "{other}");
 
     let mut decider = Decider::created(&address).await;
     decider.round(&address, 1, 0).await;
@@ -462,7 +465,6 @@ fn what_one_of_several_servers_cannot_do_is_a_configuration_error() {
         (&["--partition", "2/2"][..], "--partition"),
         (&["--partition", "x"], "--partition"),
         (&["--partition", "1/2", "--mode", "hogwild"], "--mode hogwild"),
-        (&["--partition", "1/2", "--clip-norm", "1"], "--clip-norm"),
         (
             &["--partition", "1/2", "--checkpoint-dir", ".", "--durability", "always"],
             "--durability always",

@@ -153,9 +153,10 @@ fn no_message_repeats_a_number_or_a_message_per_element() {
         "repeated Table tables",
         "repeated uint64 shape",
         "repeated WorkerStatus workers",
-        // One a server, one a worker's push, one a checkpoint.
+        // One a server, a worker's push, a step of an update, a checkpoint.
         "repeated uint64 first_keys",
         "repeated Part parts",
+        "repeated double factors",
         "repeated CheckpointName checkpoints",
     ];
     let mut offenders = Vec::new();

@@ -1,12 +1,17 @@
 //! Several servers: partition 0's decisions, the others' answers, a worker's wish for a part of theta.
 
+use bytes::Bytes;
+
 use super::enums::Parse;
 use super::membership::{fingerprint_from, tables_from, tables_into};
 use super::{bad_field, finite, millis, pb, required, seconds, wait_max};
 use crate::calls::Caller;
+use crate::dtype::{as_le_bytes, copy_from_le_bytes};
 use crate::error::Error;
 use crate::job::Combine;
-use crate::partition::{CheckpointName, Decision, Give, Joint, Partition, PushName, Take, Word};
+use crate::partition::{
+    CheckpointName, Decision, Give, Joint, Partition, PushName, Squares, Take, Word,
+};
 
 /// Largest message of the `Partition` service: an update names every worker's gradient.
 pub const PARTITION_MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -176,6 +181,7 @@ impl TryFrom<pb::Decision> for Decision {
                 job: create.job,
             },
             There::Prepare(prepare) => Self::Prepare(prepare.try_into()?),
+            There::Clip(clip) => Self::Clip(clips_from(clip.factors)?),
             There::Commit(_) => Self::Commit,
             There::Abort(_) => Self::Abort,
             There::Give(give) => Self::Give(give.try_into()?),
@@ -220,6 +226,10 @@ impl From<Decision> for pb::Decision {
                 job,
             }),
             Decision::Prepare(joint) => There::Prepare(joint.into()),
+            Decision::Clip(clips) => {
+                let factors = clips.into_iter().map(|clip| clip.unwrap_or(1.0));
+                There::Clip(pb::Clip { factors: factors.collect() })
+            }
             Decision::Commit => There::Commit(pb::Empty {}),
             Decision::Abort => There::Abort(pb::Empty {}),
             Decision::Give(give) => There::Give(give.into()),
@@ -235,6 +245,56 @@ impl From<Decision> for pb::Decision {
     }
 }
 
+/// A factor of 1 leaves a gradient as it is.
+fn clips_from(factors: Vec<f64>) -> Result<Vec<Option<f64>>, Error> {
+    let clip = |factor: f64| match (0.0..=1.0).contains(&factor) {
+        true => Ok((factor < 1.0).then_some(factor)),
+        false => Err(bad_field("clip.factors", format!("has {factor}, which is not in [0, 1]"))),
+    };
+    factors.into_iter().map(clip).collect()
+}
+
+impl TryFrom<pb::Squares> for Squares {
+    type Error = Error;
+    fn try_from(squares: pb::Squares) -> Result<Self, Error> {
+        let elements = doubles_from("squares.elements", &squares.elements)?;
+        for element in &elements {
+            finite("squares.elements", *element)?;
+        }
+        let sums = doubles_from("squares.sums", &squares.sums)?;
+        let (sums, rest) = sums.as_chunks();
+        if !rest.is_empty() {
+            return Err(bad_field("squares.sums", "has half a pair at its end"));
+        }
+        let sum = |&[plain, scaled]: &[f64; 2]| match plain >= 0.0 && scaled >= 0.0 {
+            true if scaled.is_finite() => Ok((plain, scaled)),
+            _ => {
+                let what = format!("has {plain} and scaled {scaled}, which no sums of squares are");
+                Err(bad_field("squares.sums", what))
+            }
+        };
+        Ok(Self { elements, sums: sums.iter().map(sum).collect::<Result<_, _>>()? })
+    }
+}
+
+impl From<Squares> for pb::Squares {
+    fn from(Squares { elements, sums }: Squares) -> Self {
+        let sums: Vec<f64> = sums.into_iter().flat_map(|(plain, scaled)| [plain, scaled]).collect();
+        let bytes = |doubles: &[f64]| Bytes::copy_from_slice(as_le_bytes(doubles));
+        Self { elements: bytes(&elements), sums: bytes(&sums) }
+    }
+}
+
+fn doubles_from(field: &str, bytes: &[u8]) -> Result<Vec<f64>, Error> {
+    let mut doubles = vec![0.0; bytes.len() / size_of::<f64>()];
+    if bytes.len() != doubles.len() * size_of::<f64>() {
+        let what = format!("has {} bytes, which are no whole doubles", bytes.len());
+        return Err(bad_field(field, what));
+    }
+    copy_from_le_bytes(&mut doubles, bytes);
+    Ok(doubles)
+}
+
 impl TryFrom<pb::Word> for Word {
     type Error = Error;
     fn try_from(word: pb::Word) -> Result<Self, Error> {
@@ -245,6 +305,7 @@ impl TryFrom<pb::Word> for Word {
             }
             There::Ready(_) => Self::Ready,
             There::Prepared(prepared) => Self::Prepared(prepared.overflow),
+            There::Squares(squares) => Self::Squares(squares.try_into()?),
             There::Saved(saved) => Self::Saved {
                 version: saved.version,
                 result: if saved.error.is_empty() { Ok(()) } else { Err(saved.error) },
@@ -264,6 +325,7 @@ impl From<Word> for pb::Word {
             }),
             Word::Ready => There::Ready(pb::Empty {}),
             Word::Prepared(overflow) => There::Prepared(pb::Prepared { overflow }),
+            Word::Squares(squares) => There::Squares(squares.into()),
             Word::Saved { version, result } => {
                 There::Saved(pb::Saved { version, error: result.err().unwrap_or_default() })
             }
@@ -276,8 +338,6 @@ impl From<Word> for pb::Word {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use bytes::Bytes;
 
     use super::*;
     use crate::dtype::Dtype;
@@ -318,6 +378,7 @@ mod tests {
                 checkpoint: Some(CheckpointName { version: 5, epoch: 1, job: u64::MAX }),
             },
             Decision::Create { tables, dtype: Dtype::F64, job: 77 },
+            Decision::Clip(vec![Some(0.25), None, Some(0.0)]),
             Decision::Commit,
             Decision::Abort,
             Decision::Give(give),
@@ -345,6 +406,11 @@ mod tests {
             Word::Ready,
             Word::Prepared(None),
             Word::Prepared(Some(0)),
+            Word::Squares(Squares {
+                elements: vec![-1.5, f64::MAX],
+                sums: vec![(9.0, 1e-300), (f64::INFINITY, 3.0)],
+            }),
+            Word::Squares(Squares::default()),
             Word::Saved { version: 3, result: Ok(()) },
             Word::Saved { version: 3, result: Err("no room".to_owned()) },
             Word::Part(Bytes::from_static(b"theta"), true),
@@ -407,6 +473,32 @@ mod tests {
         assert_eq!(refused(There::Give(give)), "exchange");
         let give = pb::Give { exchange: 1, seconds: -1.0, ..give };
         assert_eq!(refused(There::Give(give)), "give.seconds");
+        for factor in [f64::NAN, -0.5, 1.5, f64::INFINITY] {
+            let clip = pb::Clip { factors: vec![0.5, factor] };
+            assert_eq!(refused(There::Clip(clip)), "clip.factors", "{factor}");
+        }
+        let squares = |elements: &[f64], sums: &[f64]| {
+            let bytes = |doubles| Bytes::copy_from_slice(as_le_bytes(doubles));
+            pb::Squares { elements: bytes(elements), sums: bytes(sums) }
+        };
+        let refused = |squares: pb::Squares| {
+            let word = pb::Word { word: Some(pb::word::Word::Squares(squares)) };
+            Word::try_from(word).expect_err("refused").facts["field"].clone()
+        };
+        assert_eq!(refused(squares(&[f64::NAN], &[])), "squares.elements");
+        assert_eq!(refused(squares(&[1.0, f64::INFINITY], &[])), "squares.elements");
+        let cut = pb::Squares { elements: Bytes::from_static(&[0; 9]), ..Default::default() };
+        assert_eq!(refused(cut), "squares.elements");
+        assert_eq!(refused(squares(&[], &[1.0])), "squares.sums");
+        for (sum, scaled) in [
+            (f64::NAN, 0.0),
+            (-1.0, 0.0),
+            (1.0, f64::NAN),
+            (1.0, -1.0),
+            (f64::INFINITY, f64::INFINITY),
+        ] {
+            assert_eq!(refused(squares(&[], &[sum, scaled])), "squares.sums", "{sum} {scaled}");
+        }
         let take = Take::try_from(pb::TakeRequest::default()).expect_err("no exchange");
         assert_eq!(take.facts["field"], "exchange");
     }

@@ -9,7 +9,7 @@ use ps_common::tables::Tables;
 use ps_common::{Error, ErrorCode};
 
 use super::{astray, no_theta_to_decide_on};
-use crate::applier::{Applier, Pending};
+use crate::applier::{Applier, Measured, Pending};
 use crate::core::{CallId, Compensate, Order};
 use crate::table::{Gradient, Snapshot};
 
@@ -28,9 +28,17 @@ pub(super) struct Life {
     pub(super) staged: HashMap<u32, VecDeque<Staged>>,
     /// By rank, the newest.
     pub(super) given: HashMap<u32, Answer>,
-    pub(super) pending: Option<Pending>,
+    pub(super) under_way: Option<UnderWay>,
     /// As partition 0 said it last.
     pub(super) state: JobState,
+}
+
+/// An update that is not in force.
+#[derive(Debug)]
+pub(super) enum UnderWay {
+    /// How its gradients are clipped is to be said.
+    Measured(Measured),
+    Prepared(Pending),
 }
 
 #[derive(Debug)]

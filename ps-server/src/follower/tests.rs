@@ -1,5 +1,7 @@
 //! The rules of a server that decides nothing, one by one.
 
+use ps_common::job::Combine;
+use ps_common::partition::Joint;
 use ps_common::tables::Table;
 
 use super::*;
@@ -14,10 +16,14 @@ fn settings(lr: &str) -> Fingerprint {
 }
 
 fn follower() -> Follower {
+    follower_by(Optimizer::sgd(0.5))
+}
+
+fn follower_by(optimizer: Optimizer) -> Follower {
     Follower::new(Spec {
         partition: PARTITION,
         settings: settings("0.5"),
-        optimizer: Optimizer::sgd(0.5),
+        optimizer,
         chunk_bytes: 1 << 10,
         start: None,
     })
@@ -34,7 +40,11 @@ fn create() -> Decision {
 
 /// A follower with theta, and its stream.
 fn begun() -> (Follower, StreamId) {
-    let follower = follower();
+    begun_by(Optimizer::sgd(0.5))
+}
+
+fn begun_by(optimizer: Optimizer) -> (Follower, StreamId) {
+    let follower = follower_by(optimizer);
     let stream = follower.open(open(settings("0.5"))).expect("the same settings");
     let begin = Decision::Begin { epoch: EPOCH, checkpoint: None };
     assert!(matches!(follower.decide(stream, begin), Ok(Next::Load(None))));
@@ -273,6 +283,69 @@ fn m10_an_update_that_is_not_put_in_force_leaves_no_trace() {
     follower.decide(stream, give(0, 1, 0)).expect("still version 0");
     assert_eq!(taken(&follower, 0, 1), (0, vec![0.0; 2]));
     out_of_step(&follower, stream, Decision::Commit);
+}
+
+fn clipping() -> (Follower, StreamId) {
+    begun_by(Optimizer { clip_norm: Some(1.0), ..Optimizer::sgd(0.5) })
+}
+
+/// What is told of the squares of an update, by step.
+#[track_caller]
+fn squares(follower: &Follower, stream: StreamId, joint: Joint) -> Vec<Squares> {
+    match follower.decide(stream, Decision::Prepare(joint)) {
+        Ok(Next::TellSquares(squares)) => squares,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn m10_gradients_are_clipped_as_partition_0_says() {
+    let (follower, stream) = clipping();
+    for (rank, value) in [(0, 3.0), (1, 1.0)] {
+        stage(&follower, name(rank, 0), value).expect("staged");
+    }
+    let in_turn = Joint { combine: Combine::InTurn, ..joint(&[name(0, 0), name(1, 0)]) };
+    // Keys 0 to 5 are summed in one, and the first of them are elsewhere.
+    let elements = |value| Squares { elements: vec![value; 2], sums: Vec::new() };
+    assert_eq!(squares(&follower, stream, in_turn), [elements(3.0), elements(1.0)]);
+    let clips = Decision::Clip(vec![Some(0.5), None]);
+    let next = follower.decide(stream, clips);
+    assert!(matches!(next, Ok(Next::Say(Word::Prepared(None)))), "{next:?}");
+    assert_eq!(follower.view().version, 0, "not in force");
+    done(&follower, stream, Decision::Commit);
+    follower.decide(stream, give(0, 1, 1)).expect("version 1");
+    assert_eq!(taken(&follower, 0, 1), (1, vec![-0.5 * (1.5 + 1.0); 2]));
+}
+
+#[test]
+fn m10_an_update_whose_squares_were_told_may_be_aborted() {
+    let (follower, stream) = clipping();
+    stage(&follower, name(0, 0), 1.0).expect("staged");
+    squares(&follower, stream, joint(&[name(0, 0)]));
+    done(&follower, stream, Decision::Abort);
+    for rank in 0..2 {
+        stage(&follower, name(rank, 1), f64::MAX).expect("staged");
+    }
+    // Their sum is infinite: there is no norm to tell of.
+    assert_eq!(prepare(&follower, stream, &[name(0, 1), name(1, 1)]), Some(3));
+    done(&follower, stream, Decision::Abort);
+    assert_eq!(follower.view().version, 0);
+}
+
+#[test]
+fn m10_a_clip_that_does_not_fit_is_refused() {
+    let wrong = [Decision::Clip(vec![None; 2]), Decision::Commit, Decision::Prepare(joint(&[]))];
+    for decision in wrong {
+        let (follower, stream) = clipping();
+        out_of_step(&follower, stream, Decision::Clip(vec![None]));
+        stage(&follower, name(0, 0), 1.0).expect("staged");
+        squares(&follower, stream, joint(&[name(0, 0)]));
+        out_of_step(&follower, stream, decision);
+    }
+    let (follower, stream) = begun();
+    stage(&follower, name(0, 0), 1.0).expect("staged");
+    assert_eq!(prepare(&follower, stream, &[name(0, 0)]), None);
+    out_of_step(&follower, stream, Decision::Clip(vec![None]));
 }
 
 #[test]

@@ -15,14 +15,16 @@ use crate::driver::{Delivery, Driver};
 use crate::numeric::Optimizer;
 use crate::table::Gradient;
 
+mod clipping;
+
 const DIM: u64 = 9;
 
-/// A follower that notes what it is told, and answers an update as `prepared` says.
-struct Follower {
+/// The way to a follower that notes what it is told.
+struct Told {
     told: mpsc::Sender<Decision>,
 }
 
-impl Peer for Follower {
+impl Peer for Told {
     fn tell(&self, decision: Decision) {
         // One that is gone is told nothing.
         let _ = self.told.send(decision);
@@ -50,7 +52,27 @@ fn well(_: u32, _: u64) -> Option<Option<u64>> {
     Some(None)
 }
 
+/// What a follower says to a decision.
+type Replies = Box<dyn FnMut(&Decision) -> Vec<Word> + Send>;
+
 fn stage(consistency: Consistency, n_workers: u32, n_servers: u32, answers: Answers) -> Stage {
+    let replies = |index| -> Replies {
+        let mut n_prepared = 0;
+        Box::new(move |decision| {
+            let Decision::Prepare(_) = decision else { return Vec::new() };
+            n_prepared += 1;
+            answers(index, n_prepared - 1).map(Word::Prepared).into_iter().collect()
+        })
+    };
+    stage_by(Optimizer::sgd(0.5), consistency, (n_workers, n_servers), &replies)
+}
+
+fn stage_by(
+    optimizer: Optimizer,
+    consistency: Consistency,
+    (n_workers, n_servers): (u32, u32),
+    replies: &dyn Fn(u32) -> Replies,
+) -> Stage {
     let config = Config {
         consistency,
         n_workers,
@@ -70,10 +92,9 @@ fn stage(consistency: Consistency, n_workers: u32, n_servers: u32, answers: Answ
     let (place, mut members, mut followers) = (Arc::new(OnceLock::new()), Vec::new(), Vec::new());
     for index in 1..n_servers {
         let (told, decisions) = mpsc::channel();
-        members
-            .push(Member { url: format!("follower-{index}"), peer: Box::new(Follower { told }) });
-        let place = Arc::clone(&place);
-        followers.push(std::thread::spawn(move || follow(index, &decisions, &place, answers)));
+        members.push(Member { url: format!("follower-{index}"), peer: Box::new(Told { told }) });
+        let (place, replies) = (Arc::clone(&place), replies(index));
+        followers.push(std::thread::spawn(move || follow(index, &decisions, &place, replies)));
     }
     let alarm = {
         let losses = Arc::clone(&losses);
@@ -81,8 +102,8 @@ fn stage(consistency: Consistency, n_workers: u32, n_servers: u32, answers: Answ
     };
     let group = Arc::new(Group::new(members, Duration::from_secs(60), Box::new(alarm)));
     assert!(place.set(Arc::downgrade(&group)).is_ok());
-    let driver = Driver::new(config, Dtype::F64, Optimizer::sgd(0.5), 64, "test")
-        .followed_by(Arc::clone(&group));
+    let driver =
+        Driver::new(config, Dtype::F64, optimizer, 64, "test").followed_by(Arc::clone(&group));
     let (calls, waiting) = (AtomicU64::new(1), Mutex::default());
     Stage { driver, group, followers, losses, calls, waiting }
 }
@@ -92,16 +113,14 @@ fn follow(
     index: u32,
     decisions: &mpsc::Receiver<Decision>,
     group: &OnceLock<std::sync::Weak<Group>>,
-    answers: Answers,
+    mut replies: Replies,
 ) -> Vec<Decision> {
-    let (mut log, mut n_prepared) = (Vec::new(), 0);
+    let mut log = Vec::new();
     for decision in decisions {
-        if let Decision::Prepare(_) = decision {
-            let group = group.get().and_then(std::sync::Weak::upgrade);
-            if let (Some(group), Some(answer)) = (group, answers(index, n_prepared)) {
-                group.hear(index, Word::Prepared(answer));
+        for word in replies(&decision) {
+            if let Some(group) = group.get().and_then(std::sync::Weak::upgrade) {
+                group.hear(index, word);
             }
-            n_prepared += 1;
         }
         log.push(decision);
     }
@@ -318,7 +337,7 @@ fn who_waits_for_a_lost_server_is_told_to_come_again() {
 
 #[test]
 fn a_follower_that_is_silent_or_astray_is_lost() {
-    let member = |told| Member { url: "u".to_owned(), peer: Box::new(Follower { told }) };
+    let member = |told| Member { url: "u".to_owned(), peer: Box::new(Told { told }) };
     let group = |patience| {
         let (told, decisions) = mpsc::channel();
         (Group::new(vec![member(told)], patience, Box::new(|_| ())), decisions)
@@ -342,7 +361,7 @@ fn a_follower_that_is_silent_or_astray_is_lost() {
 #[test]
 fn a_checkpoint_is_durable_once_it_is_on_all_servers() {
     let (told, _decisions) = mpsc::channel();
-    let peer = || Box::new(Follower { told: told.clone() });
+    let peer = || Box::new(Told { told: told.clone() });
     let member = |url: &str| Member { url: url.to_owned(), peer: peer() };
     let members = vec![member("a"), member("b")];
     let group = Group::new(members, Duration::from_secs(60), Box::new(|_| ()));

@@ -179,6 +179,12 @@ impl Following {
         let word = match next {
             Next::Nothing => return Ok(()),
             Next::Say(word) => word,
+            Next::TellSquares(squares) => {
+                for of_step in squares {
+                    say(outlet, Word::Squares(of_step)).await?;
+                }
+                return Ok(());
+            }
             Next::Load(name) => {
                 let restored = match (&self.keeper, name) {
                     (Some(keeper), _) => answered(|then| keeper.load(name, then)).await?,

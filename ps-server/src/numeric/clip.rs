@@ -34,6 +34,16 @@ impl Norm {
         self.tiny_squares += part.tiny_squares;
     }
 
+    /// The sum of squares, which may be infinite, and that of squares scaled by 2^-1200.
+    pub fn sums(&self) -> (f64, f64) {
+        (self.squares, self.tiny_squares)
+    }
+
+    /// Of what [`Norm::sums`] gave.
+    pub fn of_sums((squares, tiny_squares): (f64, f64)) -> Self {
+        Self { squares, tiny_squares }
+    }
+
     /// What the gradient has to be multiplied by to have a norm of `norm_max`; `None` where it is
     /// not longer than that.
     pub fn factor(&self, norm_max: f64) -> Option<f64> {

@@ -63,10 +63,7 @@ impl<'a, T: Element> Aggregate<'a, T> {
 
     /// Steps that theta takes.
     pub(super) fn n_steps(&self) -> usize {
-        match self.combine {
-            Combine::InTurn => self.parts.len(),
-            Combine::Sum | Combine::Median | Combine::TrimmedMean { .. } => 1,
-        }
+        self.combine.n_steps(self.parts.len())
     }
 
     /// The gradient of a step where it is, bit for bit, one that came in.

@@ -12,6 +12,7 @@ use ps_common::partition::Partition;
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Element};
 
+use super::norm::Grid;
 use super::state::State;
 use super::store::{AnyTheta, Snapshot, Store, penalized};
 use super::theta::Theta;
@@ -84,6 +85,7 @@ impl Store {
             optimizer,
             penalized: penalized(tables, &keys),
             keys,
+            grid: Grid { dim: tables.dim(), chunk_len },
             parts: match dtype {
                 Dtype::F32 => AnyParts::F32(Parts::new(&optimizer, (dim, chunk_len))),
                 Dtype::F64 => AnyParts::F64(Parts::new(&optimizer, (dim, chunk_len))),
@@ -97,6 +99,7 @@ impl Store {
 #[derive(Debug)]
 pub struct Restoring {
     keys: Range<usize>,
+    grid: Grid,
     version: u64,
     optimizer: Optimizer,
     penalized: Arc<[Range<usize>]>,
@@ -153,13 +156,13 @@ impl Restoring {
     /// # Errors
     /// The first section that is too short, with both lengths.
     pub fn finish(self) -> Result<Store, String> {
-        let Self { keys, version, optimizer, penalized, parts, n_steps } = self;
+        let Self { keys, grid, version, optimizer, penalized, parts, n_steps } = self;
         let (dtype, theta) = match parts {
             AnyParts::F32(parts) => (Dtype::F32, AnyTheta::F32(parts.finish(version, n_steps)?)),
             AnyParts::F64(parts) => (Dtype::F64, AnyTheta::F64(parts.finish(version, n_steps)?)),
         };
         let (dim, first_key) = (keys.len(), keys.start);
-        Ok(Store { dim, first_key, dtype, version, theta, optimizer, penalized })
+        Ok(Store { dim, first_key, grid, dtype, version, theta, optimizer, penalized })
     }
 }
 

@@ -118,7 +118,7 @@ impl<T: Element> Deferred<T> {
                 factor: self.certain.factor,
                 penalized: &self.penalized,
             },
-            clips: Vec::new(),
+            clips: &[],
             // Plain descent does not count its steps.
             n_before: 0,
         };

@@ -13,6 +13,7 @@ mod gradient;
 mod held;
 mod hogwild;
 mod motion;
+mod norm;
 mod room;
 mod state;
 mod store;
@@ -23,6 +24,7 @@ pub use certain::Certain;
 pub use gradient::{Gradient, GradientError, Values};
 pub use held::{Held, Spares};
 pub use hogwild::SharedStore;
+pub use norm::{Grid, Misfit, clips};
 pub(crate) use room::check_room;
 pub use store::{Compensation, Prepared, Snapshot, Store, Update};
 

@@ -30,7 +30,7 @@ pub(super) struct Move<'a, T> {
     pub(super) aggregate: Aggregate<'a, T>,
     pub(super) motion: Motion<'a>,
     /// What each step's gradient is multiplied by; none if there is no clipping.
-    pub(super) clips: Vec<Option<f64>>,
+    pub(super) clips: &'a [Option<f64>],
     /// Steps before it.
     pub(super) n_before: u64,
 }

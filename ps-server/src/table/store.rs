@@ -17,6 +17,7 @@ use super::deferred::Coming;
 use super::gradient::Gradient;
 use super::held::Held;
 use super::motion::Motion;
+use super::norm::{Grid, clips};
 use super::theta::Theta;
 use crate::numeric::{Optimizer, initialize};
 use crate::threads::Threads;
@@ -182,6 +183,8 @@ pub struct Store {
     pub(super) dim: usize,
     /// Of the first of them, in all of theta.
     pub(super) first_key: usize,
+    /// Of all of theta.
+    pub(super) grid: Grid,
     pub(super) dtype: Dtype,
     pub(super) version: u64,
     pub(super) theta: AnyTheta,
@@ -197,7 +200,7 @@ impl Store {
     }
 
     /// As [`Store::new`], the keys of `partition` alone: the bits that they have in the whole, now
-    /// and after the same updates, but where gradients are clipped by their norm.
+    /// and after the same updates.
     pub fn part(
         tables: &Tables,
         partition: Partition,
@@ -210,6 +213,7 @@ impl Store {
         Self {
             dim: keys.len(),
             first_key: keys.start,
+            grid: Grid { dim: tables.dim(), chunk_len },
             dtype,
             version: 0,
             optimizer,
@@ -271,9 +275,32 @@ impl Store {
     /// overflow; then nothing has changed.
     ///
     /// # Panics
+    /// As [`Store::prepare_clipped`]; if gradients are clipped by their norm and this is a part of theta:
+    /// the norm is not known here ([`Store::squares`]).
+    pub fn prepare(&mut self, update: &Update<'_>) -> Result<Prepared, usize> {
+        let clips = match self.optimizer.clip_norm {
+            None => Vec::new(),
+            Some(norm_max) => {
+                let squares = self.squares(update)?;
+                clips(self.grid, &[&squares], norm_max).expect("all of theta is here")
+            }
+        };
+        self.prepare_clipped(update, &clips)
+    }
+
+    /// As [`Store::prepare`], each step's gradient multiplied by what `clips` says of it.
+    ///
+    /// # Errors
+    /// As [`Store::prepare`].
+    ///
+    /// # Panics
     /// If a gradient or the pulled theta has another length or element type: the assembler has
     /// checked them.
-    pub fn prepare(&mut self, update: &Update<'_>) -> Result<Prepared, usize> {
+    pub fn prepare_clipped(
+        &mut self,
+        update: &Update<'_>,
+        clips: &[Option<f64>],
+    ) -> Result<Prepared, usize> {
         let Update { parts, combine, rate_factor, compensation } = *update;
         let absolute = |place| self.first_key + place;
         let motion = motion(&self.optimizer, self.version, rate_factor, &self.penalized);
@@ -281,12 +308,12 @@ impl Store {
             AnyTheta::F32(theta) => {
                 let parts = slices(parts);
                 let aggregate = Aggregate::new(&parts, combine, compensation);
-                AnyPrepared::F32(theta.prepare(aggregate, motion).map_err(absolute)?)
+                AnyPrepared::F32(theta.prepare(aggregate, clips, motion).map_err(absolute)?)
             }
             AnyTheta::F64(theta) => {
                 let parts = slices(parts);
                 let aggregate = Aggregate::new(&parts, combine, compensation);
-                AnyPrepared::F64(theta.prepare(aggregate, motion).map_err(absolute)?)
+                AnyPrepared::F64(theta.prepare(aggregate, clips, motion).map_err(absolute)?)
             }
         }))
     }
@@ -395,7 +422,7 @@ fn copy<T: Element>(theta: &mut Theta<T>, values: &[T]) {
     });
 }
 
-fn slices<T: Element>(parts: &[(Gradient, f64)]) -> Vec<(&[T], f64)> {
+pub(super) fn slices<T: Element>(parts: &[(Gradient, f64)]) -> Vec<(&[T], f64)> {
     parts.iter().map(|(gradient, weight)| (gradient.values(), *weight)).collect()
 }
 

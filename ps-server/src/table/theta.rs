@@ -9,15 +9,15 @@ use ps_common::check::first_non_finite;
 use ps_common::job::Combine;
 use ps_common::shared::{Pool, Shared};
 
-use super::aggregate::{Aggregate, Scratch};
+use super::aggregate::{Aggregate, Place, Scratch};
 use super::certain::{Certain, bound_of};
 use super::deferred::Deferred;
 use super::gradient::Gradient;
 use super::held::Held;
-use super::motion::{Motion, Move, blocks};
+use super::motion::{Motion, Move};
 use super::state::State;
 use super::store::Chunks;
-use crate::numeric::{Norm, Optimizer};
+use crate::numeric::Optimizer;
 use crate::threads::Threads;
 
 /// Earlier versions of theta whose memory is kept: about as many as are on their way to readers at once.
@@ -50,6 +50,14 @@ struct Work<T> {
     states: Vec<State<T>>,
     /// Steps that the states have seen.
     n_steps: u64,
+}
+
+/// theta, all of it computed, and who may share work on it.
+#[derive(Debug)]
+pub(super) struct Settled<'a, T> {
+    chunk_len: usize,
+    chunks: &'a [Shared<T>],
+    pub(super) threads: Threads,
 }
 
 /// theta after an update that is not in force yet.
@@ -146,30 +154,33 @@ impl<T: Element> Theta<T> {
         (!states.is_empty()).then(|| (*n_steps, (0..n_slots).map(slot).collect()))
     }
 
+    /// theta as it is, all of it computed, to be read by many.
+    pub(super) fn settled(&mut self) -> Settled<'_, T> {
+        let Self { chunk_len, now, threads, .. } = self;
+        Settled { chunk_len: *chunk_len, chunks: now.settle(), threads: *threads }
+    }
+
     /// Lets `threads` share updates that are computed at once.
     pub(super) fn share(&mut self, threads: Threads) {
         self.threads = threads;
     }
 
-    /// Computes theta as the gradients of `aggregate` move it, beside theta as it is. If that would
-    /// overflow theta or what the rule remembers, the error is the first such key.
+    /// Computes theta as the gradients of `aggregate` move it, each step's multiplied by what `clips`
+    /// says of it, beside theta as it is. If that would overflow theta or what the rule remembers, the
+    /// error is the first such key.
     ///
     /// # Panics
     /// If a part has another length than theta.
     pub(super) fn prepare(
         &mut self,
         aggregate: Aggregate<'_, T>,
+        clips: &[Option<f64>],
         motion: Motion<'_>,
     ) -> Result<Prepared<T>, usize> {
         let Self { now, pool, work, threads, .. } = self;
         let chunks = now.settle();
         let n_elements = chunks.iter().map(|chunk| chunk.len()).sum();
         work.start(chunks, &motion);
-        let mut clips = Vec::new();
-        if let Some(norm_max) = motion.optimizer.clip_norm {
-            let norms = norms(chunks, &aggregate, (*threads, n_elements))?;
-            clips = norms.iter().map(|norm| norm.factor(norm_max)).collect();
-        }
         let by = Move { aggregate, motion, clips, n_before: work.n_steps };
         let mut states = work.states.iter_mut();
         let parts = with_keys(chunks).enumerate().map(|(i, chunk)| (i, chunk, states.next()));
@@ -220,6 +231,36 @@ impl<T: Element> Theta<T> {
     }
 }
 
+impl<T: Element> Settled<'_, T> {
+    /// Writes a step's gradient, as it is before it is clipped, at `keys`, a block of them at most. The
+    /// error is the first key where it is not finite.
+    pub(super) fn write_gradient<'a>(
+        &self,
+        (aggregate, step): (&Aggregate<'a, T>, usize),
+        keys: Range<usize>,
+        (gradient, scratch): (&mut Vec<T>, &mut Scratch<'a, T>),
+    ) -> Result<(), usize> {
+        gradient.clear();
+        let mut key = keys.start;
+        while key < keys.end {
+            let (chunk, offset) = (key / self.chunk_len, key % self.chunk_len);
+            let len = (keys.end - key).min(self.chunk_len - offset);
+            let place = Place { chunk, offset, key, len };
+            let theta = &self.chunks[chunk][offset..offset + len];
+            let part: &[T] = match aggregate.as_pushed(step, place) {
+                Some(pushed) => pushed,
+                None => aggregate.write(step, place, theta, scratch),
+            };
+            if let Some(index) = first_non_finite(part) {
+                return Err(key + index);
+            }
+            gradient.extend_from_slice(part);
+            key += len;
+        }
+        Ok(())
+    }
+}
+
 /// theta's chunks, each with its first key.
 fn with_keys<T: Element>(chunks: &[Shared<T>]) -> impl Iterator<Item = (usize, &Shared<T>)> {
     let first_keys = chunks.iter().scan(0, |end, chunk| {
@@ -245,37 +286,6 @@ impl<T: Element> Work<T> {
     }
 }
 
-/// The norm of each step's gradient; the error is the first key where it is not finite. Summed chunk by
-/// chunk, so that threads share it, and whoever has only some of the chunks could tell their part.
-fn norms<T: Element>(
-    chunks: &[Shared<T>],
-    aggregate: &Aggregate<'_, T>,
-    (threads, n_elements): (Threads, usize),
-) -> Result<Vec<Norm>, usize> {
-    let of_step = |step| {
-        let parts = with_keys(chunks).enumerate().collect();
-        let of_chunks = threads.share(n_elements, parts, |(chunk, (key, theta))| {
-            let (mut norm, mut scratch) = (Norm::default(), Scratch::default());
-            for place in blocks(chunk, key, theta.len()) {
-                let theta = &theta[place.offset..place.offset + place.len];
-                let gradient: &[T] = match aggregate.as_pushed(step, place) {
-                    Some(pushed) => pushed,
-                    None => aggregate.write(step, place, theta, &mut scratch),
-                };
-                if let Some(index) = first_non_finite(gradient) {
-                    return Err(place.key + index);
-                }
-                norm.add(gradient);
-            }
-            Ok(norm)
-        })?;
-        let mut norm = Norm::default();
-        of_chunks.iter().for_each(|of_chunk| norm.append(of_chunk));
-        Ok(norm)
-    };
-    (0..aggregate.n_steps()).map(of_step).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::motion::BLOCK;
@@ -294,7 +304,7 @@ mod tests {
 
     fn update<T: Element>(theta: &mut Theta<T>, parts: &[(&[T], f64)]) -> Result<(), usize> {
         let motion = Motion { optimizer: &SGD, lr: SGD.lr, factor: 1.0, penalized: &[] };
-        let prepared = theta.prepare(Aggregate::new(parts, Combine::Sum, None), motion);
+        let prepared = theta.prepare(Aggregate::new(parts, Combine::Sum, None), &[], motion);
         prepared.map(|prepared| theta.commit(prepared))
     }
 

@@ -270,7 +270,6 @@ pub(super) mod tests {
     fn what_cannot_be_meant_is_refused_by_name() {
         for (arguments, says) in [
             (&["--servers=2", "--mode=hogwild"][..], "--servers 2 with --mode hogwild"),
-            (&["--servers=3", "--clip-norm=1"], "--servers 3 with --clip-norm"),
             (&["--test-labels=x"], "--test-labels"),
             (&["--eval-every=3"], "--eval-every"),
             (&["--data=x", "--data-is-shard=true"], "--data-is-shard"),

@@ -3,6 +3,7 @@
 mod capture;
 pub(super) mod deferred;
 mod golden;
+mod norm;
 mod parts;
 mod threads;
 mod updates;
