@@ -10,13 +10,14 @@
 //! - *in place*: writes into what it reads. No update that may have to be taken back can do that; it is
 //!   the least that any server would have to touch.
 //!
-//! Both, and the update, run on one thread and on one per core. A table of the ratios comes last.
+//! Update and yardsticks run one after the other, again and again, on one thread and on one per core:
+//! criterion reports the update's time, and a table at the end compares the quickest of each, which
+//! other work on the machine disturbs least.
 //!
 //! Figures mean something on a quiet machine alone. `cargo test -p ps-server --bench kernels` runs
 //! everything once, small.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::io::Write;
 use std::sync::Barrier;
@@ -49,60 +50,43 @@ const RULES: [&str; 8] =
 /// As the server cuts theta and its clients cut gradients.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Elements that the yardsticks go over at a time: they stay in the first cache.
-const BLOCK: usize = 1024;
-
-/// Times of one iteration, by what was measured; criterion keeps its own to itself.
+/// Times in seconds of one iteration, of one thing a column; criterion keeps its own to itself.
 #[derive(Default)]
-struct Times(RefCell<BTreeMap<String, Vec<f64>>>);
+struct Times(RefCell<Vec<[f64; 3]>>);
 
 impl Times {
-    fn add(&self, name: &str, iterations: u64, time: Duration) {
-        let seconds = time.as_secs_f64() / iterations as f64;
-        self.0.borrow_mut().entry(name.to_owned()).or_default().push(seconds);
-    }
-
-    /// The median; NaN where a filter left it out.
-    fn seconds(&self, name: &str) -> f64 {
-        let mut times = self.0.borrow().get(name).cloned().unwrap_or_default();
-        times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+    /// The quickest of one thing; infinite where a filter left all out.
+    fn quickest(&self, what: usize) -> f64 {
+        self.0.borrow().iter().map(|times| times[what]).fold(f64::INFINITY, f64::min)
     }
 }
 
-/// One group: things that touch the same bytes.
-struct Race<'a> {
-    group: BenchmarkGroup<'a, WallTime>,
-    n: usize,
-    times: Times,
+type Group<'a> = BenchmarkGroup<'a, WallTime>;
+
+fn group<'a>(criterion: &'a mut Criterion, title: &str, n_bytes: usize) -> Group<'a> {
+    let mut group = criterion.benchmark_group(title);
+    group.throughput(Throughput::Bytes(n_bytes as u64));
+    group.sampling_mode(SamplingMode::Flat).sample_size(15);
+    group.warm_up_time(Duration::from_millis(200));
+    group.measurement_time(Duration::from_millis(1500));
+    group
 }
 
-impl<'a> Race<'a> {
-    fn new(criterion: &'a mut Criterion, title: &str, n: usize, n_bytes: usize) -> Self {
-        let mut group = criterion.benchmark_group(title);
-        group.throughput(Throughput::Bytes(n_bytes as u64));
-        group.sampling_mode(SamplingMode::Flat).sample_size(15);
-        group.warm_up_time(Duration::from_millis(200));
-        group.measurement_time(Duration::from_millis(900));
-        Self { group, n, times: Times::default() }
-    }
-
-    /// `run` does something so many times and says how long that took.
-    fn lap(&mut self, name: &str, mut run: impl FnMut(u64) -> Duration) {
-        let times = &self.times;
-        self.group.bench_function(BenchmarkId::new(name, self.n), |bencher| {
-            bencher.iter_custom(|iterations| {
-                let time = run(iterations);
-                times.add(name, iterations, time);
-                time
-            });
+/// Runs three things in turn; criterion hears of the first.
+fn race(group: &mut Group<'_>, id: BenchmarkId, mut run: impl FnMut() -> [Duration; 3]) -> Times {
+    let times = Times::default();
+    group.bench_function(id, |bencher| {
+        bencher.iter_custom(|iterations| {
+            let mut first = Duration::ZERO;
+            for _ in 0..iterations {
+                let durations = run();
+                first += durations[0];
+                times.0.borrow_mut().push(durations.map(|time| time.as_secs_f64()));
+            }
+            first
         });
-    }
-
-    fn finish(self) -> Times {
-        self.group.finish();
-        self.times
-    }
+    });
+    times
 }
 
 fn say(line: &str) {
@@ -110,9 +94,9 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-fn timed(iterations: u64, mut run: impl FnMut()) -> Duration {
+fn timed(run: impl FnOnce()) -> Duration {
     let began = Instant::now();
-    (0..iterations).for_each(|_| run());
+    run();
     began.elapsed()
 }
 
@@ -133,28 +117,42 @@ enum Pass {
 type Pair<A> = [A; 2];
 
 impl Pass {
-    /// Over a share of the keys, with as few operations as keep a compiler honest, in blocks, so that the
-    /// gradient comes from memory once.
+    /// Over a share of the keys, all arrays in one loop, with as few operations as keep a compiler honest.
     fn over<T: Element>(self, gradient: &[T], pairs: &mut [Pair<&mut [T]>]) {
         let half = T::from_f64(0.5);
-        for begin in (0..gradient.len()).step_by(BLOCK) {
-            let keys = begin..gradient.len().min(begin + BLOCK);
-            let gradient = &gradient[keys.clone()];
-            for [from, to] in &mut *pairs {
-                let (from, to) = (&mut from[keys.clone()], &mut to[keys.clone()]);
-                match self {
-                    Self::InPlace => widest(|| {
-                        from.iter_mut().zip(gradient).for_each(|(x, &g)| *x = *x * half + g);
-                    }),
-                    Self::Beside => widest(|| {
-                        let from = from.iter().zip(gradient);
-                        to.iter_mut().zip(from).for_each(|(to, (&x, &g))| *to = x * half + g);
-                    }),
+        let next = |x: T, g: T| x * half + g;
+        match (self, pairs) {
+            (Self::InPlace, [[a, _]]) => widest(|| {
+                a.iter_mut().zip(gradient).for_each(|(a, &g)| *a = next(*a, g));
+            }),
+            (Self::InPlace, [[a, _], [b, _]]) => widest(|| {
+                for ((a, b), &g) in a.iter_mut().zip(&mut **b).zip(gradient) {
+                    (*a, *b) = (next(*a, g), next(*b, g));
                 }
-            }
-        }
-        if let Self::Beside = self {
-            pairs.iter_mut().for_each(|pair| pair.swap(0, 1));
+            }),
+            (Self::InPlace, [[a, _], [b, _], [c, _]]) => widest(|| {
+                for (((a, b), c), &g) in a.iter_mut().zip(&mut **b).zip(&mut **c).zip(gradient) {
+                    (*a, *b, *c) = (next(*a, g), next(*b, g), next(*c, g));
+                }
+            }),
+            (Self::Beside, [[from, to]]) => widest(|| {
+                let from = from.iter().zip(gradient);
+                to.iter_mut().zip(from).for_each(|(to, (&a, &g))| *to = next(a, g));
+            }),
+            (Self::Beside, [[a, to_a], [b, to_b]]) => widest(|| {
+                let from = a.iter().zip(&**b).zip(gradient);
+                for ((to_a, to_b), ((&a, &b), &g)) in to_a.iter_mut().zip(&mut **to_b).zip(from) {
+                    (*to_a, *to_b) = (next(a, g), next(b, g));
+                }
+            }),
+            (Self::Beside, [[a, to_a], [b, to_b], [c, to_c]]) => widest(|| {
+                let from = a.iter().zip(&**b).zip(&**c).zip(gradient);
+                let to = to_a.iter_mut().zip(&mut **to_b).zip(&mut **to_c);
+                for (((to_a, to_b), to_c), (((&a, &b), &c), &g)) in to.zip(from) {
+                    (*to_a, *to_b, *to_c) = (next(a, g), next(b, g), next(c, g));
+                }
+            }),
+            (_, pairs) => panic!("theta and {} slots", pairs.len() - 1),
         }
     }
 
@@ -164,18 +162,17 @@ impl Pass {
         n_threads: usize,
         gradient: &[T],
         pairs: &mut [Pair<Vec<T>>],
-        iterations: u64,
     ) -> Duration {
         let share = gradient.len().div_ceil(n_threads);
         let mut parts: Vec<Vec<Pair<&mut [T]>>> = (0..n_threads).map(|_| Vec::new()).collect();
-        for [from, to] in pairs {
+        for [from, to] in &mut *pairs {
             let pieces = from.chunks_mut(share).zip(to.chunks_mut(share));
             for (part, (from, to)) in parts.iter_mut().zip(pieces) {
                 part.push([from, to]);
             }
         }
         let barrier = Barrier::new(n_threads);
-        std::thread::scope(|scope| {
+        let time = std::thread::scope(|scope| {
             let threads: Vec<_> = parts
                 .iter_mut()
                 .zip(gradient.chunks(share))
@@ -183,7 +180,7 @@ impl Pass {
                     let barrier = &barrier;
                     scope.spawn(move || {
                         barrier.wait();
-                        timed(iterations, || {
+                        timed(|| {
                             self.over(black_box(gradient), black_box(part));
                             // An update has ended when all of it has.
                             barrier.wait();
@@ -193,7 +190,11 @@ impl Pass {
                 .collect();
             let times = threads.into_iter().map(|thread| thread.join().expect("it only computes"));
             times.max().expect("at least one thread")
-        })
+        });
+        if let Self::Beside = self {
+            pairs.iter_mut().for_each(|pair| pair.swap(0, 1));
+        }
+        time
     }
 }
 
@@ -220,83 +221,72 @@ fn rule<T: Element>(
     // theta and what the rule remembers.
     let n_pairs = 1 + optimizer.rule.slots().len();
     let n_bytes = (1 + 2 * n_pairs) * size_of::<T>();
-    let mut race = Race::new(criterion, &format!("{name}, {}", T::DTYPE), n, n_bytes * n);
+    let mut group = group(criterion, &format!("{name}, {}", T::DTYPE), n_bytes * n);
     let gradient = gradient::<T>(n);
-    let threads = [1, n_cores];
-    let lap = |what, n_threads| format!("{what} on {n_threads}");
-    {
-        let tables = Tables::new(vec![Table::zeros("theta", &[n as u64], true)]).expect("valid");
-        let pushed = Gradient::from_le_bytes(T::DTYPE, as_le_bytes(&gradient)).expect("finite");
-        let parts = [(pushed, 1.0)];
-        let update =
-            Update { parts: &parts, combine: Combine::Sum, rate_factor: 1.0, compensation: None };
-        let mut store = Store::new(&tables, T::DTYPE, optimizer, CHUNK_BYTES);
-        for n_threads in threads {
-            store = store.on_threads(Threads::exactly(n_threads));
-            race.lap(&lap("update", n_threads), |iterations| {
-                timed(iterations, || store.update(black_box(&update)).expect("finite"))
-            });
-        }
-    }
+    let tables = Tables::new(vec![Table::zeros("theta", &[n as u64], true)]).expect("valid");
+    let pushed = Gradient::from_le_bytes(T::DTYPE, as_le_bytes(&gradient)).expect("finite");
+    let parts = [(pushed, 1.0)];
+    let update =
+        Update { parts: &parts, combine: Combine::Sum, rate_factor: 1.0, compensation: None };
+    let mut store = Store::new(&tables, T::DTYPE, optimizer, CHUNK_BYTES);
     let mut pairs = Vec::new();
     pairs.resize_with(n_pairs, || [vec![T::ZERO; n], vec![T::ZERO; n]]);
-    for (what, pass) in [("beside", Pass::Beside), ("in place", Pass::InPlace)] {
-        for n_threads in threads {
-            race.lap(&lap(what, n_threads), |iterations| {
-                pass.on(n_threads, &gradient, &mut pairs, iterations)
-            });
-        }
-    }
-    let times = race.finish();
+    let mut is_whole = true;
     let mut line = format!("| {name} | {} | {n} | {n_bytes} |", T::DTYPE);
-    for n_threads in threads {
-        let seconds = |what| times.seconds(&lap(what, n_threads));
-        let update = seconds("update");
-        let ratio = |what| update / seconds(what);
-        let (beside, in_place) = (ratio("beside"), ratio("in place"));
-        line += &format!(" {:.2} | {beside:.2} | {in_place:.2} |", 1e3 * update);
+    for n_threads in [1, n_cores] {
+        store = store.on_threads(Threads::exactly(n_threads));
+        let id = BenchmarkId::new(format!("threads={n_threads}"), n);
+        let times = race(&mut group, id, || {
+            let update = timed(|| store.update(black_box(&update)).expect("finite"));
+            let beside = Pass::Beside.on(n_threads, &gradient, &mut pairs);
+            [update, beside, Pass::InPlace.on(n_threads, &gradient, &mut pairs)]
+        });
+        let [update, beside, in_place] = [0, 1, 2].map(|what| times.quickest(what));
+        is_whole &= update.is_finite();
+        let ratios = [update / beside, update / in_place];
+        line += &format!(" {:.2} | {:.2} | {:.2} |", 1e3 * update, ratios[0], ratios[1]);
     }
-    (!line.contains("NaN")).then_some(line)
+    group.finish();
+    is_whole.then_some(line)
 }
 
 /// What is done to a push on its way in: looked at, for NaN, infinity and large numbers; and with the
 /// copy out of messages into place. Gives its lines of the table.
 fn way_in(criterion: &mut Criterion, n: usize) -> Vec<String> {
-    const LOOK: &str = "look";
-    const COPY: &str = "copy";
-    const BOTH: &str = "copy and look";
     let values = gradient::<f32>(n);
     let n_bytes = n * size_of::<f32>();
-    let mut race = Race::new(criterion, "gradient", n, n_bytes);
+    let mut group = group(criterion, "gradient", n_bytes);
     // 2^64, as for any gradient in single precision.
     let limit = 2f32.powi(64);
-    race.lap(LOOK, |iterations| {
-        timed(iterations, || assert!(all_within(black_box(&values), black_box(limit))))
-    });
     let mut copy = vec![0f32; n];
-    race.lap(COPY, |iterations| {
-        timed(iterations, || black_box(&mut copy[..]).copy_from_slice(black_box(&values)))
-    });
     let mut spare = None;
-    race.lap(BOTH, |iterations| {
-        timed(iterations, || {
+    let times = race(&mut group, BenchmarkId::new("look", n), || {
+        // What is small is hot after the first of these, as a chunk is that was just received.
+        black_box(&mut copy[..]).copy_from_slice(black_box(&values));
+        let look = timed(|| assert!(all_within(black_box(&values), black_box(limit))));
+        let copy = timed(|| black_box(&mut copy[..]).copy_from_slice(black_box(&values)));
+        let both = timed(|| {
             let mut gradient = Gradient::empty(Dtype::F32, spare.take());
             for chunk in as_le_bytes(black_box(&values)).chunks(CHUNK_BYTES) {
                 gradient.append(chunk, n).expect("finite");
             }
             spare = Some(gradient);
-        })
+        });
+        [look, copy, both]
     });
-    let times = race.finish();
-    let line = |what| {
-        let seconds = times.seconds(what);
+    group.finish();
+    let line = |(what, name)| {
+        let seconds = times.quickest(what);
         format!(
-            "| {what} | {n_bytes} | {:.1} | {:.1} |",
+            "| {name} | {n_bytes} | {:.1} | {:.1} |",
             1e6 * seconds,
             n_bytes as f64 / seconds / 1e9
         )
     };
-    [LOOK, COPY, BOTH].map(line).into_iter().filter(|line| !line.contains("NaN")).collect()
+    match times.quickest(0).is_finite() {
+        true => [(0, "look"), (1, "copy"), (2, "copy and look")].map(line).into(),
+        false => Vec::new(),
+    }
 }
 
 fn main() {
@@ -326,11 +316,11 @@ fn main() {
         // Each was run once, perhaps in a debug build: no figures.
         return;
     }
-    let of_threads = |n| format!(" ms, {n} | / beside | / in place |");
+    let of_threads = |n| format!(" ms on {n} | / beside | / in place |");
     say(&format!("| rule | dtype | n | bytes |{}{}", of_threads(1), of_threads(n_cores)));
-    say("|---|---|---|---|---|---|---|---|---|---|");
+    say(&format!("|{}", "---|".repeat(10)));
     rules.iter().for_each(|line| say(line));
     say("| gradient | bytes | us | GB/s |");
-    say("|---|---|---|---|");
+    say(&format!("|{}", "---|".repeat(4)));
     gradients.iter().for_each(|line| say(line));
 }

@@ -6,6 +6,7 @@ use super::rule::Turn;
 
 /// `n += g^2`; `theta -= lr * g / (sqrt(n) + eps)`. Duchi, Hazan, Singer 2011, section 1.1,
 /// diagonal, with epsilon outside the root.
+/// Gives whether all that it wrote is finite.
 ///
 /// # Panics
 /// If lengths differ.
@@ -14,17 +15,20 @@ pub(super) fn adagrad<T: Element>(
     gradient: &[T],
     (n, before): Turn<'_, T>,
     (lr, eps): (f64, f64),
-) {
+) -> bool {
     assert!(new.len() == old.len() && new.len() == gradient.len());
     assert!(new.len() == n.len() && new.len() == before.len());
     let (lr, eps) = (T::from_f64(lr), T::from_f64(eps));
     widest(|| {
+        let mut is_finite = true;
         let then = old.iter().zip(gradient).zip(before);
         for ((new, n), ((&old, &g), &before)) in new.iter_mut().zip(n).zip(then) {
             *n = before + g * g;
             *new = old - lr * g / (n.sqrt() + eps);
+            is_finite &= new.is_finite() & n.is_finite();
         }
-    });
+        is_finite
+    })
 }
 
 #[cfg(test)]

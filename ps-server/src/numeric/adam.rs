@@ -22,6 +22,7 @@ pub(super) struct AdamStep {
 /// `m = b1 m + (1 - b1) g`; `v = b2 v + (1 - b2) g^2`;
 /// `theta -= lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`. Kingma and Ba 2015,
 /// algorithm 1.
+/// Gives whether all that it wrote is finite.
 ///
 /// # Panics
 /// If lengths differ.
@@ -30,17 +31,20 @@ pub(super) fn adam<T: Element>(
     gradient: &[T],
     [(m, m_before), (v, v_before)]: [Turn<'_, T>; 2],
     step: AdamStep,
-) {
+) -> bool {
     assert!(new.len() == old.len() && new.len() == gradient.len());
     assert!(new.len() == m.len() && new.len() == m_before.len());
     assert!(new.len() == v.len() && new.len() == v_before.len());
     let scales = step.scales();
     widest(|| {
+        let mut is_finite = true;
         let then = old.iter().zip(gradient).zip(m_before.iter().zip(v_before));
         for (((new, m), v), ((&old, &g), before)) in new.iter_mut().zip(m).zip(v).zip(then) {
-            *new = old - scales.advance(g, (m, v), before);
+            *new = old - scales.advance(g, (&mut *m, &mut *v), before);
+            is_finite &= new.is_finite() & m.is_finite() & v.is_finite();
         }
-    });
+        is_finite
+    })
 }
 
 impl AdamStep {

@@ -7,6 +7,7 @@ use super::rule::Turn;
 
 /// `theta -= lr * decay * theta`, then a step of Adam that knows nothing of it. Loshchilov and
 /// Hutter 2019, algorithm 2, with the decay first, as torch has it. A `decay` of 0 is Adam.
+/// Gives whether all that it wrote is finite.
 ///
 /// # Panics
 /// If lengths differ.
@@ -16,18 +17,21 @@ pub(super) fn adamw<T: Element>(
     [(m, m_before), (v, v_before)]: [Turn<'_, T>; 2],
     step: AdamStep,
     decay: f64,
-) {
+) -> bool {
     assert!(new.len() == old.len() && new.len() == gradient.len());
     assert!(new.len() == m.len() && new.len() == m_before.len());
     assert!(new.len() == v.len() && new.len() == v_before.len());
     let scales = step.scales();
     let keep = T::from_f64(1.0 - step.lr * decay);
     widest(|| {
+        let mut is_finite = true;
         let then = old.iter().zip(gradient).zip(m_before.iter().zip(v_before));
         for (((new, m), v), ((&old, &g), before)) in new.iter_mut().zip(m).zip(v).zip(then) {
-            *new = old * keep - scales.advance(g, (m, v), before);
+            *new = old * keep - scales.advance(g, (&mut *m, &mut *v), before);
+            is_finite &= new.is_finite() & m.is_finite() & v.is_finite();
         }
-    });
+        is_finite
+    })
 }
 
 #[cfg(test)]

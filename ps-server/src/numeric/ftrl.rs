@@ -23,6 +23,7 @@ pub(super) struct FtrlStep {
 /// for its w, for one gradient `g` a coordinate:
 /// `sigma = (sqrt(n + g^2) - sqrt(n)) / alpha`; `z += g - sigma * theta`; `n += g^2`;
 /// `theta = 0` where `|z| <= l1`, else `-(z - sign(z) * l1) / ((beta + sqrt(n)) / alpha + l2)`.
+/// Gives whether all that it wrote is finite.
 ///
 /// # Panics
 /// If lengths differ.
@@ -31,13 +32,14 @@ pub(super) fn ftrl<T: Element>(
     gradient: &[T],
     [(z, z_before), (n, n_before)]: [Turn<'_, T>; 2],
     step: FtrlStep,
-) {
+) -> bool {
     assert!(new.len() == old.len() && new.len() == gradient.len());
     assert!(new.len() == z.len() && new.len() == z_before.len());
     assert!(new.len() == n.len() && new.len() == n_before.len());
     let [per_alpha, beta, l1, l2, weight] =
         [1.0 / step.alpha, step.beta, step.l1, step.l2, step.weight].map(T::from_f64);
     widest(|| {
+        let mut is_finite = true;
         let then = old.iter().zip(gradient).zip(z_before.iter().zip(n_before));
         for (((new, z), n), ((&old, &g), before)) in new.iter_mut().zip(z).zip(n).zip(then) {
             let g = weight * g;
@@ -49,8 +51,10 @@ pub(super) fn ftrl<T: Element>(
             let size = beyond / ((beta + root) * per_alpha + l2);
             let signed = if *z > T::ZERO { -size } else { size };
             *new = if beyond > T::ZERO { signed } else { T::ZERO };
+            is_finite &= new.is_finite() & z.is_finite() & n.is_finite();
         }
-    });
+        is_finite
+    })
 }
 
 /// The `z` that belongs to a theta that nothing was learned at yet (n = 0): the next step moves on

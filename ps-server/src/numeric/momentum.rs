@@ -6,6 +6,7 @@ use super::rule::Turn;
 
 /// `v = mu * v + g`, without dampening; `theta -= lr * v`. Polyak 1964, "Some methods of speeding
 /// up the convergence of iteration methods", in the form of Sutskever et al. 2013 that torch has.
+/// Gives whether all that it wrote is finite.
 ///
 /// # Panics
 /// If lengths differ.
@@ -14,17 +15,20 @@ pub(super) fn momentum<T: Element>(
     gradient: &[T],
     (v, before): Turn<'_, T>,
     (lr, mu): (f64, f64),
-) {
+) -> bool {
     assert!(new.len() == old.len() && new.len() == gradient.len());
     assert!(new.len() == v.len() && new.len() == before.len());
     let (lr, mu) = (T::from_f64(lr), T::from_f64(mu));
     widest(|| {
+        let mut is_finite = true;
         let then = old.iter().zip(gradient).zip(before);
         for ((new, v), ((&old, &g), &before)) in new.iter_mut().zip(v).zip(then) {
             *v = mu * before + g;
             *new = old - lr * *v;
+            is_finite &= new.is_finite() & v.is_finite();
         }
-    });
+        is_finite
+    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::rule::Turn;
 
 /// `n = rho * n + (1 - rho) * g^2`; `theta -= lr * g / (sqrt(n) + eps)`. Tieleman and Hinton 2012,
 /// lecture 6.5 of "Neural Networks for Machine Learning", with epsilon outside the root.
+/// Gives whether all that it wrote is finite.
 ///
 /// # Panics
 /// If lengths differ.
@@ -14,17 +15,20 @@ pub(super) fn rmsprop<T: Element>(
     gradient: &[T],
     (n, before): Turn<'_, T>,
     (lr, rho, eps): (f64, f64, f64),
-) {
+) -> bool {
     assert!(new.len() == old.len() && new.len() == gradient.len());
     assert!(new.len() == n.len() && new.len() == before.len());
     let [lr, rho, rest, eps] = [lr, rho, 1.0 - rho, eps].map(T::from_f64);
     widest(|| {
+        let mut is_finite = true;
         let then = old.iter().zip(gradient).zip(before);
         for ((new, n), ((&old, &g), &before)) in new.iter_mut().zip(n).zip(then) {
             *n = rho * before + rest * (g * g);
             *new = old - lr * g / (n.sqrt() + eps);
+            is_finite &= new.is_finite() & n.is_finite();
         }
-    });
+        is_finite
+    })
 }
 
 #[cfg(test)]

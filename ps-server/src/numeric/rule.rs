@@ -180,7 +180,8 @@ impl Rule {
     }
 
     /// Moves theta and what is remembered of it by the gradient of the same keys. One loop over all of them,
-    /// beside what was there: a copy first would be another pass.
+    /// beside what was there: a copy first would be another pass, as would a look afterwards at whether
+    /// all that it wrote is finite, which is what it gives.
     ///
     /// # Panics
     /// If lengths differ.
@@ -190,34 +191,34 @@ impl Rule {
         gradient: &[T],
         slots: [Turn<'_, T>; SLOTS_MAX],
         step: &Step,
-    ) {
+    ) -> bool {
         let lr = step.lr * step.factor;
         match *self {
             Self::Sgd => sgd_from(theta.0, theta.1, gradient, lr),
             Self::Momentum { mu } => {
                 let [v, _] = slots;
-                momentum(theta, gradient, v, (lr, mu));
+                momentum(theta, gradient, v, (lr, mu))
             }
             Self::Nesterov { mu } => {
                 let [v, _] = slots;
-                nesterov(theta, gradient, v, (lr, mu));
+                nesterov(theta, gradient, v, (lr, mu))
             }
             Self::Adagrad { eps } => {
                 let [n, _] = slots;
-                adagrad(theta, gradient, n, (lr, eps));
+                adagrad(theta, gradient, n, (lr, eps))
             }
             Self::Rmsprop { rho, eps } => {
                 let [n, _] = slots;
-                rmsprop(theta, gradient, n, (lr, rho, eps));
+                rmsprop(theta, gradient, n, (lr, rho, eps))
             }
             Self::Adam(betas) => adam(theta, gradient, slots, betas.at(lr, step)),
             Self::Adamw(betas) => {
                 let decay = if step.penalized { step.decay } else { 0.0 };
-                adamw(theta, gradient, slots, betas.at(lr, step), decay);
+                adamw(theta, gradient, slots, betas.at(lr, step), decay)
             }
             Self::Ftrl { .. } => {
                 let step = self.ftrl_step(step).expect("this is FTRL");
-                ftrl(theta, gradient, slots, step);
+                ftrl(theta, gradient, slots, step)
             }
         }
     }
@@ -232,11 +233,12 @@ impl Rule {
         gradient: &[T],
         mut slots: Slots<'_, T>,
         step: &Step,
-    ) {
+    ) -> bool {
         const BLOCK: usize = 256;
         let n_slots = self.slots().len();
         let (mut old, mut before) = ([T::ZERO; BLOCK], [[T::ZERO; BLOCK]; SLOTS_MAX]);
         let cut = gradient.chunks(BLOCK).zip((0..).step_by(BLOCK));
+        let mut is_finite = true;
         assert_eq!(theta.len(), gradient.len());
         for (gradient, begin) in cut {
             let keys = begin..begin + gradient.len();
@@ -246,8 +248,10 @@ impl Rule {
                 .take(n_slots)
                 .map(|(slot, before)| turn(&mut slot[keys.clone()], before));
             let turns = std::array::from_fn(|_| turns.next().unwrap_or_default());
-            self.step_from(turn(&mut theta[keys.clone()], &mut old), gradient, turns, step);
+            let theta = turn(&mut theta[keys.clone()], &mut old);
+            is_finite &= self.step_from(theta, gradient, turns, step);
         }
+        is_finite
     }
 
     fn ftrl_step(&self, step: &Step) -> Option<FtrlStep> {

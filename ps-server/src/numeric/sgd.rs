@@ -2,18 +2,21 @@
 
 use ps_common::{Element, widest};
 
-/// `new = old - lr * gradient`. Robbins and Monro 1951.
+/// `new = old - lr * gradient`. Robbins and Monro 1951. Gives whether all of it is finite.
 ///
 /// # Panics
 /// If lengths differ.
-pub fn sgd_from<T: Element>(new: &mut [T], old: &[T], gradient: &[T], lr: f64) {
+pub fn sgd_from<T: Element>(new: &mut [T], old: &[T], gradient: &[T], lr: f64) -> bool {
     assert!(new.len() == old.len() && old.len() == gradient.len());
     let lr = T::from_f64(lr);
     widest(|| {
+        let mut is_finite = true;
         for ((new, &old), &g) in new.iter_mut().zip(old).zip(gradient) {
             *new = old - lr * g;
+            is_finite &= new.is_finite();
         }
-    });
+        is_finite
+    })
 }
 
 /// One element's step with decay in its gradient, `theta - lr * (gradient + decay * theta)`, rounded

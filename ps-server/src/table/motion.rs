@@ -52,8 +52,7 @@ impl<'a, T: Element> Move<'a, T> {
         }
     }
 
-    /// As [`Move::chunk`], both checked while they are in the first caches; the error is the first key
-    /// that is not finite.
+    /// As [`Move::chunk`]; the error is the first key where one of both is not finite.
     pub(super) fn chunk_checked(
         &self,
         (chunk, key): (usize, usize),
@@ -64,7 +63,9 @@ impl<'a, T: Element> Move<'a, T> {
         for place in blocks(chunk, key, old.len()) {
             let block = place.offset..place.offset + place.len;
             let (new, old) = (&mut new[block.clone()], &old[block.clone()]);
-            self.block((&mut *new, old), place, state.as_deref_mut(), &mut scratch);
+            if self.block((&mut *new, old), place, state.as_deref_mut(), &mut scratch) {
+                continue;
+            }
             let in_state = state.as_ref().and_then(|state| state.first_non_finite(&block));
             if let Some(index) = first_non_finite(new).into_iter().chain(in_state).min() {
                 return Err(place.key + index);
@@ -73,13 +74,15 @@ impl<'a, T: Element> Move<'a, T> {
         Ok(())
     }
 
+    /// Gives whether all that it wrote is finite.
     fn block(
         &self,
         (new, old): (&mut [T], &[T]),
         place: Place,
         mut state: Option<&mut State<T>>,
         scratch: &mut Scratch<'a, T>,
-    ) {
+    ) -> bool {
+        let mut is_finite = true;
         let Motion { optimizer, lr, factor, penalized } = self.motion;
         let keys = place.key..place.key + place.len;
         let n_steps = self.aggregate.n_steps();
@@ -100,13 +103,19 @@ impl<'a, T: Element> Move<'a, T> {
                 let (rule, step) = (optimizer.rule, Step { penalized, ..step });
                 if which == 0 {
                     let slots = state.as_mut().map(|state| state.turns(in_chunk));
-                    rule.step_from((new, &old[run]), gradient, slots.unwrap_or_default(), &step);
+                    is_finite &= rule.step_from(
+                        (new, &old[run]),
+                        gradient,
+                        slots.unwrap_or_default(),
+                        &step,
+                    );
                 } else {
                     let slots = state.as_mut().map(|state| state.next(in_chunk));
-                    rule.step(new, gradient, slots.unwrap_or_default(), &step);
+                    is_finite &= rule.step(new, gradient, slots.unwrap_or_default(), &step);
                 }
             }
         }
+        is_finite
     }
 
     /// The gradient of a step, clipped and with the decay of `theta`, which was `old` before the update.
