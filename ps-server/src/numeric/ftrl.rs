@@ -55,7 +55,7 @@ pub(super) fn ftrl<T: Element>(
             *new = if beyond > T::ZERO { signed } else { T::ZERO };
         }
     });
-    // In the loop it would keep the compiler from taking many elements at once.
+    // In the loop, as other rules have it, this makes the loop too large to be inlined into `widest`.
     [&*new, &*z, &*n].into_iter().all(|written| first_non_finite(written).is_none())
 }
 
