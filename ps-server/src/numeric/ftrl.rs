@@ -1,5 +1,6 @@
 //! FTRL-Proximal: online learning with a rate for each coordinate and weights that are exactly 0.
 
+use ps_common::check::first_non_finite;
 use ps_common::{Element, widest};
 
 use super::rule::Turn;
@@ -39,9 +40,10 @@ pub(super) fn ftrl<T: Element>(
     let [per_alpha, beta, l1, l2, weight] =
         [1.0 / step.alpha, step.beta, step.l1, step.l2, step.weight].map(T::from_f64);
     widest(|| {
-        let mut is_finite = true;
         let then = old.iter().zip(gradient).zip(z_before.iter().zip(n_before));
-        for (((new, z), n), ((&old, &g), before)) in new.iter_mut().zip(z).zip(n).zip(then) {
+        for (((new, z), n), ((&old, &g), before)) in
+            new.iter_mut().zip(&mut *z).zip(&mut *n).zip(then)
+        {
             let g = weight * g;
             let root_before = before.1.sqrt();
             *n = *before.1 + g * g;
@@ -51,10 +53,10 @@ pub(super) fn ftrl<T: Element>(
             let size = beyond / ((beta + root) * per_alpha + l2);
             let signed = if *z > T::ZERO { -size } else { size };
             *new = if beyond > T::ZERO { signed } else { T::ZERO };
-            is_finite &= new.is_finite() & z.is_finite() & n.is_finite();
         }
-        is_finite
-    })
+    });
+    // In the loop, as other rules have it, this makes the loop too large to be inlined into `widest`.
+    [&*new, &*z, &*n].into_iter().all(|written| first_non_finite(written).is_none())
 }
 
 /// The `z` that belongs to a theta that nothing was learned at yet (n = 0): the next step moves on
