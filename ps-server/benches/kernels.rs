@@ -29,6 +29,7 @@ use ps_common::check::all_within;
 use ps_common::dtype::as_le_bytes;
 use ps_common::job::Combine;
 use ps_common::tables::{Table, Tables};
+use ps_common::wire::CHUNK_BYTES;
 use ps_common::{Dtype, Element, widest};
 use ps_server::numeric::{Optimizer, Wish};
 use ps_server::table::{Gradient, Store, Update};
@@ -47,14 +48,10 @@ const SIZE_OF_TEST: usize = 100_000;
 const RULES: [&str; 8] =
     ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "ftrl,alpha=0.1"];
 
-/// As the server cuts theta and its clients cut gradients.
-const CHUNK_BYTES: usize = 256 * 1024;
-
 /// Times in seconds of one iteration, of one thing a column; criterion keeps its own to itself.
-#[derive(Default)]
-struct Times(RefCell<Vec<[f64; 3]>>);
+struct Times<const N: usize>(RefCell<Vec<[f64; N]>>);
 
-impl Times {
+impl<const N: usize> Times<N> {
     /// The quickest of one thing; infinite where a filter left all out.
     fn quickest(&self, what: usize) -> f64 {
         self.0.borrow().iter().map(|times| times[what]).fold(f64::INFINITY, f64::min)
@@ -72,9 +69,13 @@ fn group<'a>(criterion: &'a mut Criterion, title: &str, n_bytes: usize) -> Group
     group
 }
 
-/// Runs three things in turn; criterion hears of the first.
-fn race(group: &mut Group<'_>, id: BenchmarkId, mut run: impl FnMut() -> [Duration; 3]) -> Times {
-    let times = Times::default();
+/// Runs some things in turn; criterion hears of the first.
+fn race<const N: usize>(
+    group: &mut Group<'_>,
+    id: BenchmarkId,
+    mut run: impl FnMut() -> [Duration; N],
+) -> Times<N> {
+    let times = Times(RefCell::default());
     group.bench_function(id, |bencher| {
         bencher.iter_custom(|iterations| {
             let mut first = Duration::ZERO;
@@ -250,8 +251,8 @@ fn rule<T: Element>(
     is_whole.then_some(line)
 }
 
-/// What is done to a push on its way in: looked at, for NaN, infinity and large numbers; and with the
-/// copy out of messages into place. Gives its lines of the table.
+/// What is done to a push on its way in: looked at, for NaN, infinity and large numbers; its checksum
+/// taken; and the look with the copy out of messages into place. Gives its lines of the table.
 fn way_in(criterion: &mut Criterion, n: usize) -> Vec<String> {
     let values = gradient::<f32>(n);
     let n_bytes = n * size_of::<f32>();
@@ -272,7 +273,10 @@ fn way_in(criterion: &mut Criterion, n: usize) -> Vec<String> {
             }
             spare = Some(gradient);
         });
-        [look, copy, both]
+        let checksum = timed(|| {
+            black_box(crc32fast::hash(as_le_bytes(black_box(&values))));
+        });
+        [look, copy, both, checksum]
     });
     group.finish();
     let line = |(what, name)| {
@@ -284,7 +288,7 @@ fn way_in(criterion: &mut Criterion, n: usize) -> Vec<String> {
         )
     };
     match times.quickest(0).is_finite() {
-        true => [(0, "look"), (1, "copy"), (2, "copy and look")].map(line).into(),
+        true => [(0, "look"), (3, "checksum"), (1, "copy"), (2, "copy and look")].map(line).into(),
         false => Vec::new(),
     }
 }

@@ -54,10 +54,10 @@ fn a_norm_over_several_servers_has_the_bits_that_it_has_on_one() {
         let job = [job, &[rounds]].concat();
         let clipped = [&job[..], &["--clip-norm=0.05"]].concat();
         let one = local(&clipped);
-        assert_ne!(sha256(&one), sha256(&local(&job)), "{job:?}: nothing was clipped");
+        assert_ne!(theta_sha256(&one), theta_sha256(&local(&job)), "{job:?}: nothing was clipped");
         for servers in ["--servers=2", "--servers=3"] {
             let several = local(&[&clipped[..], &[servers]].concat());
-            assert_eq!(sha256(&several), sha256(&one), "{servers} {clipped:?}");
+            assert_eq!(theta_sha256(&several), theta_sha256(&one), "{servers} {clipped:?}");
             assert_eq!(several["version"], one["version"], "{servers} {clipped:?}");
         }
     }
@@ -258,7 +258,7 @@ fn a_follower_that_is_killed_while_gradients_are_clipped_changes_no_bit() {
     let rule = ["--workers=3", "--rounds=150", "--optimizer=adam", "--lr=0.01"];
     let clipped = [&rule[..], &["--clip-norm=0.05"]].concat();
     let want = local(&clipped);
-    assert_ne!(sha256(&want), sha256(&local(&rule)), "nothing was clipped");
+    assert_ne!(theta_sha256(&want), theta_sha256(&local(&rule)), "nothing was clipped");
     let job = [&clipped[..], &["--checkpoint-every=7r"]].concat();
     let killed = train(3, &job, &["--compute-delay-ms=5..15"], |group, _| {
         for victim in [1, 2, 0] {
