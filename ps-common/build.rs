@@ -8,7 +8,7 @@ fn main() {}
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     use protox::prost::Message;
 
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+    let root = std::path::PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../proto");
     println!("cargo:rerun-if-changed={}", root.display());
     let files =
         ["membership", "parameters", "operator", "partition"].map(|f| format!("ps/v1/{f}.proto"));
