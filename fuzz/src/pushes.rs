@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use arbitrary::Unstructured;
 use ps_common::calls::{Caller, PushHeader};
+use ps_common::dtype::CHUNK_BYTES;
 use ps_common::job::{Aggregate, OnWorkerLoss};
-use ps_common::wire::{CHUNK_BYTES, pb};
+use ps_common::wire::pb;
 use ps_common::{Dtype, ErrorCode};
 use ps_server::core::{CallId, Config, ConnId, Consistency, DelayScaling, Input, StopRules, Time};
 use ps_server::driver::{Delivery, Driver};

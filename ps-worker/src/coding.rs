@@ -4,8 +4,8 @@
 
 use ps_common::Element;
 use ps_common::codec::{Codec, Encoded, Encoding, Feedback};
+use ps_common::dtype::CHUNK_BYTES;
 use ps_common::exit::ExitError;
-use ps_common::wire::CHUNK_BYTES;
 use serde::Serialize;
 
 /// Elements of a chunk at most: as many as a plain one of f32 has.

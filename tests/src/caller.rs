@@ -182,7 +182,7 @@ impl Caller {
 
     /// A whole push of f32 in chunks as a worker sends them.
     pub fn chunks(&self, clock: u64, version: u64, gradient: &[f32]) -> Vec<pb::PushRequest> {
-        let len = ps_common::wire::CHUNK_BYTES / size_of::<f32>();
+        let len = ps_common::dtype::CHUNK_BYTES / size_of::<f32>();
         let n_chunks = gradient.len().div_ceil(len);
         let chunks = gradient.chunks(len).enumerate();
         chunks

@@ -74,7 +74,7 @@ fn parts_of_many_chunks_give_the_same_bits_as_one() {
         "--optimizer=momentum",
     ];
     let one = local(&job);
-    let two_chunks = ps_common::wire::CHUNK_BYTES as u64 / 4 * 2;
+    let two_chunks = ps_common::dtype::CHUNK_BYTES as u64 / 4 * 2;
     assert!(one["dim"].as_u64() > Some(2 * two_chunks), "several chunks a part: {}", one["dim"]);
     assert_same(&local(&[&job[..], &["--servers=2"]].concat()), &one, "a large theta");
 }

@@ -21,13 +21,6 @@ pub mod pb {
 pub const FILE_DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/ps_descriptor.bin"));
 
-/// Bytes of tensor in one chunk: large enough to amortise a message, small enough to stay in cache.
-///
-/// With its heads it fills eight of TCP's packets, on loopback (65,483 bytes) as well as where a card
-/// cuts them (45 segments of 1,448 bytes). 512 KiB would need a ninth for its last few bytes, which
-/// costs as much as a full one.
-pub const CHUNK_BYTES: usize = 509 << 10;
-
 /// Largest message of the `Parameters` service.
 pub const PARAMETERS_MESSAGE_BYTES_MAX: usize = 1 << 20;
 

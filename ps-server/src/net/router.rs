@@ -5,10 +5,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ps_common::dtype::CHUNK_BYTES;
 use ps_common::exit::ExitError;
 use ps_common::wire::pb::membership_server::MembershipServer;
 use ps_common::wire::pb::operator_server::OperatorServer;
-use ps_common::wire::{CHUNK_BYTES, CONTROL_MESSAGE_BYTES_MAX, FILE_DESCRIPTOR_SET};
+use ps_common::wire::{CONTROL_MESSAGE_BYTES_MAX, FILE_DESCRIPTOR_SET};
 use tonic::body::Body;
 use tonic::codegen::http;
 use tonic::server::NamedService;

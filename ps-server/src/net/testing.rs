@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ps_common::Dtype;
+use ps_common::dtype::CHUNK_BYTES;
 use ps_common::job::{Aggregate, OnWorkerLoss};
-use ps_common::wire::CHUNK_BYTES;
 
 use super::{Protection, Shell};
 use crate::core::{Config, Consistency, DelayScaling, StopRules};

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ps_common::ErrorCode;
+use ps_common::dtype::CHUNK_BYTES;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::PROTOCOL_VERSION;
 use ps_common::partition::{CheckpointName, Decision, Partition};
-use ps_common::wire::CHUNK_BYTES;
 use tokio::time::Instant;
 
 use super::{Program, Signals, Start, durable, program, read_start};

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ps_common::dtype::CHUNK_BYTES;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::JobState;
 use ps_common::partition::Partition;
-use ps_common::wire::CHUNK_BYTES;
 use tokio::sync::oneshot;
 
 use super::{Signals, bind, durable, program, read_start};

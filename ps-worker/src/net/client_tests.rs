@@ -47,7 +47,7 @@ async fn read(
         if header.is_some_and(|header| header.clock == REFUSED_AT_ONCE) {
             return Err(to_status(&Error::new(ErrorCode::Fenced, "another has the rank")));
         }
-        assert!(chunk.data.len() <= wire::CHUNK_BYTES);
+        assert!(chunk.data.len() <= dtype::CHUNK_BYTES);
         if chunk.dtype == i32::from(pb::Dtype::F32) {
             assert_eq!(chunk.key as usize * 4, doubled.bytes.len());
             doubled.bytes.extend(twice(&mut vec![0f32; chunk.data.len() / 4], &chunk.data));
@@ -276,7 +276,7 @@ async fn round_trips<T: Element>(client: &Client, n: usize) {
 #[tokio::test]
 async fn tensors_of_any_length_come_back() {
     let client = client().await;
-    const CHUNK_LEN: usize = wire::CHUNK_BYTES / 4;
+    const CHUNK_LEN: usize = dtype::CHUNK_BYTES / 4;
     let lengths = [1, CHUNK_LEN, CHUNK_LEN + 1, 4 * CHUNK_LEN + 3];
     for n in lengths {
         round_trips::<f32>(&client, n).await;
@@ -291,7 +291,7 @@ async fn tensors_of_any_length_come_back() {
 #[tokio::test]
 async fn waiting_is_pushed_again_until_the_job_ends() {
     let client = client().await;
-    let gradient = gradient::<f32>(wire::CHUNK_BYTES / 4 + 1000);
+    let gradient = gradient::<f32>(dtype::CHUNK_BYTES / 4 + 1000);
     let mut theta = vec![0f32; gradient.len()];
     let mut steps = client.steps();
     let result = steps.step(header(WAITS_ONCE), &gradient, &mut theta).await.expect("answered");

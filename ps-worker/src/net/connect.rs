@@ -15,7 +15,7 @@ use ps_common::secrets::{
 };
 use ps_common::transport::{Socket, Transport};
 use ps_common::wire::status::to_status;
-use ps_common::{transport, url, wire};
+use ps_common::{dtype, transport, url};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -37,7 +37,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Full enough to keep the connection busy, small enough that chunks are used while in cache.
 const WINDOW_BYTES: u32 = 2 << 20;
 /// One chunk with its headers is one frame.
-const FRAME_BYTES_MAX: u32 = wire::CHUNK_BYTES as u32 + (64 << 10);
+const FRAME_BYTES_MAX: u32 = dtype::CHUNK_BYTES as u32 + (64 << 10);
 
 /// The first byte of a TLS record that carries an alert, and the first of its version.
 const TLS_ALERT: [u8; 2] = [21, 3];

@@ -11,9 +11,9 @@
 //! synchronous server with `--aggregate mean`. Each peer counts the same, however many rows it has.
 
 use ps_common::check::first_non_finite;
+use ps_common::dtype::CHUNK_BYTES;
 use ps_common::exit::ExitError;
 use ps_common::job::{Aggregate, Metrics, Mode};
-use ps_common::wire::CHUNK_BYTES;
 use ps_common::{Dtype, Element};
 use ps_server::numeric::{Optimizer, sgd_from};
 use ps_server::table::Store;

@@ -5,9 +5,9 @@
 //! (rules S3, S4 and S6), so that theta has the bits that a synchronous server gives it.
 
 use ps_common::Dtype;
+use ps_common::dtype::CHUNK_BYTES;
 use ps_common::exit::ExitError;
 use ps_common::job::{Aggregate, Metrics, Mode};
-use ps_common::wire::CHUNK_BYTES;
 use ps_server::core::{CallId, Order};
 use ps_server::numeric::Optimizer;
 use ps_server::table::{Gradient, Store, Update};

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use ps_common::Dtype;
 use ps_common::calls::Caller;
+use ps_common::dtype::CHUNK_BYTES;
 use ps_common::job::JobState;
 use ps_common::report::Report;
-use ps_common::wire::CHUNK_BYTES;
 use ps_server::applier::{Applier, Fresh};
 use ps_server::args::JobSpec;
 use ps_server::core::{Answer, CallId, Core, Effect, Input, Unapplied};
