@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{Process, project_root};
 
-/// Elements of the theta of [`local_net`].
+/// Elements of the theta of `local_net`.
 const NET_DIM: u64 = 13_510;
 
 /// Runs `psctl local --json` with these arguments to its end and gives the report.
@@ -21,7 +21,7 @@ pub fn local(arguments: &[&str]) -> Value {
     serde_json::from_str(line).unwrap_or_else(|e| panic!("no report ({e}) in:\n{output}"))
 }
 
-/// Runs a job whose theta has [`NET_DIM`] elements and whose loss falls, as [`local`] does.
+/// Runs a job whose theta has 13,510 elements and whose loss falls, as [`local`] does.
 pub fn local_net(more: &[&str]) -> Value {
     const JOB: [&str; 6] = [
         "--data=clusters",
