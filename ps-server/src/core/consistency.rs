@@ -190,7 +190,8 @@ impl Core {
     /// Whether `rank` may have theta for its next gradient; `limit` is [`Core::read_limit`].
     pub(super) fn may_read(&self, rank: u32, limit: u64) -> bool {
         let clock = self.reader_clock(rank);
-        if self.config.rounds.is_some_and(|rounds| clock >= rounds) {
+        let has_rounds = self.config.consistency.has_rounds();
+        if !has_rounds && self.config.rounds.is_some_and(|rounds| clock >= rounds) {
             return true;
         }
         match self.config.consistency {

@@ -90,7 +90,7 @@ fn held_calls_wait_for_something(core: &Core) -> Result<(), String> {
         ensure(alone, || format!("I4: {call:?} is not its rank's only held push"))?;
         let sound = match &wait.purpose {
             Purpose::Push { .. } => core.pending.contains_key(&wait.caller.rank),
-            Purpose::Pull(_) | Purpose::Theta { .. } => !core.is_due(wait, limit),
+            Purpose::Pull(_) | Purpose::Turn { .. } => !core.is_due(wait, limit),
             Purpose::Statistics => core.statistics.len() < core.config.n_workers as usize,
         };
         ensure(sound, || format!("I4: {call:?} waits for nothing: {wait:?}"))?;

@@ -294,7 +294,7 @@ impl Core {
         for (call, wait) in self.waits.take(|w| w.deadline <= now) {
             self.release(wait.caller, now);
             match wait.purpose {
-                Purpose::Push { .. } | Purpose::Theta { .. } => {
+                Purpose::Push { .. } | Purpose::Turn { .. } => {
                     let answer = (false, Outcome::Waiting, 0);
                     self.answer_push(call, (wait.since, now), wait.caller.rank, answer, out);
                 }

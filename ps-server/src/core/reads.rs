@@ -156,13 +156,19 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let rank = header.caller.rank;
-        if !theta || self.askers.is_empty() && self.may_have_theta(rank) {
+        let may_go_on = match theta {
+            true => self.askers.is_empty() && self.may_have_theta(rank),
+            false => outcome != Outcome::DroppedLate || self.is_settled_late(rank),
+        };
+        if may_go_on {
             return self.answer_push(call, (now, now), rank, (theta, outcome, 0), out);
         }
         let deadline = now + self.patience(header.wait_max);
-        let purpose = Purpose::Theta { outcome, gradient_delay: 0 };
+        let purpose = Purpose::Turn { theta, outcome, gradient_delay: 0 };
         self.withdraw_waits_of(rank, out);
-        self.ask(header.caller);
+        if theta {
+            self.ask(header.caller);
+        }
         self.hold(call, Wait { caller: header.caller, since: now, deadline, purpose });
         self.wake_reads(now, out);
     }
@@ -188,7 +194,7 @@ impl Core {
             );
         }
         self.ask(wait.caller);
-        let purpose = Purpose::Theta { outcome, gradient_delay };
+        let purpose = Purpose::Turn { theta, outcome, gradient_delay };
         self.waits.hold(call, Wait { purpose, ..wait });
     }
 
@@ -233,8 +239,8 @@ impl Core {
             let Some(wait) = self.waits.remove(call) else { continue };
             self.release(wait.caller, now);
             match wait.purpose {
-                Purpose::Theta { outcome, gradient_delay } => {
-                    let answer = (true, outcome, gradient_delay);
+                Purpose::Turn { theta, outcome, gradient_delay } => {
+                    let answer = (theta, outcome, gradient_delay);
                     self.answer_push(call, (wait.since, now), wait.caller.rank, answer, out);
                 }
                 _ => self.answer_pull(now, call, wait.caller, wait.since, out),
@@ -251,7 +257,7 @@ impl Core {
     pub(super) fn is_due(&self, wait: &Wait, limit: u64) -> bool {
         match &wait.purpose {
             Purpose::Pull(request) => self.is_granted(request, limit),
-            Purpose::Theta { .. } => {
+            Purpose::Turn { .. } => {
                 self.state != JobState::Running || self.may_read(wait.caller.rank, limit)
             }
             Purpose::Push { .. } | Purpose::Statistics => false,

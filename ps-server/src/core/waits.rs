@@ -25,8 +25,10 @@ pub(super) enum Purpose {
         /// theta goes with the answer.
         theta: bool,
     },
-    /// The rank's gradient is settled, its worker may not have theta yet.
-    Theta {
+    /// The rank's gradient is settled, its worker may not go on yet.
+    Turn {
+        /// theta goes with the answer.
+        theta: bool,
         /// What became of the gradient.
         outcome: Outcome,
         /// Updates between its pull and its own.
@@ -41,12 +43,12 @@ pub(super) enum Purpose {
 impl Purpose {
     /// Whether the call is answered by theta and nothing else is missing.
     fn is_read(&self) -> bool {
-        matches!(self, Self::Pull(_) | Self::Theta { .. })
+        matches!(self, Self::Pull(_) | Self::Turn { .. })
     }
 
     /// Whether the call is a push.
     pub(super) fn is_push(&self) -> bool {
-        matches!(self, Self::Push { .. } | Self::Theta { .. })
+        matches!(self, Self::Push { .. } | Self::Turn { .. })
     }
 }
 
