@@ -190,12 +190,10 @@ impl Core {
     /// Whether `rank` may have theta for its next gradient; `limit` is [`Core::read_limit`].
     pub(super) fn may_read(&self, rank: u32, limit: u64) -> bool {
         let clock = self.reader_clock(rank);
-        let has_rounds = self.config.consistency.has_rounds();
-        if !has_rounds && self.config.rounds.is_some_and(|rounds| clock >= rounds) {
-            return true;
-        }
         match self.config.consistency {
+            // Also after its last clock: the round that it is late for may yet be open again (rule D8).
             Consistency::Sync { .. } => self.owes_this_round(rank),
+            _ if self.config.rounds.is_some_and(|rounds| clock >= rounds) => true,
             Consistency::Ssp { .. } => self.last_clock_of_theta(rank) <= limit,
             Consistency::Async { .. } => {
                 self.config.consistency.blocked_delay().is_none_or(|n| self.has_room(rank, n))

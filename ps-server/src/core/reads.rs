@@ -156,9 +156,12 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let rank = header.caller.rank;
+        // Who is late for a round that is closing hears so when it is closed: it may yet be open again
+        // (rule D8).
+        let may_be_undone = outcome == Outcome::DroppedLate && self.config.consistency.has_rounds();
         let may_go_on = match theta {
             true => self.askers.is_empty() && self.may_have_theta(rank),
-            false => outcome != Outcome::DroppedLate || self.is_settled_late(rank),
+            false => !may_be_undone || self.may_have_theta(rank),
         };
         if may_go_on {
             return self.answer_push(call, (now, now), rank, (theta, outcome, 0), out);

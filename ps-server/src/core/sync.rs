@@ -4,7 +4,7 @@
 //! with and without backup workers.
 
 use ps_common::calls::{PushHeader, WorkerState};
-use ps_common::job::{Aggregate, Combine, JobState};
+use ps_common::job::{Aggregate, Combine};
 use ps_common::report::HistoryEntry;
 use ps_common::{Error, ErrorCode};
 
@@ -104,14 +104,6 @@ impl Core {
     /// theta.
     pub(super) fn owes_this_round(&self, rank: u32) -> bool {
         self.members.ranks[rank as usize].clock <= self.version
-    }
-
-    /// Whether it is settled that `rank` is late: while its round is closing it may still come about that
-    /// the round is open again (rule D8).
-    pub(super) fn is_settled_late(&self, rank: u32) -> bool {
-        !self.config.consistency.has_rounds()
-            || self.state != JobState::Running
-            || self.owes_this_round(rank)
     }
 
     /// A late gradient of the round that is closing: its clock is done, the next theta is awaited.
