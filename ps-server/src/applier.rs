@@ -321,18 +321,21 @@ impl Applier {
     /// # Panics
     /// If `pending` is not what the last [`Applier::prepare`] gave.
     pub fn commit(&self, pending: Pending) -> Fresh {
-        let mut store = self.store().lock();
-        let store = store.as_mut().expect("created at the first join");
-        match pending.0 {
-            Way::Computed(prepared) => store.commit(prepared),
-            Way::Deferred(certain, gradients) => store.defer(certain, gradients),
-        }
-        Fresh(Some(store.snapshot()))
+        self.with_store(|store| {
+            match pending.0 {
+                Way::Computed(prepared) => store.commit(prepared),
+                Way::Deferred(certain, gradients) => store.defer(certain, gradients),
+            }
+            Fresh(Some(store.snapshot()))
+        })
     }
 
-    fn store(&self) -> &Mutex<Option<Box<Store>>> {
+    /// With theta in its one version, under its lock.
+    fn with_store<R>(&self, then: impl FnOnce(&mut Store) -> R) -> R {
         match &self.theta {
-            Theta::Versions { store, .. } => store,
+            Theta::Versions { store, .. } => {
+                then(store.lock().as_mut().expect("created at the first join"))
+            }
             Theta::Shared(_) => panic!("without locks an update is prepared and stored in one"),
         }
     }
@@ -360,14 +363,10 @@ impl Applier {
                 .as_ref()
                 .map(|(lambda, pulled)| Compensation { lambda: *lambda, pulled }),
         };
-        let safe = {
-            let mut store = self.store().lock();
-            let store = store.as_mut().expect("created at the first join");
-            match store.certain(&update) {
-                Some(certain) => Ok(certain),
-                None => Err(store.prepare(&update).map_err(overflow)?),
-            }
-        };
+        let safe = self.with_store(|store| match store.certain(&update) {
+            Some(certain) => Ok(Ok(certain)),
+            None => store.prepare(&update).map(Err).map_err(overflow),
+        })?;
         record(&gradients).map_err(|what| Unapplied::NotWritten { what })?;
         Ok(Pending(match safe {
             Ok(certain) => Way::Deferred(certain, gradients),

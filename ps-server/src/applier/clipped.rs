@@ -8,7 +8,7 @@ use ps_common::partition::Squares;
 
 use super::{Applier, Pending, Way, overflow};
 use crate::core::{Order, Unapplied};
-use crate::table::{Compensation, Held, Misfit, Snapshot, Store, Update, clips};
+use crate::table::{Compensation, Held, Misfit, Snapshot, Update, clips};
 
 /// An update that waits to hear how its gradients are clipped. Dropped, it leaves no trace.
 #[derive(Debug)]
@@ -88,9 +88,5 @@ impl Applier {
     ) -> Result<Pending, Unapplied> {
         let prepared = self.with_store(|store| store.prepare_clipped(&measured.update(), clips));
         prepared.map(|prepared| Pending(Way::Computed(prepared))).map_err(overflow)
-    }
-
-    fn with_store<R>(&self, then: impl FnOnce(&mut Store) -> R) -> R {
-        then(self.store().lock().as_mut().expect("created at the first join"))
     }
 }
