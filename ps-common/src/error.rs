@@ -40,6 +40,8 @@ error_codes! {
     Empty = "EMPTY";
     /// A chunk that does not begin where the one before it ended.
     BadKey = "BAD_KEY";
+    /// A row beyond its table's last.
+    RowRange = "ROW_RANGE";
     /// A field that is absent or out of its range.
     BadField = "BAD_FIELD";
     /// A clock whose round has closed without this push.
@@ -107,6 +109,7 @@ impl ErrorCode {
             | Self::BadDtype
             | Self::Empty
             | Self::BadKey
+            | Self::RowRange
             | Self::BadField
             | Self::SeqReused
             | Self::Fenced

@@ -20,6 +20,7 @@ pub mod job;
 pub mod logging;
 pub mod partition;
 pub mod report;
+pub mod rows;
 #[cfg(feature = "net")]
 pub mod secrets;
 pub mod shared;

@@ -71,6 +71,11 @@ impl Table {
     pub fn n_elements(&self) -> Option<u64> {
         self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
     }
+
+    /// Number of rows: values of its first index, 1 without any.
+    pub fn n_rows(&self) -> u64 {
+        self.shape.first().copied().unwrap_or(1)
+    }
 }
 
 /// Why a list of tables cannot be theta.

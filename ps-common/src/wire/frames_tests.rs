@@ -15,6 +15,8 @@ fn request(n: usize) -> pb::PushRequest {
         dtype: 2,
         key: 1 << 40,
         last: true,
+        table: 2,
+        part: pb::Part::Rows.into(),
         staged: None,
         data: data(n),
     }

@@ -25,6 +25,7 @@ pub const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::Empty
         | ErrorCode::BadKey
         | ErrorCode::BadField => Code::InvalidArgument,
+        ErrorCode::RowRange => Code::OutOfRange,
         ErrorCode::StaleRound => Code::Aborted,
         ErrorCode::SeqReused | ErrorCode::RankTaken => Code::AlreadyExists,
         ErrorCode::UnknownWorker => Code::NotFound,

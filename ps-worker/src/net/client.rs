@@ -393,6 +393,7 @@ fn messages<T: Element>(
         last: chunk.last,
         staged: staged.filter(|_| chunk.last),
         data: chunk.bytes,
+        ..Default::default()
     })
 }
 

@@ -184,7 +184,7 @@ pub(super) async fn send_chunk(
         key: chunk.key,
         last: chunk.last,
         staged,
-        data: Bytes::new(),
+        ..Default::default()
     };
     let mut n_bytes = 0;
     let send = async {

@@ -1,0 +1,200 @@
+//! Rows of theta's tables, by which sparse gradients and parts of theta are named.
+//!
+//! A row is what one value of a table's first index has: of a table of shape \[r, a, b\] there are r rows
+//! of a * b elements, of one of shape \[r\] r rows of one element. Owns that, the limits of row numbers, and
+//! their bytes.
+
+use bytes::Buf;
+
+use crate::error::{Error, ErrorCode};
+use crate::tables::Tables;
+
+/// Bytes of a row's number.
+pub const NUMBER_BYTES: usize = 4;
+
+/// Some rows of one table, in an order that matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rows {
+    table: u32,
+    /// Of the table's first element.
+    first_key: usize,
+    width: usize,
+    numbers: Vec<u32>,
+}
+
+impl Rows {
+    /// These rows of table `table`, counted from 0 in the job's order.
+    ///
+    /// # Errors
+    /// BAD_FIELD for a table that is not there, ROW_RANGE for the first row that is not.
+    pub fn new(tables: &Tables, table: u32, numbers: Vec<u32>) -> Result<Self, Error> {
+        let Some((of, keys)) = tables.ranges().nth(table as usize) else {
+            let n_tables = tables.iter().count();
+            let what = format!("the job has {n_tables} tables, numbered from 0; {table} is none");
+            return Err(Error::new(ErrorCode::BadField, what)
+                .with("field", "table")
+                .with("got", table));
+        };
+        let n_rows = of.n_rows();
+        if let Some(place) = numbers.iter().position(|&number| u64::from(number) >= n_rows) {
+            let (name, number) = (&of.name, numbers[place]);
+            let what =
+                format!("table `{name}` has {n_rows} rows, numbered from 0; {number} is none");
+            return Err(Error::new(ErrorCode::RowRange, what)
+                .with("table", name)
+                .with("rows", n_rows)
+                .with("index", place)
+                .with("got", number));
+        }
+        let width = keys.len() / usize::try_from(n_rows).expect("no more than elements");
+        Ok(Self { table, first_key: keys.start, width, numbers })
+    }
+
+    /// As [`Rows::new`], from numbers of four bytes each, little-endian.
+    ///
+    /// # Errors
+    /// As there, and BAD_LENGTH for a broken number.
+    pub fn from_bytes(tables: &Tables, table: u32, bytes: impl Buf) -> Result<Self, Error> {
+        Self::new(tables, table, numbers(bytes)?)
+    }
+
+    /// Which table, counted from 0.
+    pub fn table(&self) -> u32 {
+        self.table
+    }
+
+    /// Elements of each row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Their numbers.
+    pub fn numbers(&self) -> &[u32] {
+        &self.numbers
+    }
+
+    /// Of all of them.
+    pub fn n_elements(&self) -> usize {
+        self.width * self.numbers.len()
+    }
+
+    /// The key of each row's first element, in order.
+    pub fn keys(&self) -> impl Iterator<Item = usize> {
+        self.numbers.iter().map(|&number| self.key_of(number))
+    }
+
+    /// The key of a row's first element.
+    pub fn key_of(&self, number: u32) -> usize {
+        self.first_key + number as usize * self.width
+    }
+
+    /// Other rows of the same table.
+    ///
+    /// # Panics
+    /// If one of them is larger than all that were checked.
+    #[must_use]
+    pub fn with(&self, numbers: Vec<u32>) -> Self {
+        assert!(numbers.iter().max() <= self.numbers.iter().max(), "checked rows");
+        Self { numbers, ..*self }
+    }
+}
+
+/// Elements of all of them.
+pub fn n_elements(rows: &[Rows]) -> usize {
+    rows.iter().map(Rows::n_elements).sum()
+}
+
+fn numbers(mut bytes: impl Buf) -> Result<Vec<u32>, Error> {
+    let n_bytes = bytes.remaining();
+    if !n_bytes.is_multiple_of(NUMBER_BYTES) {
+        let what = format!("{n_bytes} bytes are no whole number of row numbers of {NUMBER_BYTES}");
+        return Err(Error::new(ErrorCode::BadLength, what).with("bytes", n_bytes));
+    }
+    Ok((0..n_bytes / NUMBER_BYTES).map(|_| bytes.get_u32_le()).collect())
+}
+
+/// Rows of several tables as one run of bytes: for each its number, how many rows, their numbers.
+pub fn to_bytes(rows: &[Rows]) -> Vec<u8> {
+    let words = rows.iter().flat_map(|rows| {
+        let n_rows = u32::try_from(rows.numbers.len()).expect("a number for each");
+        [rows.table, n_rows].into_iter().chain(rows.numbers.iter().copied())
+    });
+    words.flat_map(u32::to_le_bytes).collect()
+}
+
+/// The way back from [`to_bytes`].
+///
+/// # Errors
+/// As [`Rows::from_bytes`], and BAD_LENGTH where fewer rows follow than are said to.
+pub fn from_bytes(tables: &Tables, mut bytes: &[u8]) -> Result<Vec<Rows>, Error> {
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let (head, rest) = bytes.split_at_checked(2 * NUMBER_BYTES).ok_or_else(|| cut(bytes))?;
+        let [table, n_rows] = numbers(head)?[..] else { unreachable!("two numbers") };
+        let n_bytes = n_rows as usize * NUMBER_BYTES;
+        let (own, rest) = rest.split_at_checked(n_bytes).ok_or_else(|| cut(rest))?;
+        all.push(Rows::from_bytes(tables, table, own)?);
+        bytes = rest;
+    }
+    Ok(all)
+}
+
+fn cut(rest: &[u8]) -> Error {
+    let n_bytes = rest.len();
+    let what = format!("the last table's rows are cut: {n_bytes} bytes are left of them");
+    Error::new(ErrorCode::BadLength, what).with("bytes", n_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::Table;
+
+    fn tables() -> Tables {
+        let zeros = |name: &str, shape: &[u64]| Table::zeros(name, shape, true);
+        Tables::new(vec![zeros("w", &[5]), zeros("V", &[4, 2, 3]), zeros("b", &[1])])
+            .expect("valid")
+    }
+
+    fn rows(table: u32, numbers: &[u32]) -> Rows {
+        Rows::new(&tables(), table, numbers.to_vec()).expect("there")
+    }
+
+    #[test]
+    fn rows_have_keys_and_widths() {
+        let of_vectors = rows(1, &[3, 0, 3]);
+        assert_eq!((of_vectors.width(), of_vectors.n_elements()), (6, 18));
+        assert_eq!(of_vectors.keys().collect::<Vec<_>>(), [23, 5, 23]);
+        assert_eq!(rows(0, &[4]).keys().collect::<Vec<_>>(), [4]);
+        assert_eq!(rows(2, &[0]).keys().collect::<Vec<_>>(), [29]);
+        assert_eq!(n_elements(&[of_vectors, rows(0, &[1, 2])]), 20);
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_by_name() {
+        let refused = |table, numbers: &[u32]| {
+            Rows::new(&tables(), table, numbers.to_vec()).expect_err("not there")
+        };
+        let error = refused(1, &[0, 4, 9]);
+        assert_eq!((error.code, &error.facts["got"][..]), (ErrorCode::RowRange, "4"), "{error}");
+        assert_eq!((&error.facts["table"][..], &error.facts["index"][..]), ("V", "1"));
+        assert_eq!(refused(0, &[u32::MAX]).code, ErrorCode::RowRange);
+        assert_eq!(refused(3, &[]).code, ErrorCode::BadField);
+        let broken = Rows::from_bytes(&tables(), 0, &[1, 0, 0, 0, 2][..]).expect_err("broken");
+        assert_eq!(broken.code, ErrorCode::BadLength);
+    }
+
+    #[test]
+    fn bytes_round_trip_and_cut_ones_are_refused() {
+        let some = [rows(1, &[3, 0]), rows(0, &[]), rows(2, &[0])];
+        let bytes = to_bytes(&some);
+        assert_eq!(from_bytes(&tables(), &bytes).expect("whole"), some);
+        for end in 1..bytes.len() {
+            match from_bytes(&tables(), &bytes[..end]) {
+                Ok(fewer) => assert_eq!(fewer, some[..fewer.len()], "cut at {end}"),
+                Err(error) => assert_eq!(error.code, ErrorCode::BadLength, "cut at {end}"),
+            }
+        }
+        assert_eq!(from_bytes(&tables(), &[]).expect("nothing"), []);
+    }
+}
