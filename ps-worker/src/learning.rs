@@ -60,9 +60,20 @@ impl Problem {
         self.model.tables()
     }
 
-    /// Whether rows are sparse in memory, so that a gradient is 0 for the features that they lack.
-    pub fn is_sparse(&self) -> bool {
-        self.survey.is_sparse && self.preprocessing.keeps_zeros()
+    /// Refuses to train on rows of theta alone where the data has all features in every row.
+    ///
+    /// # Errors
+    /// Configuration, naming the flags.
+    pub fn check_sparse(&self) -> Result<(), ExitError> {
+        let why = match (self.survey.is_sparse, self.preprocessing.keeps_zeros()) {
+            (true, true) => return Ok(()),
+            (false, _) => "the data is dense: take LibSVM files, or leave --sparse out".to_owned(),
+            (true, false) => {
+                let scale = self.data.scale;
+                format!("--scale {scale} makes the data dense: take --scale divide=F or none")
+            }
+        };
+        Err(ExitError::config(format!("--sparse: every row of theta would be touched, {why}")))
     }
 
     /// Of all random order.

@@ -136,7 +136,7 @@ fn the_gradient_over_touched_rows_is_the_whole_one_to_the_last_bit() {
             let model = format!("--model={model}");
             for batch in ["--batch=full", "--batch=17", "--batch=290"] {
                 let problem = problem(&file, &[&model, bias, batch]);
-                assert!(problem.is_sparse());
+                problem.check_sparse().expect("sparse rows");
                 let touched = compare::<f32>(&problem, (1, 2), 6);
                 assert_eq!(touched, compare::<f64>(&problem, (1, 2), 6));
                 let alike = touched.iter().all(|&n| n == touched[0]);
@@ -194,10 +194,13 @@ fn places_are_told_in_words_of_bits() {
 }
 
 #[test]
-fn rows_that_scaling_fills_in_are_not_sparse() {
+fn data_that_is_dense_is_refused() {
     let file = data(20);
-    assert!(problem(&file, &["--scale=divide=2"]).is_sparse());
-    assert!(!problem(&file, &["--scale=minmax"]).is_sparse());
+    problem(&file, &["--scale=divide=2"]).check_sparse().expect("sparse rows");
+    let refused = |problem: &Problem| problem.check_sparse().expect_err("dense").message;
+    let scaled = refused(&problem(&file, &["--scale=minmax"]));
+    assert!(scaled.contains("--sparse: ") && scaled.contains("--scale minmax"), "{scaled}");
     let args = WorkerArgs::try_parse_from(["ps-worker"]).expect("parses");
-    assert!(!Problem::survey(&args.learn).expect("the built-in problem").is_sparse());
+    let dense = refused(&Problem::survey(&args.learn).expect("the built-in problem"));
+    assert!(dense.contains("--sparse: ") && dense.contains("the data is dense"), "{dense}");
 }
