@@ -252,7 +252,7 @@ impl Stage {
         let args = self.worker_args(rank)?;
         let breaker = self.breakers[rank as usize].clone();
         let attachment = args.check()?;
-        let Part::Work { rank, delay_ms, wire, overlap } = attachment.part else {
+        let Part::Work { rank, delay_ms, wire, overlap, sparse } = attachment.part else {
             return Err(anyhow!("a worker works"));
         };
         let life = self.n_lives.get();
@@ -263,7 +263,7 @@ impl Stage {
             has_threads: false,
         };
         let (present, presence) = watch::channel(None);
-        let duty = Duty { rank, delay_ms, wire, overlap };
+        let duty = Duty { rank, delay_ms, wire, overlap, sparse };
         tokio::select! {
             biased;
             result = work(&args.learn, &attachment, duty, &surroundings, present) => Ok(result?),

@@ -18,6 +18,7 @@ use crate::data::DataArgs;
 use crate::local_steps::LocalStepsArgs;
 use crate::model::ModelArgs;
 use crate::overlap::OverlapArgs;
+use crate::sparse::SparseArgs;
 
 /// Computes gradients on its shard of the data and pushes them to a server
 #[derive(Parser, Debug, Clone, Serialize)]
@@ -125,6 +126,10 @@ pub struct AttachArgs {
     #[command(flatten, next_help_heading = "Worker")]
     #[serde(flatten)]
     pub overlap: OverlapArgs,
+    /// Whether only rows of theta come and go.
+    #[command(flatten, next_help_heading = "Worker")]
+    #[serde(flatten)]
+    pub sparse: SparseArgs,
     /// Its place in a cluster; the flags above are what follows from it.
     #[command(flatten)]
     #[serde(skip)]
@@ -168,6 +173,8 @@ pub enum Part {
         wire: Wire,
         /// Whether the next gradient is computed while a push is on its way.
         overlap: bool,
+        /// Whether only the rows of theta come and go that its batches touch.
+        sparse: bool,
     },
     /// Measurements.
     Evaluate(EvaluationArgs),
@@ -246,6 +253,9 @@ impl WorkerArgs {
         if self.attach.overlap.overlap {
             return refuse("and --overlap exclude each other: an evaluator never pushes");
         }
+        if self.attach.sparse.sparse {
+            return refuse("and --sparse exclude each other: an evaluator measures all of theta");
+        }
         if self.learn.data.data_is_shard {
             return refuse(
                 "and --data-is-shard exclude each other: name the files of all shards in --data",
@@ -272,8 +282,10 @@ impl WorkerArgs {
         }
         let delay_ms = self.attach.compute_delay_ms.as_deref().map(parse_range).transpose()?;
         let wire = self.attach.wire.check()?;
-        let overlap = self.attach.overlap.overlap;
-        Ok(Part::Work { rank: self.attach.rank, delay_ms, wire, overlap })
+        let AttachArgs { rank, server, overlap, sparse, .. } = &self.attach;
+        let servers = ("several URLs in --server", server.len());
+        let sparse = sparse.check(&self.learn, &self.attach.wire, overlap, servers)?;
+        Ok(Part::Work { rank: *rank, delay_ms, wire, overlap: overlap.overlap, sparse })
     }
 }
 
@@ -325,14 +337,25 @@ mod tests {
         let spec = args(&[]).check().expect("valid");
         assert_eq!(spec.servers, ["http://127.0.0.1:50051"]);
         assert_eq!(spec.patience, Duration::from_secs(30));
+        let wire = Wire::PLAIN;
         assert_eq!(
             spec.part,
-            Part::Work { rank: None, delay_ms: None, wire: Wire::PLAIN, overlap: false }
+            Part::Work { rank: None, delay_ms: None, wire, overlap: false, sparse: false }
         );
-        let spec = args(&["--rank=3", "--compute-delay-ms=2..5", "--overlap"]);
+        let part = |arguments: &[&str]| args(arguments).check().expect("valid").part;
         assert_eq!(
-            spec.check().expect("valid").part,
-            Part::Work { rank: Some(3), delay_ms: Some((2, 5)), wire: Wire::PLAIN, overlap: true }
+            part(&["--rank=3", "--compute-delay-ms=2..5", "--overlap"]),
+            Part::Work {
+                rank: Some(3),
+                delay_ms: Some((2, 5)),
+                wire,
+                overlap: true,
+                sparse: false
+            }
+        );
+        assert_eq!(
+            part(&["--sparse"]),
+            Part::Work { rank: None, delay_ms: None, wire, overlap: false, sparse: true }
         );
     }
 
@@ -345,6 +368,8 @@ mod tests {
             (&["--evaluate", "--rank=1"], "--rank"),
             (&["--evaluate", "--compute-delay-ms=1"], "--compute-delay-ms"),
             (&["--evaluate", "--overlap=true"], "--overlap"),
+            (&["--evaluate", "--sparse"], "--evaluate and --sparse exclude each other"),
+            (&["--sparse", "--server=a:1,b:2"], "several URLs in --server (there are 2)"),
             (&["--evaluate", "--wire-pull=f16"], "--wire-pull exclude each other"),
             (&["--wire-pull=int8"], "--wire-pull: `int8` is for gradients alone"),
             (&["--evaluate", "--test-labels=x"], "--test-data"),
@@ -379,7 +404,13 @@ mod tests {
         assert_eq!(worker.workers, Some(2));
         assert_eq!(
             worker.part,
-            Part::Work { rank: Some(1), delay_ms: None, wire: Wire::PLAIN, overlap: false }
+            Part::Work {
+                rank: Some(1),
+                delay_ms: None,
+                wire: Wire::PLAIN,
+                overlap: false,
+                sparse: false
+            }
         );
         let secure = of("chief", &["--tls-ca=ca.pem"]).expect("fine");
         assert_eq!(secure.servers, ["https://a:1", "https://b:2"]);

@@ -15,7 +15,11 @@ use crate::local_steps::LocalSteps;
 use crate::model::{
     Batch, Loss, Model, ModelSpec, Real, Scratch, l2_share, l2_share_depends_on_shards,
 };
-use crate::samples::Samples;
+use crate::samples::{Samples, Selection};
+
+mod sparse;
+
+use sparse::Sparse;
 
 /// A model over data that has been looked at, but not loaded.
 #[derive(Debug, Clone)]
@@ -54,6 +58,22 @@ impl Problem {
     /// theta's tables.
     pub fn tables(&self) -> &Tables {
         self.model.tables()
+    }
+
+    /// Refuses to train on rows of theta alone where the data has all features in every row.
+    ///
+    /// # Errors
+    /// Configuration, naming the flags.
+    pub fn check_sparse(&self) -> Result<(), ExitError> {
+        let why = match (self.survey.is_sparse, self.preprocessing.keeps_zeros()) {
+            (true, true) => return Ok(()),
+            (false, _) => "the data is dense: take LibSVM files, or leave --sparse out".to_owned(),
+            (true, false) => {
+                let scale = self.data.scale;
+                format!("--scale {scale} makes the data dense: take --scale divide=F or none")
+            }
+        };
+        Err(ExitError::config(format!("--sparse: every row of theta would be touched, {why}")))
     }
 
     /// Of all random order.
@@ -166,6 +186,7 @@ impl Problem {
             theta_local: Vec::new(),
             is_full_batch: size == BatchSize::Full,
             scratch: Scratch::default(),
+            sparse: None,
         })
     }
 
@@ -229,6 +250,8 @@ pub struct Learner<T> {
     theta_local: Vec<T>,
     is_full_batch: bool,
     scratch: Scratch<T>,
+    /// Where only rows of theta come and go.
+    sparse: Option<Sparse<T>>,
 }
 
 impl<T: Real> Learner<T> {
@@ -250,7 +273,8 @@ impl<T: Real> Learner<T> {
     /// those of the shard: over whole passes workers weigh as in Algorithm 1 of McMahan et al. 2017.
     ///
     /// # Panics
-    /// If `theta` or `gradient` has another length than the model's.
+    /// If `theta` or `gradient` has another length than the model's, or than the rows that the clock
+    /// touches.
     pub fn compute(&mut self, clock: u64, theta: &[T], gradient: &mut [T]) -> Loss {
         let Some(LocalSteps { n_steps, lr }) = self.local else {
             return self.of_batch(clock, theta, gradient);
@@ -275,18 +299,22 @@ impl<T: Real> Learner<T> {
 
     /// The gradient at `theta` of batch `number`, counted over all passes.
     fn of_batch(&mut self, number: u64, theta: &[T], gradient: &mut [T]) -> Loss {
-        let batch = Batch {
-            samples: &self.samples,
-            selection: self.batches.select(number),
-            l2_share: self.l2_share,
+        let Self { model, samples, batches, l2_share, scratch, .. } = self;
+        let (model, samples, selection) = match &mut self.sparse {
+            Some(sparse) if !self.is_full_batch => {
+                let batch = sparse.batch(number, samples, batches);
+                (&batch.model, &batch.samples, Selection::All)
+            }
+            _ => (&*model, &*samples, batches.select(number)),
         };
-        self.model.loss_and_gradient(theta, &batch, gradient, &mut self.scratch)
+        let batch = Batch { samples, selection, l2_share: *l2_share };
+        model.loss_and_gradient(theta, &batch, gradient, scratch)
     }
 
     /// Loss and accuracy over the whole shard.
     ///
     /// # Panics
-    /// If `theta` has another length than the model's.
+    /// If `theta` has another length than the model's, or than the rows that the shard touches.
     pub fn metrics(&self, theta: &[T]) -> Metrics {
         self.model.metrics(theta, &self.samples)
     }

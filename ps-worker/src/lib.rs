@@ -16,6 +16,7 @@ pub mod prediction;
 #[cfg(feature = "net")]
 pub mod run;
 pub mod samples;
+pub mod sparse;
 
 /// Version and build id: equal only between programs built from the same sources.
 pub const VERSION: &str = env!("PS_VERSION");

@@ -55,8 +55,8 @@ pub async fn run(args: WorkerArgs) -> Result<(), ExitError> {
     let surroundings = Surroundings::default();
     let life = async {
         match attachment.part.clone() {
-            Part::Work { rank, delay_ms, wire, overlap } => {
-                let duty = Duty { rank, delay_ms, wire, overlap };
+            Part::Work { rank, delay_ms, wire, overlap, sparse } => {
+                let duty = Duty { rank, delay_ms, wire, overlap, sparse };
                 work(&args.learn, &attachment, duty, &surroundings, present).await
             }
             Part::Evaluate(evaluation) => {

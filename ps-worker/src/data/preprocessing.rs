@@ -69,7 +69,7 @@ impl Preprocessing {
     }
 
     /// Whether sparse rows stay sparse.
-    pub(super) fn keeps_zeros(&self) -> bool {
+    pub fn keeps_zeros(&self) -> bool {
         !matches!(self.scaling, Scaling::Affine { .. })
     }
 

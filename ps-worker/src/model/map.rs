@@ -63,6 +63,14 @@ impl Map {
         }
     }
 
+    /// How many tables have a row for each feature: they come first.
+    pub(super) fn n_tables_by_feature(&self) -> usize {
+        match self {
+            Self::Linear(_) | Self::Mlp(_) => 1,
+            Self::Fm(_) => 2,
+        }
+    }
+
     /// Before the first block of rows of `features`.
     pub(super) fn prepare<T: Real>(&self, theta: &[T], features: &Features<T>, work: &mut Work<T>) {
         match self {

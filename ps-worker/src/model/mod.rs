@@ -129,6 +129,26 @@ impl Model {
         Ok(Self { kind, map, n_features, l2: spec.l2, bias: spec.bias, tables, dim })
     }
 
+    /// The same model for some of its features, whose theta has the rows of these and is otherwise
+    /// this one's. How its tables start says nothing of this one's.
+    ///
+    /// # Panics
+    /// If `n_features` is 0 or above [`Model::n_features`].
+    #[must_use]
+    pub fn over(&self, n_features: usize) -> Self {
+        assert!((1..=self.n_features).contains(&n_features), "{n_features} features");
+        let map = Map::new(&self.kind, n_features, self.bias);
+        let tables = Tables::new(map.tables(0)).expect("smaller than tables that were checked");
+        let dim = tables.dim();
+        Self { kind: self.kind.clone(), map, n_features, tables, dim, ..*self }
+    }
+
+    /// How many of its tables have a row for each feature: the first ones. The others are the same
+    /// for any features.
+    pub fn n_tables_by_feature(&self) -> usize {
+        self.map.n_tables_by_feature()
+    }
+
     /// Which model.
     pub fn kind(&self) -> &ModelKind {
         &self.kind
@@ -142,6 +162,11 @@ impl Model {
     /// Whether theta has biases.
     pub fn has_bias(&self) -> bool {
         self.bias
+    }
+
+    /// Whether the objective has an L2 term.
+    pub fn has_penalty(&self) -> bool {
+        self.l2 > 0.0
     }
 
     /// theta's tables: weights are penalised, biases are not.

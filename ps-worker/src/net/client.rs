@@ -13,10 +13,13 @@ use ps_common::calls::{
     Caller, Evaluation, Form, JoinAnswer, JoinRequest, Leave, PullHeader, PullRequest, PushHeader,
     PushResult, Status,
 };
+use ps_common::codec::Encoding;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{JobState, WorkerStats};
 use ps_common::partition::Partition;
+use ps_common::rows::{NUMBER_BYTES, Rows, n_elements, to_bytes};
 use ps_common::statistics::Statistics;
+use ps_common::tables::Tables;
 use ps_common::wire::frames::PREFIX_BYTES;
 use ps_common::wire::pb::membership_client::MembershipClient;
 use ps_common::wire::pb::operator_client::OperatorClient;
@@ -47,6 +50,15 @@ const MERGE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A status lists every worker, so it may exceed what other answers may: gRPC's own default.
 const STATUS_BYTES_MAX: usize = 4 << 20;
+
+/// Rows that a pull can ask for: their numbers are part of one message, of at most 1 MiB.
+pub const ROWS_ASKED_MAX: usize = 250_000;
+
+/// Beside these numbers a request has those of tables, and some fields.
+const _: () = {
+    let n_bytes = ROWS_ASKED_MAX * NUMBER_BYTES + Tables::COUNT_MAX * 2 * NUMBER_BYTES + 1024;
+    assert!(n_bytes <= wire::PARAMETERS_MESSAGE_BYTES_MAX);
+};
 
 /// Bytes of all messages through one client, each with its five-byte prefix.
 #[derive(Debug, Default)]
@@ -293,6 +305,30 @@ impl Client {
         Ok(header)
     }
 
+    /// As [`Client::pull`], these rows of a theta of `dim` elements, one after the other, each element
+    /// sent in `encoding`. One request names them all, so that [`ROWS_ASKED_MAX`] are possible.
+    ///
+    /// # Panics
+    /// If `theta` has another length than these rows, or there are several servers.
+    pub async fn pull_rows<T: Element>(
+        &self,
+        encoding: Encoding,
+        mut request: PullRequest,
+        rows: &[Rows],
+        (dim, theta): (usize, &mut [T]),
+    ) -> Result<PullHeader, Failure> {
+        assert_eq!(n_elements(rows), theta.len(), "theta has the length of its rows");
+        assert!(self.others.is_empty(), "rows come from a lone server");
+        let limit = *request.wait_max.get_or_insert(WAIT_MAX) + CALL_DEADLINE;
+        let request = pb::PullRequest {
+            theta_dtype: parameters::theta_encoding_into(encoding),
+            asked: to_bytes(rows).into(),
+            ..request.into()
+        };
+        let form = Form { encoding, version_have: None };
+        self.receive(&request, limit, Assembly::of_rows(dim, form, theta)).await
+    }
+
     /// The first server's part of theta.
     async fn receive<T: Element>(
         &self,
@@ -326,6 +362,7 @@ impl Client {
         gradient: &[T],
     ) -> Result<PushResult, Failure> {
         let wait = *header.wait_max.get_or_insert(WAIT_MAX);
+        assert!(!gradient.is_empty(), "theta has at least one element");
         let gradient = Parcel::from(gradient);
         let staged = self.others.stage(header, gradient, &self.traffic).await?;
         let own = gradient.part(0..self.others.own_len(gradient.len()));

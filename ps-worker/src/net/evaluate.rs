@@ -3,16 +3,16 @@
 
 use std::sync::Arc;
 
-use ps_common::Dtype;
-use ps_common::calls::{Evaluation, PullHeader};
+use ps_common::calls::{Evaluation, PullHeader, PullRequest};
 use ps_common::codec::Encoding;
 use ps_common::exit::ExitError;
 use ps_common::job::{Metrics, Role};
+use ps_common::{Dtype, Element};
 use tokio::sync::watch;
 
 use super::held::Held;
 use super::link::{Link, Presence, Recovery};
-use super::session::{is_final, join_request, pull, sendable, survey};
+use super::session::{is_final, join_request, sendable, survey};
 use super::surroundings::Surroundings;
 use crate::args::{Attachment, EvaluationArgs, LearnArgs};
 use crate::learning::Problem;
@@ -145,5 +145,29 @@ impl<T: Real> Evaluator<T> {
         let (metrics, theta) = self.link.surroundings().compute(measure).await?;
         self.theta = theta;
         Ok(metrics)
+    }
+}
+
+/// Pulls into `theta`, of which `held` is known, until `wanted`; `None`: the job has ended without
+/// saying more.
+async fn pull<T: Element>(
+    link: &mut Link,
+    (theta, held): (&mut [T], &mut Held),
+    encoding: Encoding,
+    version_min: u64,
+    wanted: impl Fn(&PullHeader) -> bool,
+) -> Result<Option<PullHeader>, ExitError> {
+    loop {
+        let pulled = link
+            .call(async |client, caller| {
+                let (r#final, wait_max) = (false, None);
+                let request = PullRequest { caller, version_min, r#final, wait_max, exchange: 0 };
+                held.pull(client, request, encoding, theta).await
+            })
+            .await?;
+        match pulled {
+            Some(header) if !wanted(&header) && !is_final(header.state) => {}
+            other => return Ok(other),
+        }
     }
 }

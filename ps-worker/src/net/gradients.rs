@@ -3,11 +3,13 @@
 //! Owns the shard, the codec's memory, and where that works: here, or on a thread of its own. Knows
 //! nothing of calls.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ps_common::codec::Encoded;
 use ps_common::exit::ExitError;
 use ps_common::job::Metrics;
+use ps_common::rows::Rows;
 use ps_common::shared::Shared;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -35,6 +37,17 @@ pub(super) struct Ready<T> {
     /// What it took, the sleep of a test included.
     pub(super) took: Duration,
     content: Content<T>,
+    /// Where it is over rows of theta.
+    touched: Option<Touched>,
+}
+
+/// Rows of theta that batches touch.
+#[derive(Debug)]
+struct Touched {
+    /// That of the gradient.
+    own: Arc<[Rows]>,
+    /// That of the clock after it.
+    next: Arc<[Rows]>,
 }
 
 #[derive(Debug)]
@@ -46,11 +59,16 @@ enum Content<T> {
 }
 
 impl<T: Real> Ready<T> {
-    /// As it is sent, however often: the same bytes.
-    pub(super) fn parcel(&self) -> Parcel<'_, T> {
-        match &self.content {
+    /// As it is sent, however often: the same bytes. Over rows it asks for those of the clock after it,
+    /// if there is one (`goes_on`).
+    pub(super) fn parcel(&self, goes_on: bool) -> Parcel<'_, T> {
+        let parcel = match &self.content {
             Content::Plain(values) => Parcel::from(values),
             Content::Written(chunks) => Parcel::coded(chunks),
+        };
+        match &self.touched {
+            None => parcel,
+            Some(Touched { own, next }) => parcel.of_rows(own, if goes_on { next } else { &[] }),
         }
     }
 }
@@ -70,6 +88,8 @@ pub(super) struct Gradients<T> {
     /// Away while it works on another thread.
     workshop: Option<Workshop<T>>,
     is_full_batch: bool,
+    /// The rows that the shard touches, where gradients are over rows.
+    of_shard: Option<Arc<[Rows]>>,
     delay: Option<Delay>,
     /// What the latest took, without sleep.
     latest: Duration,
@@ -91,9 +111,9 @@ impl<T: Real> Gradients<T> {
         coder: Option<Coder<T>>,
         delay: Option<Delay>,
     ) -> Self {
-        let is_full_batch = learner.is_full_batch();
+        let (is_full_batch, of_shard) = (learner.is_full_batch(), learner.touched_by_shard());
         let workshop = Some(Workshop { learner, coder, spare: Shared::zeros(0) });
-        Self { surroundings, workshop, is_full_batch, delay, latest: INLINE_MAX }
+        Self { surroundings, workshop, is_full_batch, of_shard, delay, latest: INLINE_MAX }
     }
 
     /// The objective is told where it is that of the whole shard: then the server has the history
@@ -102,8 +122,26 @@ impl<T: Real> Gradients<T> {
         (self.is_full_batch && value.is_finite()).then_some(value)
     }
 
-    /// The gradient of `clock` at `theta`, which is of `version` and is away meanwhile. What the
-    /// codec lost of the gradient that was made before is in this one.
+    /// The rows of theta that the shard touches; `None` where gradients are over all of theta.
+    pub(super) fn touched_by_shard(&self) -> Option<Arc<[Rows]>> {
+        self.of_shard.clone()
+    }
+
+    /// As [`Gradients::touched_by_shard`], those that the gradient of `clock` is over.
+    ///
+    /// # Errors
+    /// A panic on the other thread.
+    pub(super) async fn touched(&mut self, clock: u64) -> Result<Option<Arc<[Rows]>>, ExitError> {
+        if self.of_shard.is_none() {
+            return Ok(None);
+        }
+        let look = move |workshop: &mut Workshop<T>, _: &[T]| workshop.learner.touched(clock);
+        self.aside(&mut Vec::new(), look).await
+    }
+
+    /// The gradient of `clock` at `theta`, which is of `version` and is away meanwhile: all of theta, or
+    /// the rows that the clock touches. What the codec lost of the gradient that was made before is in
+    /// this one.
     ///
     /// # Errors
     /// A panic on the other thread.
@@ -116,7 +154,7 @@ impl<T: Real> Gradients<T> {
         let begun = Instant::now();
         let work = move |workshop: &mut Workshop<T>, theta: &[T]| workshop.make(clock, theta);
         let inline = place == Place::Nearest && self.latest < INLINE_MAX;
-        let (loss, content) = match &mut self.workshop {
+        let (loss, content, touched) = match &mut self.workshop {
             Some(workshop) if inline => work(workshop, theta),
             _ => self.aside(theta, work).await?,
         };
@@ -124,7 +162,7 @@ impl<T: Real> Gradients<T> {
         if let Some(Delay { rng, bounds_ms: (min, max) }) = &mut self.delay {
             tokio::time::sleep(Duration::from_millis(rng.random_range(*min..=*max))).await;
         }
-        Ok(Ready { clock, version, loss, took: begun.elapsed(), content })
+        Ok(Ready { clock, version, loss, took: begun.elapsed(), content, touched })
     }
 
     /// `ready` is answered or of no use: its memory serves for another.
@@ -161,7 +199,8 @@ impl<T: Real> Gradients<T> {
 }
 
 impl<T: Real> Workshop<T> {
-    fn make(&mut self, clock: u64, theta: &[T]) -> (Loss, Content<T>) {
+    fn make(&mut self, clock: u64, theta: &[T]) -> (Loss, Content<T>, Option<Touched>) {
+        let own = self.learner.touched(clock);
         let mut gradient = std::mem::replace(&mut self.spare, Shared::zeros(0));
         if gradient.len() != theta.len() {
             gradient = Shared::zeros(theta.len());
@@ -175,7 +214,12 @@ impl<T: Real> Workshop<T> {
                 Content::Written(written)
             }
         };
-        (loss, content)
+        // Looked for after the gradient: the learner keeps the latest batch alone.
+        let touched = own.and_then(|own| {
+            let next = self.learner.touched(clock + 1)?;
+            Some(Touched { own, next })
+        });
+        (loss, content, touched)
     }
 }
 

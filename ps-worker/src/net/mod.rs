@@ -6,6 +6,7 @@
 pub mod client;
 pub mod connect;
 pub mod evaluate;
+mod excerpt;
 mod gradients;
 mod held;
 mod lesson;
@@ -15,6 +16,8 @@ pub mod retry;
 pub mod session;
 #[cfg(test)]
 mod session_tests;
+#[cfg(test)]
+mod sparse_tests;
 mod steps;
 mod stream;
 mod surroundings;

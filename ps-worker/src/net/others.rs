@@ -184,6 +184,8 @@ pub(super) async fn send_chunk(
         key: chunk.key,
         last: chunk.last,
         staged,
+        table: chunk.table,
+        part: chunk.part.into(),
         ..Default::default()
     };
     let mut n_bytes = 0;

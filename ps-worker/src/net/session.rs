@@ -5,19 +5,22 @@
 
 use std::time::Duration;
 
+use ps_common::Dtype;
 use ps_common::calls::{JoinRequest, Outcome, PullHeader, PullRequest, PushHeader, PushResult};
 use ps_common::codec::Encoding;
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{JobState, Metrics, PROTOCOL_VERSION, Role, WorkerStats};
-use ps_common::{Dtype, Element};
+use ps_common::rows::{Rows, n_elements};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::excerpt;
 use super::gradients::{Delay, Gradients, Place, Ready};
 use super::held::Held;
 use super::link::{Link, Presence, Recovery};
 use super::steps::Steps;
 use super::surroundings::Surroundings;
+use super::tensor::Parcel;
 use crate::args::{Attachment, LearnArgs};
 use crate::coding::{Coder, Wire};
 use crate::learning::Problem;
@@ -34,6 +37,8 @@ pub struct Duty {
     pub wire: Wire,
     /// Whether it computes the next gradient while a push is on its way.
     pub overlap: bool,
+    /// Whether only rows of theta come and go, those that its batches touch.
+    pub sparse: bool,
 }
 
 /// Works until the job ends.
@@ -48,6 +53,9 @@ pub async fn work(
     present: watch::Sender<Option<Presence>>,
 ) -> Result<(), ExitError> {
     let problem = survey(learn, surroundings).await?;
+    if duty.sparse {
+        problem.check_sparse()?;
+    }
     let wish = join_request(&problem, attachment.dtype, Role::Worker, duty.rank);
     let request = JoinRequest { overlap: duty.overlap, ..wish };
     let Some(link) = Link::enter(attachment, surroundings, request, present).await? else {
@@ -99,30 +107,6 @@ pub(super) fn join_request(
     }
 }
 
-/// Pulls into `theta`, of which `held` is known, until `wanted`; `None`: the job has ended without
-/// saying more.
-pub(super) async fn pull<T: Element>(
-    link: &mut Link,
-    (theta, held): (&mut [T], &mut Held),
-    encoding: Encoding,
-    version_min: u64,
-    wanted: impl Fn(&PullHeader) -> bool,
-) -> Result<Option<PullHeader>, ExitError> {
-    loop {
-        let pulled = link
-            .call(async |client, caller| {
-                let (r#final, wait_max) = (false, None);
-                let request = PullRequest { caller, version_min, r#final, wait_max, exchange: 0 };
-                held.pull(client, request, encoding, theta).await
-            })
-            .await?;
-        match pulled {
-            Some(header) if !wanted(&header) && !is_final(header.state) => {}
-            other => return Ok(other),
-        }
-    }
-}
-
 /// Whether theta does not change any more.
 pub(super) fn is_final(state: JobState) -> bool {
     matches!(state, JobState::Finishing | JobState::Done)
@@ -146,6 +130,10 @@ struct Session<T> {
     theta: Vec<T>,
     version: u64,
     held: Held,
+    /// Whether theta is rows of it only: those that a batch touches.
+    sparse: bool,
+    /// The clock whose gradient theta is for; of all of theta any will do.
+    is_for: Option<u64>,
     /// How theta is sent for gradients.
     encoding: Encoding,
     /// With overlap: where the next theta arrives while a gradient is computed at this one.
@@ -187,16 +175,21 @@ impl<T: Real> Session<T> {
                  theta at the server, and its final loss, are exact"
             );
         }
-        let load = move || problem.load_shard::<T>(&terms);
+        let load = move || {
+            let learner = problem.load_shard::<T>(&terms)?;
+            Ok::<_, ExitError>(if duty.sparse { learner.sparse() } else { learner })
+        };
         let learner = link.surroundings().compute(load).await??;
         tracing::info!(n_samples = learner.n_samples(), "loaded");
         Ok(Self {
             steps: link.client().steps().receiving(encoding),
             gradients: Gradients::new(link.surroundings().clone(), learner, coder, delay),
             link,
-            theta: vec![T::ZERO; dim],
+            theta: Vec::new(),
             version: 0,
             held: Held::default(),
+            sparse: duty.sparse,
+            is_for: None,
             encoding,
             arriving: duty.overlap.then(|| vec![T::ZERO; dim]),
             stats: WorkerStats::of_learner(),
@@ -213,18 +206,10 @@ impl<T: Real> Session<T> {
 
     /// Measures the final theta and leaves, unless the worker had to join again before (`Rejoined`).
     async fn finish(&mut self) -> Result<Recovery, ExitError> {
-        let (theta, held) = (&mut self.theta, &mut self.held);
+        let touched = self.gradients.touched_by_shard();
         let last = loop {
-            let pulled = self
-                .link
-                .call_as_joined(async |client, caller| {
-                    let (r#final, wait_max) = (true, None);
-                    let request =
-                        PullRequest { caller, version_min: 0, r#final, wait_max, exchange: 0 };
-                    // As the server has it: it is measured for the report.
-                    held.pull(client, request, Encoding::Plain, theta).await
-                })
-                .await?;
+            // As the server has it: it is measured for the report.
+            let pulled = self.pull(touched.as_deref(), Encoding::Plain, true).await?;
             match pulled {
                 Ok(header) if is_final(header.state) => break header,
                 Ok(_) => {}
@@ -250,18 +235,23 @@ impl<T: Real> Session<T> {
     /// Steps from the clock that the server named until the job takes no more (`Ended`), or until
     /// the worker had to join again (`Rejoined`).
     async fn learn_from_here(&mut self) -> Result<Recovery, ExitError> {
-        let theta = (&mut self.theta[..], &mut self.held);
-        let pulled = pull(&mut self.link, theta, self.encoding, 0, |_| true).await?;
-        let Some(pulled) = pulled else { return Ok(Recovery::Ended) };
-        self.stats.wait_seconds += pulled.waited.as_secs_f64();
-        self.steps = self.link.client().steps().receiving(self.encoding);
-        // Named by the latest join, which the pull may have had to repeat.
         let mut clock = self.link.answer().clock;
+        let mut state = match self.fetch(clock).await? {
+            Ok(pulled) => pulled.state,
+            Err(recovery) => return Ok(recovery),
+        };
+        self.steps = self.link.client().steps().receiving(self.encoding);
         let rounds = self.link.answer().rounds.unwrap_or(u64::MAX);
-        let mut state = pulled.state;
-        self.version = pulled.version;
         let mut ahead: Option<Ready<T>> = None;
         while state == JobState::Running && clock < rounds {
+            if self.sparse && self.is_for != Some(clock) {
+                // The rows at hand are of a clock that was skipped.
+                match self.fetch(clock).await? {
+                    Ok(pulled) => state = pulled.state,
+                    Err(recovery) => return Ok(recovery),
+                }
+                continue;
+            }
             let ready = match ahead.take() {
                 Some(ready) if ready.clock == clock => ready,
                 // What was computed ahead is of a clock that was skipped.
@@ -288,6 +278,38 @@ impl<T: Real> Session<T> {
             self.link.report(self.stats);
         }
         Ok(Recovery::Ended)
+    }
+
+    /// theta for the gradient of `clock`.
+    async fn fetch(&mut self, clock: u64) -> Result<Result<PullHeader, Recovery>, ExitError> {
+        let touched = self.gradients.touched(clock).await?;
+        let pulled = self.pull(touched.as_deref(), self.encoding, false).await?;
+        if let Ok(pulled) = &pulled {
+            self.stats.wait_seconds += pulled.waited.as_secs_f64();
+            (self.version, self.is_for) = (pulled.version, Some(clock));
+        }
+        Ok(pulled)
+    }
+
+    /// Pulls these rows of theta, or all of it.
+    async fn pull(
+        &mut self,
+        rows: Option<&[Rows]>,
+        encoding: Encoding,
+        r#final: bool,
+    ) -> Result<Result<PullHeader, Recovery>, ExitError> {
+        let Self { link, theta, held, .. } = self;
+        let dim = link.answer().dim;
+        theta.resize(rows.map_or(dim, n_elements), T::ZERO);
+        link.call_as_joined(async |client, caller| {
+            let (version_min, wait_max, exchange) = (0, None, 0);
+            let request = PullRequest { caller, version_min, r#final, wait_max, exchange };
+            match rows {
+                None => held.pull(client, request, encoding, theta).await,
+                Some(rows) => excerpt::pull(client, request, encoding, rows, (dim, theta)).await,
+            }
+        })
+        .await
     }
 
     /// The gradient of `clock` at theta.
@@ -318,25 +340,30 @@ impl<T: Real> Session<T> {
         };
         let begun = Instant::now();
         let line = (&mut self.link, &mut self.steps, self.encoding);
-        self.held = Held::default();
+        let parcel = ready.parcel(next.is_some());
+        self.theta.resize(parcel.n_answered(), T::ZERO);
+        (self.held, self.is_for) = (Held::default(), None);
         let (result, computed) = match (next, &mut self.arriving) {
             (Some(clock), Some(arriving)) => {
                 let name = (clock, self.version);
                 let (result, computed) = tokio::try_join!(
-                    push(line, header, ready, arriving),
+                    push(line, header, parcel, arriving),
                     self.gradients.make(name, &mut self.theta, Place::Aside),
                 )?;
                 std::mem::swap(&mut self.theta, arriving);
                 (result, Some(computed))
             }
-            _ => (push(line, header, ready, &mut self.theta).await?, None),
+            _ => (push(line, header, parcel, &mut self.theta).await?, None),
         };
         let computing = computed.as_ref().map_or(Duration::ZERO, |computed| computed.took);
         self.stats.compute_seconds += computing.as_secs_f64();
         if let Ok(result) = &result {
             self.version = self.steps.theta_version();
             if result.outcome != Outcome::Waiting {
-                self.held = Held::whole(header.caller, self.version, self.encoding);
+                self.is_for = next;
+                if !self.sparse {
+                    self.held = Held::whole(header.caller, self.version, self.encoding);
+                }
             }
             count_idle(&mut self.stats, begun.elapsed() - computing, result.waited);
         }
@@ -348,11 +375,11 @@ impl<T: Real> Session<T> {
 async fn push<T: Real>(
     (link, steps, encoding): (&mut Link, &mut Steps, Encoding),
     header: PushHeader,
-    ready: &Ready<T>,
+    parcel: Parcel<'_, T>,
     theta: &mut [T],
 ) -> Result<Result<PushResult, Recovery>, ExitError> {
     loop {
-        match steps.step(header, ready.parcel(), theta).await {
+        match steps.step(header, parcel, theta).await {
             Ok(result) => {
                 link.succeed();
                 return Ok(Ok(result));

@@ -8,6 +8,7 @@ use clap::Parser;
 use ps_common::calls::{Caller, Evaluation, JoinAnswer, JoinRequest, Leave};
 use ps_common::exit::{Exit, ExitError};
 use ps_common::job::{Aggregate, Fingerprint, JobState, Mode};
+use ps_common::rows::{self, Rows};
 use ps_common::tables::Tables;
 use ps_common::wire::pb;
 use ps_common::wire::pb::membership_server::{Membership, MembershipServer};
@@ -23,40 +24,47 @@ use crate::args::WorkerArgs;
 use crate::learning::{Learner, Problem};
 use crate::run::run;
 
-const ROUNDS: u64 = 6;
-const LR: f64 = 0.05;
+pub(super) const ROUNDS: u64 = 6;
+pub(super) const LR: f64 = 0.05;
 
 /// What goes wrong with a push, once.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Fault {
+pub(super) enum Fault {
     /// Refused and not counted.
     Refuse(ErrorCode),
     /// Counted, and the stream breaks off before the answer.
     LoseAnswer,
+    /// Not counted yet: the same push is wanted again.
+    Wait,
+    /// Counted, and the next clock is not owed any more.
+    SkipNext,
 }
 
 /// A job of one worker: plain gradient descent.
 #[derive(Default)]
-struct Job {
-    theta: Vec<f64>,
-    tables: Option<Tables>,
+pub(super) struct Job {
+    pub(super) theta: Vec<f64>,
+    pub(super) tables: Option<Tables>,
     fingerprint: Fingerprint,
     clock: u64,
     /// Of the newest member, and of the worker.
     incarnation: u64,
     incarnation_of_worker: u64,
-    joins: Vec<JoinRequest>,
+    pub(super) joins: Vec<JoinRequest>,
     faults: VecDeque<(u64, Fault)>,
     /// Clocks as they were pushed, faults and repetitions included, and the versions pulled for them.
-    pushed: Vec<u64>,
-    pulled: Vec<u64>,
+    pub(super) pushed: Vec<u64>,
+    pub(super) pulled: Vec<u64>,
+    /// The messages of sparse pushes, and what sparse pulls asked for, in order.
+    pub(super) messages: Vec<pb::PushRequest>,
+    pub(super) asked: Vec<Vec<Rows>>,
     /// The bytes of each gradient, by clock, version and life.
     bytes: BTreeMap<(u64, u64, u64), bytes::Bytes>,
     /// How long an answer takes.
     latency: Duration,
     /// Of each answered pull, by observers and the worker, the version that the caller said it has.
     haves: (Vec<Option<u64>>, Vec<Option<u64>>),
-    left: Vec<Leave>,
+    pub(super) left: Vec<Leave>,
     evaluations: Vec<Evaluation>,
     heartbeats: u32,
 }
@@ -84,16 +92,49 @@ impl Job {
         Ok(())
     }
 
-    fn bytes(&self) -> bytes::Bytes {
-        bytes::Bytes::copy_from_slice(dtype::as_le_bytes(&self.theta))
+    /// theta, or these rows of it.
+    fn bytes(&self, rows: Option<&[Rows]>) -> bytes::Bytes {
+        let Some(rows) = rows else {
+            return bytes::Bytes::copy_from_slice(dtype::as_le_bytes(&self.theta));
+        };
+        keys(rows).flat_map(|key| self.theta[key].to_le_bytes()).collect()
+    }
+
+    /// The gradient that `messages` bring, and the rows that they ask for if it is sparse.
+    fn read(&self, messages: &[pb::PushRequest]) -> (Vec<f64>, Option<Vec<Rows>>) {
+        let header = messages[0].header.expect("in the first message");
+        assert!(messages[1..].iter().all(|message| message.header.is_none()));
+        let of = |part: pb::Part| messages.iter().filter(move |m| m.part == i32::from(part));
+        let values: Vec<u8> = of(pb::Part::Values).flat_map(|m| m.data.to_vec()).collect();
+        let mut brought = vec![0f64; values.len() / 8];
+        dtype::copy_from_le_bytes(&mut brought, &values);
+        if !header.sparse {
+            assert!(messages.len() == 1 && header.loss.is_some(), "a full batch tells its loss");
+            return (brought, None);
+        }
+        let tables = self.tables.as_ref().expect("joined");
+        let rows = |part| -> Vec<Rows> {
+            let read = |m: &pb::PushRequest| Rows::from_bytes(tables, m.table, &m.data[..]);
+            of(part).map(|message| read(message).expect("rows of theta")).collect()
+        };
+        let mut gradient = vec![0.0; self.theta.len()];
+        let rows_brought = rows(pb::Part::Rows);
+        assert_eq!(keys(&rows_brought).count(), brought.len());
+        keys(&rows_brought).zip(brought).for_each(|(key, g)| gradient[key] = g);
+        (gradient, Some(rows(pb::Part::Asked)))
     }
 }
 
+/// Of all elements of these rows, in their order.
+pub(super) fn keys(rows: &[Rows]) -> impl Iterator<Item = usize> {
+    rows.iter().flat_map(|of| of.keys().flat_map(|key| key..key + of.width()))
+}
+
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<Job>>);
+pub(super) struct Fake(Arc<Mutex<Job>>);
 
 impl Fake {
-    fn job(&self) -> std::sync::MutexGuard<'_, Job> {
+    pub(super) fn job(&self) -> std::sync::MutexGuard<'_, Job> {
         self.0.lock().expect("no panic under the lock")
     }
 }
@@ -112,6 +153,8 @@ impl Membership for Fake {
             job.tables.get_or_insert_with(|| request.tables.clone().expect("told")).clone();
         if job.theta.is_empty() {
             job.theta = vec![0.0; tables.dim()];
+        }
+        if job.joins.is_empty() {
             job.fingerprint = request.fingerprint.clone();
         }
         assert_eq!(job.fingerprint, request.fingerprint);
@@ -183,9 +226,12 @@ impl Parameters for Fake {
     ) -> Result<Response<Self::PullStream>, Status> {
         let request = request.into_inner();
         loop {
-            if let Some(chunk) = self.theta(&request)? {
-                let (out, answers) = mpsc::channel(1);
-                out.try_send(Ok(chunk)).expect("room for one");
+            if let Some(whole) = self.theta(&request)? {
+                let chunks = cut(whole);
+                let (out, answers) = mpsc::channel(chunks.len());
+                for chunk in chunks {
+                    out.try_send(Ok(chunk)).expect("room for all");
+                }
                 return Ok(Response::new(ReceiverStream::new(answers)));
             }
             tokio::task::yield_now().await;
@@ -200,10 +246,15 @@ impl Parameters for Fake {
         let (out, answers) = mpsc::channel(1);
         let fake = self.clone();
         tokio::spawn(async move {
-            while let Ok(Some(chunk)) = stream.message().await {
+            let mut push = Vec::new();
+            while let Ok(Some(message)) = stream.message().await {
+                push.push(message);
+                if !push[push.len() - 1].last {
+                    continue;
+                }
                 let latency = fake.job().latency;
                 tokio::time::sleep(latency).await;
-                let answer = fake.answer(&chunk);
+                let answer = fake.answer(&std::mem::take(&mut push));
                 let over = answer.is_err();
                 if out.send(answer).await.is_err() || over {
                     return;
@@ -231,6 +282,19 @@ impl Parameters for Fake {
     }
 }
 
+/// An answer in messages that are not too long.
+fn cut(whole: pb::PullResponse) -> Vec<pb::PullResponse> {
+    const CHUNK_LEN: usize = 1 << 16;
+    let n_chunks = whole.data.len().div_ceil(CHUNK_LEN * 8).max(1);
+    let chunk = |i: usize| pb::PullResponse {
+        key: (i * CHUNK_LEN) as u64,
+        last: i + 1 == n_chunks,
+        data: whole.data.slice(i * CHUNK_LEN * 8..whole.data.len().min((i + 1) * CHUNK_LEN * 8)),
+        ..whole.clone()
+    };
+    (0..n_chunks).map(chunk).collect()
+}
+
 impl Fake {
     fn theta(&self, request: &pb::PullRequest) -> Result<Option<pb::PullResponse>, Status> {
         let mut job = self.job();
@@ -243,6 +307,11 @@ impl Fake {
         let haves = if request.rank == 0 { &mut haves.1 } else { &mut haves.0 };
         haves.push(request.version_have);
         let unchanged = request.version_have == Some(job.clock);
+        let tables = job.tables.as_ref().expect("joined");
+        let asked = rows::from_bytes(tables, &request.asked).expect("rows of theta");
+        let asked = (!asked.is_empty()).then_some(asked);
+        let data = if unchanged { bytes::Bytes::new() } else { job.bytes(asked.as_deref()) };
+        job.asked.extend(asked);
         Ok(Some(pb::PullResponse {
             version: job.clock,
             state: pb::JobState::from(job.state()).into(),
@@ -250,21 +319,25 @@ impl Fake {
             dim: job.theta.len() as u64,
             last: true,
             unchanged,
-            data: if unchanged { bytes::Bytes::new() } else { job.bytes() },
+            data,
             ..Default::default()
         }))
     }
 
-    fn answer(&self, chunk: &pb::PushRequest) -> Result<pb::PushPullResponse, Status> {
-        let header = chunk.header.expect("one chunk a push");
-        assert!(chunk.last && header.loss.is_some(), "a full batch tells its loss");
+    fn answer(&self, messages: &[pb::PushRequest]) -> Result<pb::PushPullResponse, Status> {
+        let header = messages[0].header.expect("in the first message");
         let mut job = self.job();
         job.check(header.rank, header.incarnation)?;
         job.pushed.push(header.clock);
         job.pulled.push(header.version_pulled);
+        if header.sparse {
+            job.messages.extend_from_slice(messages);
+        }
+        let (gradient, asked) = job.read(messages);
         let name = (header.clock, header.version_pulled, header.incarnation);
-        let first = job.bytes.entry(name).or_insert_with(|| chunk.data.clone());
-        assert_eq!(*first, chunk.data, "sent again with other bytes");
+        let data: bytes::Bytes = messages.iter().flat_map(|m| m.data.to_vec()).collect();
+        let first = job.bytes.entry(name).or_insert_with(|| data.clone());
+        assert_eq!(*first, data, "sent again with other bytes");
         let fault = match job.faults.front() {
             Some(&(clock, fault)) if clock == header.clock => {
                 job.faults.pop_front();
@@ -275,12 +348,16 @@ impl Fake {
         if let Some(Fault::Refuse(code)) = fault {
             return Err(to_status(&Error::new(code, "as told")));
         }
-        let mut gradient = vec![0f64; job.theta.len()];
-        dtype::copy_from_le_bytes(&mut gradient, &chunk.data);
-        let outcome = job.push(header.clock, &gradient);
-        if fault == Some(Fault::LoseAnswer) {
-            return Err(Status::unavailable("the answer is lost"));
+        let outcome = match fault {
+            Some(Fault::Wait) => pb::Outcome::Waiting,
+            _ => job.push(header.clock, &gradient),
+        };
+        match fault {
+            Some(Fault::LoseAnswer) => return Err(Status::unavailable("the answer is lost")),
+            Some(Fault::SkipNext) => job.clock += 1,
+            _ => {}
         }
+        let bare = outcome == pb::Outcome::Waiting || asked.as_ref().is_some_and(Vec::is_empty);
         Ok(pb::PushPullResponse {
             result: Some(pb::PushResult {
                 outcome: outcome.into(),
@@ -293,7 +370,7 @@ impl Fake {
             version: job.clock,
             key: 0,
             last: true,
-            data: job.bytes(),
+            data: if bare { bytes::Bytes::new() } else { job.bytes(asked.as_deref()) },
         })
     }
 }
@@ -330,7 +407,7 @@ impl Operator for Fake {
 }
 
 /// A server that fails as `faults` say, and its address.
-fn serve(faults: &[(u64, Fault)]) -> (Fake, String) {
+pub(super) fn serve(faults: &[(u64, Fault)]) -> (Fake, String) {
     let fake = Fake::default();
     fake.job().faults.extend(faults);
     let incoming = tonic::transport::server::TcpIncoming::bind(([127, 0, 0, 1], 0).into())
@@ -345,15 +422,20 @@ fn serve(faults: &[(u64, Fault)]) -> (Fake, String) {
     (fake, format!("http://{address}"))
 }
 
-fn args(url: &str, more: &[&str]) -> WorkerArgs {
+pub(super) fn args(url: &str, more: &[&str]) -> WorkerArgs {
     let server = format!("--server={url}");
     WorkerArgs::try_parse_from(["ps-worker", &server].iter().chain(more)).expect("parses")
 }
 
 /// All rows of the built-in problem, and theta's length.
 pub(super) fn learner() -> (Learner<f64>, usize) {
-    let learn = args("none:1", &[]).learn;
-    let problem = Problem::survey(&learn).expect("the built-in problem");
+    learner_of(&[])
+}
+
+/// All rows of the problem that these arguments mean, and theta's length.
+pub(super) fn learner_of(arguments: &[&str]) -> (Learner<f64>, usize) {
+    let learn = args("none:1", arguments).learn;
+    let problem = Problem::survey(&learn).expect("good data");
     let terms = JoinAnswer {
         caller: Caller { rank: 0, incarnation: 1 },
         lease: Duration::from_secs(1),

@@ -57,7 +57,8 @@ impl Steps {
         self.theta_version
     }
 
-    /// Pushes `gradient` and fills `theta` with the next version.
+    /// Pushes `gradient` and fills `theta` with the next version: all of it, or of a gradient of rows
+    /// ([`Parcel::of_rows`]) the rows that were asked for, perhaps none.
     ///
     /// While the server answers `Waiting` (rule R7: kept, others are missing) the same push is sent
     /// again here; `waited` of the result is the sum. A result that is `Waiting` all the same says
@@ -69,7 +70,8 @@ impl Steps {
     /// of the answer then, and the stream is of no more use.
     ///
     /// # Panics
-    /// If gradient and theta differ in length or are empty.
+    /// If theta has another length than the answer, or is empty where it is all of it; if a gradient of
+    /// rows is to go to several servers.
     pub async fn step<'a, T: Element>(
         &mut self,
         mut header: PushHeader,
@@ -77,7 +79,11 @@ impl Steps {
         theta: &mut [T],
     ) -> Result<PushResult, Failure> {
         let gradient = gradient.into();
-        assert_eq!(gradient.len(), theta.len(), "gradient and theta are of one length");
+        assert_eq!(gradient.n_answered(), theta.len(), "theta has the length of the answer");
+        match gradient.is_sparse() {
+            true => assert!(self.others.is_empty(), "rows go to a lone server"),
+            false => assert!(!theta.is_empty(), "theta has at least one element"),
+        }
         let limit = *header.wait_max.get_or_insert(WAIT_MAX) + CALL_DEADLINE;
         let (mut waited, mut staged) = (Duration::ZERO, None);
         loop {
@@ -104,7 +110,6 @@ impl Steps {
         let form = Form { encoding: *encoding, version_have: None };
         let dim = theta.len();
         let exchange = others.next_exchange(header.caller, form);
-        let own_len = others.own_len(dim);
         let push = async {
             let stage = async {
                 match *staged {
@@ -118,11 +123,12 @@ impl Steps {
             let mut first = Some(pb::PushHeader {
                 exchange: exchange.number,
                 theta_dtype: theta_encoding_into(*encoding),
+                sparse: gradient.is_sparse(),
                 ..header.into()
             });
             let mut last = None;
             let send = async {
-                for chunk in gradient.part(0..own_len).chunks() {
+                for chunk in gradient.part(0..others.own_len(gradient.len())).chunks() {
                     match chunk.last {
                         true => last = Some(chunk),
                         false => send_chunk(requests, first.take(), chunk, None, traffic).await?,
@@ -143,7 +149,7 @@ impl Steps {
                 Ok(Some(_)) => broken("an answer before the push was whole"),
             }),
         }
-        let (own, rest) = theta.split_at_mut(own_len);
+        let (own, rest) = theta.split_at_mut(others.own_len(dim));
         let receive = receive(limit, answers, traffic, Assembly::new(form, own));
         let (result, version) = match others.is_empty() {
             true => receive.await?,
@@ -213,7 +219,8 @@ async fn receive<T: Element>(
             (None, None) => return Err(broken("an answer that begins without a result")),
             (Some(_), Some(_)) => return Err(broken("two results in one answer")),
         };
-        if result.outcome == Outcome::Waiting && fields.last && !data.has_remaining() {
+        let brings_theta = result.outcome != Outcome::Waiting && !assembly.is_empty();
+        if !brings_theta && fields.last && !data.has_remaining() {
             return Ok((result, None));
         }
         let head = ChunkHead {

@@ -1,4 +1,5 @@
-//! Tensors in chunks: how a gradient is cut and how theta is put together again.
+//! Tensors in chunks: how a gradient is cut, behind the numbers of its rows if it is sparse, and how theta
+//! is put together again.
 //!
 //! Knows keys, dtypes and lengths; nothing of streams or calls.
 
@@ -9,13 +10,15 @@ use ps_common::Element;
 use ps_common::calls::Form;
 use ps_common::codec::{Encoded, Encoding};
 use ps_common::dtype::{CHUNK_BYTES, as_le_bytes};
+use ps_common::rows::{self, NUMBER_BYTES, Rows};
 use ps_common::shared::Shared;
 use ps_common::wire::parameters::encoding_into;
+use ps_common::wire::pb;
 use ps_common::wire::status::Failure;
 use tonic::Code;
 
-/// One chunk of a tensor that is being sent.
-#[derive(Debug, Clone, PartialEq)]
+/// One chunk of a tensor that is being sent, or of the numbers of its rows.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Chunk {
     /// Of its first element.
     pub(super) key: u64,
@@ -23,6 +26,10 @@ pub(super) struct Chunk {
     pub(super) last: bool,
     /// How its bytes are written, as on the wire.
     pub(super) dtype: i32,
+    /// What it carries: elements, or numbers of rows.
+    pub(super) part: pb::Part,
+    /// Which table the numbers are of.
+    pub(super) table: u32,
     /// At most [`CHUNK_BYTES`] where they are plain.
     pub(super) bytes: Bytes,
 }
@@ -33,6 +40,15 @@ pub struct Parcel<'a, T> {
     /// Of the first element.
     first_key: usize,
     content: Content<'a, T>,
+    /// Where it is sparse.
+    named: Option<Named<'a>>,
+}
+
+/// Rows of theta that a sparse gradient names.
+#[derive(Debug, Clone, Copy)]
+struct Named<'a> {
+    brought: &'a [Rows],
+    asked: &'a [Rows],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +68,7 @@ enum Content<'a, T> {
 
 impl<'a, T> From<&'a [T]> for Parcel<'a, T> {
     fn from(values: &'a [T]) -> Self {
-        Self { first_key: 0, content: Content::Plain(values) }
+        Self { first_key: 0, content: Content::Plain(values), named: None }
     }
 }
 
@@ -64,7 +80,8 @@ impl<'a, T> From<&'a Vec<T>> for Parcel<'a, T> {
 
 impl<'a, T> From<&'a Shared<T>> for Parcel<'a, T> {
     fn from(values: &'a Shared<T>) -> Self {
-        Self { first_key: 0, content: Content::Shared { values, begin: 0, len: values.len() } }
+        let content = Content::Shared { values, begin: 0, len: values.len() };
+        Self { first_key: 0, content, named: None }
     }
 }
 
@@ -72,7 +89,28 @@ impl<'a, T: Element> Parcel<'a, T> {
     /// A whole gradient that a codec has written, in order of key.
     pub fn coded(chunks: &'a [Encoded]) -> Self {
         let len = chunks.last().map_or(0, |last| last.begin + last.len);
-        Self { first_key: 0, content: Content::Coded(len, chunks) }
+        Self { first_key: 0, content: Content::Coded(len, chunks), named: None }
+    }
+
+    /// These values as those of the rows `brought`, one after the other; the answer shall bring the rows
+    /// `asked` in place of all of theta.
+    ///
+    /// # Panics
+    /// If these rows have more or fewer elements.
+    #[must_use]
+    pub fn of_rows(self, brought: &'a [Rows], asked: &'a [Rows]) -> Self {
+        assert_eq!(self.len(), rows::n_elements(brought), "as many values as elements");
+        Self { named: Some(Named { brought, asked }), ..self }
+    }
+
+    /// Whether it names rows.
+    pub(super) fn is_sparse(&self) -> bool {
+        self.named.is_some()
+    }
+
+    /// Elements that the answer brings.
+    pub(super) fn n_answered(&self) -> usize {
+        self.named.map_or(self.len(), |named| rows::n_elements(named.asked))
     }
 
     /// Elements.
@@ -97,19 +135,20 @@ impl<'a, T: Element> Parcel<'a, T> {
                 Content::Coded(keys.len(), &chunks[begin..end])
             }
         };
-        Self { first_key: keys.start, content }
+        Self { first_key: keys.start, content, named: self.named }
     }
 
-    /// Its chunks in order of key.
-    ///
-    /// # Panics
-    /// If there are no values: a theta has at least one element.
+    /// All that is sent of it: the numbers of its rows, if it is sparse, then its values.
     pub(super) fn chunks(self) -> impl Iterator<Item = Chunk> {
-        assert!(self.len() > 0, "theta has at least one element");
+        self.named.into_iter().flat_map(Named::chunks).chain(self.values())
+    }
+
+    /// Its chunks in order of key; of no values one without bytes.
+    fn values(self) -> impl Iterator<Item = Chunk> {
         let size = T::DTYPE.size_bytes();
         let chunk_len = CHUNK_BYTES / size;
         let n_chunks = match self.content {
-            Content::Plain(_) | Content::Shared { .. } => self.len().div_ceil(chunk_len),
+            Content::Plain(_) | Content::Shared { .. } => self.len().div_ceil(chunk_len).max(1),
             Content::Coded(_, chunks) => chunks.len(),
         };
         let shared = match self.content {
@@ -137,7 +176,26 @@ impl<'a, T: Element> Parcel<'a, T> {
                 last: i + 1 == n_chunks,
                 dtype: encoding_into(encoding, T::DTYPE),
                 bytes,
+                ..Chunk::default()
             }
+        })
+    }
+}
+
+impl<'a> Named<'a> {
+    /// The numbers of both kinds of rows, table by table.
+    fn chunks(self) -> impl Iterator<Item = Chunk> + use<'a> {
+        let parts = [(pb::Part::Rows, self.brought), (pb::Part::Asked, self.asked)];
+        let tables =
+            parts.into_iter().flat_map(|(part, rows)| rows.iter().map(move |of| (part, of)));
+        tables.flat_map(|(part, of)| {
+            // Little-endian, as `ps_common::dtype` asserts.
+            of.numbers().chunks(CHUNK_BYTES / NUMBER_BYTES).map(move |numbers| Chunk {
+                part,
+                table: of.table(),
+                bytes: Bytes::copy_from_slice(bytemuck::cast_slice(numbers)),
+                ..Chunk::default()
+            })
         })
     }
 }
@@ -148,6 +206,8 @@ pub(super) struct Assembly<'a, T> {
     theta: &'a mut [T],
     /// Of theta's first element here.
     first_key: usize,
+    /// Elements that the server says it has.
+    dim: usize,
     n_filled: usize,
     version: Option<u64>,
     /// In which it was asked for.
@@ -179,12 +239,23 @@ impl<'a, T: Element> Assembly<'a, T> {
 
     /// A part of theta, whose first element has `first_key`.
     pub(super) fn from_key(first_key: usize, form: Form, theta: &'a mut [T]) -> Self {
-        Self { theta, first_key, n_filled: 0, version: None, form, decoded: Vec::new() }
+        let dim = theta.len();
+        Self { theta, first_key, dim, n_filled: 0, version: None, form, decoded: Vec::new() }
     }
 
-    /// Elements that it takes.
+    /// Rows of a theta of `dim` elements.
+    pub(super) fn of_rows(dim: usize, form: Form, theta: &'a mut [T]) -> Self {
+        Self { dim, ..Self::new(form, theta) }
+    }
+
+    /// Elements that the server says it has.
     pub(super) fn dim(&self) -> u64 {
-        self.theta.len() as u64
+        self.dim as u64
+    }
+
+    /// Whether it takes no elements.
+    pub(super) fn is_empty(&self) -> bool {
+        self.theta.is_empty()
     }
 
     /// Copies a chunk to its place, decoded. `Ok(true)`: theta is complete.
@@ -268,6 +339,7 @@ mod tests {
     use super::*;
     use ps_common::codec::Feedback;
     use ps_common::dtype;
+    use ps_common::tables::{Table, Tables};
 
     fn head(key: u64, last: bool) -> ChunkHead {
         ChunkHead { dtype: 2, version: 5, key, last, unchanged: false }
@@ -316,6 +388,71 @@ mod tests {
         assert_eq!(shown(whole.part(0..4)), [(0, false, 3), (3, true, 1)]);
         assert_eq!(shown(whole.part(4..10)), [(4, false, 3), (7, true, 3)]);
         assert!(whole.chunks().all(|chunk| chunk.dtype == 3));
+    }
+
+    /// These rows of a table of many, and of one with few and wide ones.
+    fn rows(table: u32, numbers: impl IntoIterator<Item = u32>) -> Rows {
+        let zeros = |name: &str, shape: &[u64]| Table::zeros(name, shape, true);
+        let tables = Tables::new(vec![zeros("w", &[1 << 20]), zeros("V", &[4, 3])]).expect("valid");
+        Rows::new(&tables, table, numbers.into_iter().collect()).expect("there")
+    }
+
+    #[test]
+    fn the_numbers_of_rows_go_before_their_values() {
+        let values = Shared::from(vec![1f32; 5]);
+        let (brought, asked) = ([rows(0, [7, 9]), rows(1, [3])], [rows(0, []), rows(1, [0, 2])]);
+        let parcel = Parcel::from(&values).of_rows(&brought, &asked);
+        assert_eq!((parcel.len(), parcel.n_answered(), parcel.is_sparse()), (5, 6, true));
+        let names = |part, table, numbers: &[u32]| Chunk {
+            part,
+            table,
+            bytes: numbers.iter().flat_map(|number| number.to_le_bytes()).collect(),
+            ..Chunk::default()
+        };
+        let of_values = Chunk { last: true, dtype: 1, bytes: values.bytes(), ..Chunk::default() };
+        let expected = [
+            names(pb::Part::Rows, 0, &[7, 9]),
+            names(pb::Part::Rows, 1, &[3]),
+            names(pb::Part::Asked, 1, &[0, 2]),
+            of_values,
+        ];
+        assert!(parcel.chunks().eq(expected));
+        let chunk = parcel.chunks().last().expect("of values");
+        assert_eq!(chunk.bytes.as_ptr(), values.as_ptr().cast(), "no copy");
+        // Nothing to bring and nothing to ask for: the end of the push alone.
+        let nothing = Vec::<f32>::new();
+        let nothing = Parcel::from(&nothing).of_rows(&[], &[]);
+        let end = Chunk { last: true, dtype: 1, ..Chunk::default() };
+        assert!(nothing.chunks().eq([end]));
+    }
+
+    #[test]
+    fn numbers_of_many_rows_are_cut_as_values_are() {
+        const N_MAX: usize = CHUNK_BYTES / NUMBER_BYTES;
+        let brought = [rows(0, 0..N_MAX as u32 + 1)];
+        let values = vec![0f64; N_MAX + 1];
+        let parcel = Parcel::from(&values).of_rows(&brought, &brought);
+        let shown: Vec<_> =
+            parcel.chunks().map(|c| (c.part, c.key, c.bytes.len(), c.last)).collect();
+        let half = N_MAX as u64 / 2;
+        assert_eq!(
+            shown,
+            [
+                (pb::Part::Rows, 0, CHUNK_BYTES, false),
+                (pb::Part::Rows, 0, NUMBER_BYTES, false),
+                (pb::Part::Asked, 0, CHUNK_BYTES, false),
+                (pb::Part::Asked, 0, NUMBER_BYTES, false),
+                (pb::Part::Values, 0, CHUNK_BYTES, false),
+                (pb::Part::Values, half, CHUNK_BYTES, false),
+                (pb::Part::Values, 2 * half, 8, true),
+            ]
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "as many values as elements")]
+    fn values_that_are_not_those_of_the_rows_are_a_bug() {
+        let _ = Parcel::from(&vec![0f32; 4]).of_rows(&[rows(1, [0])], &[]);
     }
 
     #[test]

@@ -224,6 +224,12 @@ impl CompareArgs {
                      or waits"
                 )));
             }
+            if self.virtual_time.simulated && args.cluster.sparse.sparse {
+                return Err(ExitError::config(format!(
+                    "variant `{name}`: --sparse with --simulated: in virtual time all of theta comes \
+                     and goes"
+                )));
+            }
             if args.job.rounds == 0 {
                 return Err(ExitError::config(format!(
                     "variant `{name}`: --rounds 0 has no meaning with psctl compare: the next run \
@@ -287,6 +293,7 @@ pub(super) mod tests {
                 Exit::Config,
                 "variant `a`: --overlap with --simulated",
             ),
+            (&["--simulated", "--variant=a: --sparse"], Exit::Config, "`a`: --sparse with --sim"),
             (&["--simulated", "--variant=a: --wire-pull f16"], Exit::Config, "--wire-pull f16 w"),
             (&["--variant=a: --wire f1"], Exit::Config, "--wire: `f1` is not f32, f16"),
             (

@@ -17,6 +17,7 @@ use ps_worker::args::{EvaluationArgs, LearnArgs};
 use ps_worker::coding::WireArgs;
 use ps_worker::data::BatchSize;
 use ps_worker::overlap::OverlapArgs;
+use ps_worker::sparse::SparseArgs;
 use serde::Serialize;
 
 const EXAMPLES: &str = "\
@@ -118,6 +119,10 @@ pub struct ClusterArgs {
     #[command(flatten, next_help_heading = "Processes")]
     #[serde(flatten)]
     pub overlap: OverlapArgs,
+    /// Whether only rows of theta come and go.
+    #[command(flatten, next_help_heading = "Processes")]
+    #[serde(flatten)]
+    pub sparse: SparseArgs,
     /// Sleep of every worker before each push: delays for tests
     #[arg(long, hide = true, value_name = "MIN[..MAX]")]
     pub compute_delay_ms: Option<String>,
@@ -169,7 +174,9 @@ impl LocalArgs {
         }
         self.learn.data.check()?;
         self.learn.model.check()?;
-        self.cluster.wire.check()?;
+        let ClusterArgs { servers, wire, overlap, sparse, .. } = &self.cluster;
+        wire.check()?;
+        sparse.check(&self.learn, wire, overlap, ("--servers", *servers as usize))?;
         if self.cluster.overlap.overlap {
             job.config.consistency.check_overlap().map_err(ExitError::config)?;
         }
@@ -284,6 +291,8 @@ pub(super) mod tests {
                 &["--overlap", "--mode=async", "--delay-scaling=dc-asgd,lambda=0.1"],
                 "--delay-scaling dc-asgd",
             ),
+            (&["--sparse", "--servers=2"], "--sparse and --servers (there are 2)"),
+            (&["--sparse", "--l2=0.1"], "--sparse and --l2 0.1"),
             (&["--model=none"], "--model none"),
             (&["--take=0"], "--take 0"),
             (&["--theta-in=x.bin"], "--theta-in: x.bin"),

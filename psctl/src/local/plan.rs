@@ -121,6 +121,7 @@ pub(super) fn worker_arguments(args: &LocalArgs, who: Who, ports: &[u16]) -> Vec
         Who::Worker(rank) => {
             arguments.extend(to_arguments(&args.cluster.wire));
             arguments.extend(to_arguments(&args.cluster.overlap));
+            arguments.extend(to_arguments(&args.cluster.sparse));
             arguments.push(format!("--rank={rank}").into());
             if let Some(ms) = &args.cluster.compute_delay_ms {
                 arguments.push(format!("--compute-delay-ms={ms}").into());
@@ -266,6 +267,15 @@ mod tests {
         assert_eq!(to_arguments(&got.evaluation), to_arguments(&args.evaluation));
         assert_eq!((got.attach.rank, got.attach.evaluate), (None, true));
         got.check().expect("an evaluator takes it");
+    }
+
+    #[test]
+    fn rows_of_theta_are_for_workers_alone() {
+        let args = local(&["--sparse", "--wire-pull=f16", "--batch=8"]);
+        let sparse = |who| worker(&args, who).attach.sparse.sparse;
+        assert_eq!((sparse(Who::Worker(1)), sparse(Who::Evaluator)), (true, false));
+        worker(&args, Who::Worker(1)).check().expect("a worker takes it");
+        worker(&args, Who::Evaluator).check().expect("an evaluator takes the rest");
     }
 
     #[test]
