@@ -174,6 +174,33 @@ class Worker:
                 return theta, version
         raise AssertionError(f"the stream ended at {end} of {self.n_elements} without a last chunk")
 
+    def push_rows(self, rows, values, asked):
+        """One step of rows of theta's table, which has rows of one element; gives those that were asked for."""
+        pb = self.pb.parameters_pb2
+        header = pb.PushHeader(
+            **self._who(), clock=self.clock, version_pulled=self.version, n_samples=1, sparse=True
+        )
+        messages = [
+            pb.PushRequest(header=header, part=pb.PART_ROWS, data=rows.astype("<u4").tobytes()),
+            pb.PushRequest(part=pb.PART_ASKED, data=asked.astype("<u4").tobytes()),
+            pb.PushRequest(
+                dtype=self.pb.types_pb2.DTYPE_F32, last=True, data=values.astype("<f4").tobytes()
+            ),
+        ]
+        responses = list(self.parameters.PushPull(iter(messages), timeout=DEADLINE_S))
+        self.counted(responses[0].result)
+        self.version = responses[-1].version
+        return np.frombuffer(b"".join(response.data for response in responses), "<f4")
+
+    def pull_rows(self, rows):
+        """Some rows of the only table."""
+        words = np.concatenate([[0, rows.size], rows])
+        request = self.pb.parameters_pb2.PullRequest(
+            **self._who(), asked=words.astype("<u4").tobytes()
+        )
+        responses = self.parameters.Pull(request, timeout=DEADLINE_S)
+        return np.frombuffer(b"".join(response.data for response in responses), "<f4")
+
     def counted(self, result, outcome_name="OUTCOME_APPLIED"):
         """Checks a push's outcome and takes over the clock that the server expects next."""
         outcome = self.pb.parameters_pb2.Outcome.Name(result.outcome)
@@ -316,7 +343,15 @@ def run(pb, channel, n_elements, n_steps):
         worker.counted(worker.push(g))
         expected -= LEARNING_RATE * g
         same_bits(worker.pull(), expected, "after a refused and a good push")
-    check_version(pb, channel, n_steps + 2)
+    with timed("rows of theta: some pushed, others asked for"):
+        rows = np.unique(random.integers(0, n_elements, 1000))
+        values = random.standard_normal(rows.size, dtype=np.float32)
+        asked = random.permutation(rows)[:500]
+        expected[rows] -= LEARNING_RATE * values
+        same_bits(worker.push_rows(rows, values, asked), expected[asked], "the rows asked for")
+        same_bits(worker.pull_rows(asked[::-1]), expected[asked[::-1]], "rows that are pulled")
+        same_bits(worker.pull(), expected, "all of theta after a push of rows")
+    check_version(pb, channel, n_steps + 3)
     with timed("leave"):
         worker.leave()
 
