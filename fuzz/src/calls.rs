@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use prost::Message;
-use ps_common::calls::{
-    Caller, Evaluation, JoinRequest, Leave, Outcome, PullRequest, PushHeader, Status,
-};
+use ps_common::calls::{Caller, Evaluation, JoinRequest, Leave, Outcome, PullRequest, Status};
 use ps_common::job::{Aggregate, OnWorkerLoss, WorkerStats};
 use ps_common::statistics::Statistics;
 use ps_common::wire::pb;
@@ -19,7 +17,7 @@ use ps_common::{Error, ErrorCode};
 use ps_server::core::{CallId, Config, ConnId, Consistency, DelayScaling, Input, Time};
 use ps_server::driver::{Aftermath, Delivery, Driver};
 use ps_server::net::{Assembly, Progress};
-use ps_server::table::Gradient;
+use ps_server::table::Pushed;
 
 use crate::pushes::{DIM, config, join_request, server};
 
@@ -163,7 +161,7 @@ impl World {
         CallId(self.n_calls)
     }
 
-    fn feed(&mut self, gradient: Option<(CallId, Gradient)>, input: Input) {
+    fn feed(&mut self, gradient: Option<(CallId, Pushed)>, input: Input) {
         let Self { driver, now, open, callers, n_applied, .. } = self;
         let mut deliver = |call: CallId, delivery: Delivery| {
             assert!(open.remove(&call), "{call:?} is answered, and nobody waits for that");
@@ -253,8 +251,7 @@ impl World {
         let mut message = sent(&message);
         let header = message.header.take().expect("it has one");
         let data = std::mem::take(&mut message.data);
-        let push = PushHeader::try_from(header)
-            .and_then(|header| Assembly::begin(&self.driver, header))
+        let push = Assembly::begin(&self.driver, header)
             .and_then(|assembly| assembly.take(&message, data.into()));
         let push = match push {
             Ok(Progress::Whole(push)) => push,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use arbitrary::Unstructured;
-use ps_common::calls::{Caller, PushHeader};
+use ps_common::calls::Caller;
 use ps_common::dtype::CHUNK_BYTES;
 use ps_common::job::{Aggregate, OnWorkerLoss};
 use ps_common::wire::pb;
@@ -12,7 +12,7 @@ use ps_server::core::{CallId, Config, ConnId, Consistency, DelayScaling, Input, 
 use ps_server::driver::{Delivery, Driver};
 use ps_server::net::{Assembly, Progress, Push};
 use ps_server::numeric::Optimizer;
-use ps_server::table::Gradient;
+use ps_server::table::{Gradient, Pushed};
 
 /// Elements of theta.
 pub(crate) const DIM: usize = 6;
@@ -87,7 +87,8 @@ pub(crate) fn assemble(input: &[u8]) -> bool {
     let want = twin(&messages, caller);
     match (&got, &want) {
         (Some(Ok(push)), Some(Ok(values))) => {
-            assert_eq!(push.gradient, Gradient::F32(values.clone().into()));
+            let values = Gradient::F32(values.clone().into());
+            assert_eq!(push.gradient, Pushed::Whole(values));
             let n_messages = messages.iter().position(|m| m.last).expect("it is whole") + 1;
             let bytes = messages[..n_messages].iter().flat_map(|m| m.data.to_vec());
             assert_eq!(push.digest, crc32fast::hash(&bytes.collect::<Vec<u8>>()));
@@ -143,7 +144,7 @@ fn push_of(driver: &Driver, messages: Vec<pb::PushRequest>) -> Option<Result<Pus
     let mut messages = messages.into_iter();
     let mut first = messages.next()?;
     let Some(header) = first.header.take() else { return Some(Err(ErrorCode::BadField)) };
-    let begun = PushHeader::try_from(header).and_then(|header| Assembly::begin(driver, header));
+    let begun = Assembly::begin(driver, header);
     let mut assembly = match begun {
         Ok(assembly) => assembly,
         Err(error) => return Some(Err(error.code)),

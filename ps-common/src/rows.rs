@@ -4,6 +4,8 @@
 //! of a * b elements, of one of shape \[r\] r rows of one element. Owns that, the limits of row numbers, and
 //! their bytes.
 
+use std::ops::Range;
+
 use bytes::Buf;
 
 use crate::error::{Error, ErrorCode};
@@ -18,6 +20,8 @@ pub struct Rows {
     table: u32,
     /// Of the table's first element.
     first_key: usize,
+    /// Of the table.
+    n_rows: u64,
     width: usize,
     numbers: Vec<u32>,
 }
@@ -47,7 +51,7 @@ impl Rows {
                 .with("got", number));
         }
         let width = keys.len() / usize::try_from(n_rows).expect("no more than elements");
-        Ok(Self { table, first_key: keys.start, width, numbers })
+        Ok(Self { table, first_key: keys.start, n_rows, width, numbers })
     }
 
     /// As [`Rows::new`], from numbers of four bytes each, little-endian.
@@ -73,9 +77,9 @@ impl Rows {
         &self.numbers
     }
 
-    /// Of all of them.
+    /// Of all of them, at most the largest number there is.
     pub fn n_elements(&self) -> usize {
-        self.width * self.numbers.len()
+        self.width.saturating_mul(self.numbers.len())
     }
 
     /// The key of each row's first element, in order.
@@ -91,17 +95,70 @@ impl Rows {
     /// Other rows of the same table.
     ///
     /// # Panics
-    /// If one of them is larger than all that were checked.
+    /// If one of them is beyond the table's last.
     #[must_use]
     pub fn with(&self, numbers: Vec<u32>) -> Self {
-        assert!(numbers.iter().max() <= self.numbers.iter().max(), "checked rows");
+        let last = numbers.iter().max();
+        assert!(last.is_none_or(|&last| u64::from(last) < self.n_rows), "rows of this table");
         Self { numbers, ..*self }
     }
 }
 
-/// Elements of all of them.
+/// Adds rows behind others; those of the table that came last go with them.
+pub fn append(all: &mut Vec<Rows>, rows: Rows) {
+    match all.last_mut() {
+        Some(last) if last.table == rows.table => last.numbers.extend(rows.numbers),
+        _ => all.push(rows),
+    }
+}
+
+/// Whether every table stands once and every row once, all in order.
+pub fn are_in_order(rows: &[Rows]) -> bool {
+    rows.is_sorted_by(|a, b| a.table < b.table)
+        && rows.iter().all(|rows| rows.numbers.is_sorted_by(|a, b| a < b))
+}
+
+/// Where the elements of rows are in chunks of `chunk_len`, in order: a chunk and places in it. A row may lie in
+/// several chunks.
+pub fn pieces(
+    rows: &[Rows],
+    chunk_len: usize,
+) -> impl Iterator<Item = (usize, Range<usize>)> + use<'_> {
+    let mut keys = rows.iter().flat_map(|rows| rows.keys().map(|key| (key, rows.width())));
+    let mut rest = None;
+    let (mut chunk, mut begin) = (0, 0);
+    std::iter::from_fn(move || {
+        let (key, len) = rest.take().or_else(|| keys.next())?;
+        // Most rows are in the chunk of the one before: a division each would be a good part of the work.
+        if !(begin..begin + chunk_len).contains(&key) {
+            chunk = key / chunk_len;
+            begin = chunk * chunk_len;
+        }
+        let offset = key - begin;
+        let here = len.min(chunk_len - offset);
+        if here < len {
+            rest = Some((key + here, len - here));
+        }
+        Some((chunk, offset..offset + here))
+    })
+}
+
+/// Elements of all of them, at most the largest number there is.
 pub fn n_elements(rows: &[Rows]) -> usize {
-    rows.iter().map(Rows::n_elements).sum()
+    rows.iter().fold(0, |n, rows| n.saturating_add(rows.n_elements()))
+}
+
+/// Refuses rows with more elements than all of `tables`: rows that are named again and again.
+///
+/// # Errors
+/// DIM_MISMATCH.
+pub fn check_size(rows: &[Rows], tables: &Tables) -> Result<(), Error> {
+    let (want, got) = (tables.dim(), n_elements(rows));
+    if got <= want {
+        return Ok(());
+    }
+    let what = format!("rows of {got} elements are named, all of theta has {want}");
+    Err(Error::new(ErrorCode::DimMismatch, what).with("want", want).with("got", got))
 }
 
 fn numbers(mut bytes: impl Buf) -> Result<Vec<u32>, Error> {
@@ -125,7 +182,7 @@ pub fn to_bytes(rows: &[Rows]) -> Vec<u8> {
 /// The way back from [`to_bytes`].
 ///
 /// # Errors
-/// As [`Rows::from_bytes`], and BAD_LENGTH where fewer rows follow than are said to.
+/// As [`Rows::from_bytes`] and [`check_size`], and BAD_LENGTH where fewer rows follow than are said to.
 pub fn from_bytes(tables: &Tables, mut bytes: &[u8]) -> Result<Vec<Rows>, Error> {
     let mut all = Vec::new();
     while !bytes.is_empty() {
@@ -134,6 +191,7 @@ pub fn from_bytes(tables: &Tables, mut bytes: &[u8]) -> Result<Vec<Rows>, Error>
         let n_bytes = n_rows as usize * NUMBER_BYTES;
         let (own, rest) = rest.split_at_checked(n_bytes).ok_or_else(|| cut(rest))?;
         all.push(Rows::from_bytes(tables, table, own)?);
+        check_size(&all, tables)?;
         bytes = rest;
     }
     Ok(all)
@@ -168,6 +226,34 @@ mod tests {
         assert_eq!(rows(0, &[4]).keys().collect::<Vec<_>>(), [4]);
         assert_eq!(rows(2, &[0]).keys().collect::<Vec<_>>(), [29]);
         assert_eq!(n_elements(&[of_vectors, rows(0, &[1, 2])]), 20);
+    }
+
+    #[test]
+    fn rows_of_one_table_go_together_and_order_is_seen() {
+        let mut all = Vec::new();
+        for more in [rows(0, &[1]), rows(0, &[4]), rows(1, &[0])] {
+            append(&mut all, more);
+        }
+        assert_eq!(all, [rows(0, &[1, 4]), rows(1, &[0])]);
+        assert!(are_in_order(&all) && are_in_order(&[]));
+        for more in [rows(1, &[0]), rows(1, &[2, 1]), rows(0, &[3])] {
+            let mut disorder = all.clone();
+            append(&mut disorder, more);
+            assert!(!are_in_order(&disorder), "{disorder:?}");
+        }
+    }
+
+    #[test]
+    fn pieces_are_the_rows_whatever_chunks_they_lie_in() {
+        let some = [rows(1, &[3, 0, 1]), rows(0, &[2]), rows(2, &[0])];
+        let keys: Vec<usize> =
+            [23..29, 5..11, 11..17, 2..3, 29..30].into_iter().flatten().collect();
+        for chunk_len in 1..40 {
+            let found = pieces(&some, chunk_len)
+                .inspect(|(_, place)| assert!(!place.is_empty() && place.end <= chunk_len))
+                .flat_map(|(chunk, place)| place.map(move |i| chunk * chunk_len + i));
+            assert_eq!(found.collect::<Vec<_>>(), keys, "chunks of {chunk_len}");
+        }
     }
 
     #[test]

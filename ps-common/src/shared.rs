@@ -37,6 +37,22 @@ impl<T: Element> Shared<T> {
         Arc::get_mut(&mut self.0).map(|memory| &mut memory.values[..])
     }
 
+    /// The numbers, some of which are to be written: these, or a copy while somebody else holds these.
+    pub fn owned(&mut self) -> &mut [T] {
+        if Arc::get_mut(&mut self.0).is_none() {
+            let values = match &self.0.home {
+                Some(home) => {
+                    let mut copy = home.take(self.len());
+                    copy.unshared().expect("just taken").copy_from_slice(self);
+                    copy
+                }
+                None => Self::from(self.to_vec()),
+            };
+            *self = values;
+        }
+        self.unshared().expect("nobody can hold them yet")
+    }
+
     /// As many numbers, all of which are to be written: these, or zeros in new memory while somebody
     /// else holds these.
     pub fn renewed(&mut self) -> &mut [T] {
@@ -138,6 +154,21 @@ mod tests {
         shared.renewed().copy_from_slice(&[3.0, 4.0]);
         assert_eq!((&shared[..], &part[..]), (&[3.0, 4.0][..], &2f32.to_le_bytes()[..]));
         assert_ne!(shared.as_ptr(), place);
+    }
+
+    #[test]
+    fn some_are_written_in_place_or_in_a_copy_out_of_the_same_pool() {
+        let pool = Pool::<f32>::new(2, 2);
+        for mut shared in [Shared::from(vec![1f32, 2.0]), pool.adopt(vec![1.0, 2.0])] {
+            let place = shared.as_ptr();
+            shared.owned()[0] = 3.0;
+            assert_eq!((&shared[..], shared.as_ptr()), (&[3.0, 2.0][..], place));
+            let bytes = shared.bytes();
+            shared.owned()[1] = 4.0;
+            assert_eq!(&shared[..], [3.0, 4.0]);
+            assert_eq!(bytes, as_le_bytes(&[3f32, 2.0]), "whoever holds them keeps them");
+        }
+        assert_eq!(pool.free.lock().len(), 2, "the copy and what it is of");
     }
 
     #[test]

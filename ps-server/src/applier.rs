@@ -6,18 +6,20 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use ps_common::Dtype;
 use ps_common::import::Imported;
+use ps_common::job::Combine;
 use ps_common::partition::Partition;
 use ps_common::report::LostUpdates;
+use ps_common::rows::Rows;
 use ps_common::tables::Tables;
 
 use crate::core::{CallId, Compensate, Order, Unapplied};
 use crate::numeric::Optimizer;
 use crate::table::{
-    Captured, Certain, Compensation, Gradient, Held, Prepared, Restoring, SharedStore, Snapshot,
-    Spares, Store, Update,
+    Captured, Certain, Compensation, Gradient, Held, MovedRows, Prepared, Pushed, Restoring,
+    SharedStore, Snapshot, Spares, SparseGradient, Store, Update,
 };
 
 mod clipped;
@@ -31,8 +33,15 @@ pub struct Applier {
     optimizer: Optimizer,
     chunk_bytes: usize,
     start: Option<Imported>,
+    /// theta's tables, once they are known.
+    tables: OnceLock<Tables>,
     /// By the call that brought it.
-    gradients: Mutex<HashMap<CallId, Gradient>>,
+    gradients: Mutex<HashMap<CallId, Pushed>>,
+    /// Rows that the answer to a call shall bring in place of theta.
+    asked: Mutex<HashMap<CallId, Vec<Rows>>>,
+    /// Read by whoever copies rows out of theta, written by whoever writes some in place: so that neither
+    /// sees half of the other, and no chunk has to be copied for the sake of a reader of a few rows.
+    in_place: RwLock<()>,
     spares: Arc<Spares>,
     theta: Theta,
     /// By rank, where gradients are corrected by it.
@@ -40,7 +49,16 @@ pub struct Applier {
 }
 
 /// Takes down the gradients of an update with their weights, or says why it cannot.
-pub type Recorder<'a> = dyn FnMut(&[(Gradient, f64)]) -> Result<(), String> + 'a;
+pub type Recorder<'a> = dyn FnMut(Parts<'_>) -> Result<(), String> + 'a;
+
+/// Gradients of an update with their weights, in order.
+#[derive(Debug, Clone, Copy)]
+pub enum Parts<'a> {
+    /// Of all elements.
+    Whole(&'a [(Gradient, f64)]),
+    /// Of some rows each.
+    Rows(&'a [(SparseGradient, f64)]),
+}
 
 /// theta in one of its two forms; without it before the first join.
 #[derive(Debug)]
@@ -61,11 +79,23 @@ enum Way {
     Computed(Prepared),
     /// To be computed once it is in force.
     Deferred(Certain, Held),
+    /// Computed, and to be written where it lies.
+    Rows(MovedRows),
 }
 
 /// What an update has made of theta, to be published together with the core's word of it.
 #[derive(Debug)]
-pub struct Fresh(Option<Arc<Snapshot>>);
+pub struct Fresh(Made);
+
+#[derive(Debug)]
+enum Made {
+    /// Another theta.
+    Version(Arc<Snapshot>),
+    /// Some rows, which theta takes in when they are published.
+    Rows(MovedRows),
+    /// Without locks: it is in theta already.
+    Stored,
+}
 
 /// theta as it goes out with the answers of one step of the core.
 #[derive(Debug)]
@@ -95,6 +125,16 @@ impl View {
     }
 }
 
+impl View {
+    /// Some rows of it, copied.
+    pub(crate) fn rows(&self, rows: &[Rows]) -> Snapshot {
+        match self {
+            Self::Whole(snapshot) => snapshot.of_rows(rows),
+            Self::Moving { store, version, .. } => store.rows(*version, rows),
+        }
+    }
+}
+
 impl Applier {
     /// Without theta.
     pub fn new(optimizer: Optimizer, chunk_bytes: usize) -> Self {
@@ -103,7 +143,10 @@ impl Applier {
             optimizer,
             chunk_bytes,
             start: None,
+            tables: OnceLock::new(),
             gradients: Mutex::default(),
+            asked: Mutex::default(),
+            in_place: RwLock::default(),
             spares: Arc::default(),
             theta: Theta::Versions { store: Mutex::default(), current: Mutex::default() },
             kept: Mutex::default(),
@@ -187,15 +230,50 @@ impl Applier {
 
     /// What pulls get from now on.
     pub fn publish(&self, fresh: Fresh) {
-        match &self.theta {
-            Theta::Versions { current, .. } => *current.lock() = fresh.0,
-            Theta::Shared(store) => store.get().expect("updated before").count(),
+        match (&self.theta, fresh.0) {
+            (Theta::Versions { current, .. }, Made::Version(snapshot)) => {
+                *current.lock() = Some(snapshot);
+            }
+            (Theta::Versions { current, .. }, Made::Rows(moved)) => {
+                // Waits for those who copy rows, and for nobody else: it is they who come often.
+                let _alone = self.in_place.write();
+                let mut current = current.lock();
+                // Nobody holds the chunks of a version that nobody reads: they are written in place.
+                *current = None;
+                *current = Some(self.with_store(|store| {
+                    store.commit_rows(&moved);
+                    store.snapshot()
+                }));
+            }
+            (Theta::Shared(store), Made::Stored) => store.get().expect("updated before").count(),
+            (_, made) => panic!("{made:?} is not of this theta"),
         }
     }
 
     /// Keeps a gradient under the name of the call that brought it.
-    pub fn hold(&self, call: CallId, gradient: Gradient) {
-        self.gradients.lock().insert(call, gradient);
+    pub fn hold(&self, call: CallId, gradient: impl Into<Pushed>) {
+        self.gradients.lock().insert(call, gradient.into());
+    }
+
+    /// Lets the answer to a call bring these rows in place of theta.
+    pub fn ask(&self, call: CallId, rows: Vec<Rows>) {
+        self.asked.lock().insert(call, rows);
+    }
+
+    /// The rows that a call has asked for, whose answer is due.
+    pub fn asked(&self, call: CallId) -> Option<Vec<Rows>> {
+        self.asked.lock().remove(&call)
+    }
+
+    /// Keeps rows from being written in place while it is held. To be taken together with theta, inside
+    /// the core's lock, and let go after it.
+    pub(crate) fn reading(&self) -> RwLockReadGuard<'_, ()> {
+        self.in_place.read()
+    }
+
+    /// theta's tables; `None` before it is made.
+    pub fn tables(&self) -> Option<&Tables> {
+        self.tables.get()
     }
 
     /// Memory for the next gradient.
@@ -213,6 +291,7 @@ impl Applier {
     /// # Panics
     /// If what it starts from has other tables or another type.
     pub fn create(&self, tables: &Tables, dtype: Dtype) {
+        self.tables.get_or_init(|| tables.clone());
         let (optimizer, chunk_bytes) = (self.optimizer, self.chunk_bytes);
         let mut store = Store::part(tables, self.partition, dtype, optimizer, chunk_bytes);
         if let Some(start) = &self.start {
@@ -223,6 +302,7 @@ impl Applier {
 
     /// Begins to put `version` of theta back, for [`Applier::restore`].
     pub fn restoring(&self, tables: &Tables, dtype: Dtype, version: u64) -> Restoring {
+        self.tables.get_or_init(|| tables.clone());
         let part = (tables, self.partition);
         Store::restoring(part, dtype, self.optimizer, self.chunk_bytes, version)
     }
@@ -293,14 +373,20 @@ impl Applier {
             let pending = self.prepare_recorded(order, record)?;
             return Ok(self.commit(pending));
         };
-        let mut taken = self.take(order);
         let store = store.get().expect("created at the first join");
         assert!(order.compensation.is_none(), "async mode's, which has locks");
+        if let Some(parts) = self.take_rows(order)
+            && let [(rows, 1.0)] = &parts[..]
+        {
+            let stored = store.update_rows(rows, order.rate_factor);
+            return stored.map(|()| Fresh(Made::Stored)).map_err(overflow);
+        }
+        let mut taken = self.take(order);
         let [(gradient, 1.0)] = &mut taken[..] else {
             panic!("an update without locks is of one gradient as it came: {order:?}")
         };
         let stored = store.update(gradient, order.rate_factor);
-        stored.map(|()| Fresh(None)).map_err(overflow)
+        stored.map(|()| Fresh(Made::Stored)).map_err(overflow)
     }
 
     /// Makes an update by gradients that are held, which are let go, so far that nothing can go wrong
@@ -321,12 +407,16 @@ impl Applier {
     /// # Panics
     /// If `pending` is not what the last [`Applier::prepare`] gave.
     pub fn commit(&self, pending: Pending) -> Fresh {
-        self.with_store(|store| {
-            match pending.0 {
-                Way::Computed(prepared) => store.commit(prepared),
-                Way::Deferred(certain, gradients) => store.defer(certain, gradients),
-            }
-            Fresh(Some(store.snapshot()))
+        Fresh(match pending.0 {
+            Way::Rows(moved) => Made::Rows(moved),
+            Way::Computed(prepared) => self.with_store(|store| {
+                store.commit(prepared);
+                Made::Version(store.snapshot())
+            }),
+            Way::Deferred(certain, gradients) => self.with_store(|store| {
+                store.defer(certain, gradients);
+                Made::Version(store.snapshot())
+            }),
         })
     }
 
@@ -340,12 +430,57 @@ impl Applier {
         }
     }
 
-    /// The gradients of an order, which are its own: nobody else asks for them.
+    /// The gradients of an order, which are its own: nobody else asks for them. Those of rows with their
+    /// zeros.
     fn take(&self, order: &Order) -> Held {
+        let parts = self.take_pushed(order);
+        let whole = |pushed| match pushed {
+            Pushed::Whole(gradient) => gradient,
+            Pushed::Rows(rows) => rows.filled(self.shape().expect("pushed to it").0),
+        };
+        let parts = parts.into_iter().map(|(pushed, weight)| (whole(pushed), weight)).collect();
+        Held::new(parts, &self.spares)
+    }
+
+    /// As [`Applier::take`], as they were pushed.
+    fn take_pushed(&self, order: &Order) -> Vec<(Pushed, f64)> {
         let mut gradients = self.gradients.lock();
         let mut take = |call| gradients.remove(&call).expect("pushed before");
-        let parts = order.parts.iter().map(|(call, weight)| (take(*call), *weight)).collect();
-        Held::new(parts, &self.spares)
+        order.parts.iter().map(|(call, weight)| (take(*call), *weight)).collect()
+    }
+
+    /// The gradients of an order, if all of them are of rows and no other rows have to be looked at.
+    fn take_rows(&self, order: &Order) -> Option<Vec<(SparseGradient, f64)>> {
+        let is_sum = order.combine == Combine::Sum && order.compensation.is_none();
+        if !is_sum || order.parts.is_empty() || !self.optimizer.leaves_zeros() {
+            return None;
+        }
+        let mut gradients = self.gradients.lock();
+        let is_rows = |(call, _): &(CallId, f64)| matches!(gradients[call], Pushed::Rows(_));
+        if !order.parts.iter().all(is_rows) {
+            return None;
+        }
+        let mut take = |call| match gradients.remove(call) {
+            Some(Pushed::Rows(rows)) => rows,
+            other => unreachable!("just seen to be of rows: {other:?}"),
+        };
+        Some(order.parts.iter().map(|(call, weight)| (take(call), *weight)).collect())
+    }
+
+    /// Makes an update of rows, recorded.
+    fn prepare_rows(
+        &self,
+        parts: Vec<(SparseGradient, f64)>,
+        rate_factor: f64,
+        record: &mut Recorder<'_>,
+    ) -> Result<Pending, Unapplied> {
+        let moved = self.with_store(|store| store.prepare_rows(&parts, rate_factor));
+        let recorded = moved.map_err(overflow).and_then(|moved| {
+            record(Parts::Rows(&parts)).map_err(|what| Unapplied::NotWritten { what })?;
+            Ok(Pending(Way::Rows(moved)))
+        });
+        parts.into_iter().for_each(|(part, _)| self.recycle(Pushed::from(part).into_values()));
+        recorded
     }
 
     fn prepare_recorded(
@@ -353,6 +488,9 @@ impl Applier {
         order: &Order,
         record: &mut Recorder<'_>,
     ) -> Result<Pending, Unapplied> {
+        if let Some(parts) = self.take_rows(order) {
+            return self.prepare_rows(parts, order.rate_factor, record);
+        }
         let gradients = self.take(order);
         let pulled = order.compensation.and_then(|wanted| self.kept(wanted));
         let update = Update {
@@ -367,7 +505,7 @@ impl Applier {
             Some(certain) => Ok(Ok(certain)),
             None => store.prepare(&update).map(Err).map_err(overflow),
         })?;
-        record(&gradients).map_err(|what| Unapplied::NotWritten { what })?;
+        record(Parts::Whole(&gradients)).map_err(|what| Unapplied::NotWritten { what })?;
         Ok(Pending(match safe {
             Ok(certain) => Way::Deferred(certain, gradients),
             Err(prepared) => Way::Computed(prepared),
@@ -385,7 +523,7 @@ impl Applier {
     pub fn forget(&self, call: CallId) {
         let forgotten = self.gradients.lock().remove(&call);
         if let Some(gradient) = forgotten {
-            self.recycle(gradient);
+            self.recycle(gradient.into_values());
         }
     }
 }

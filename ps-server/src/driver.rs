@@ -15,11 +15,12 @@ use ps_common::import::Imported;
 use ps_common::job::JobState;
 use ps_common::partition::Partition;
 use ps_common::report::Report;
+use ps_common::rows::Rows;
 use ps_common::statistics::Statistics;
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
-use crate::applier::{Applier, Fresh, View};
+use crate::applier::{Applier, Fresh};
 use crate::core::{
     Answer, CallId, Config, Core, Effect, Input, Order, Time, Unapplied, Welcome, invariants,
 };
@@ -27,9 +28,12 @@ use crate::group::{Group, Lost};
 use crate::keeper::{Keeper, Late, Origin, Resumed, Resumption};
 use crate::numeric::Optimizer;
 use crate::storage;
-use crate::table::{Gradient, Snapshot, check_room};
+use crate::table::{Gradient, Pushed, Snapshot, check_room};
 
+mod outgoing;
 mod together;
+
+use outgoing::Outgoing;
 
 /// An answer with all that goes with it.
 #[derive(Debug, Clone)]
@@ -224,6 +228,9 @@ impl Driver {
         if let Some(group) = &self.group {
             group.expect(&input);
         }
+        if let Input::Dropped { call } = input {
+            self.applier.asked(call);
+        }
         self.advance(clock, |core, now| core.step(now, input), deliver)
     }
 
@@ -285,15 +292,17 @@ impl Driver {
                     group.follow(&effects, job, core.seconds(now));
                 }
                 // Inside the lock: what goes out is of the version that the core has.
-                (effects, self.applier.view())
+                let theta = Outgoing::with(&effects, &self.applier);
+                (effects, theta)
             };
+            let mut theta = theta.read();
             for effect in effects {
                 match effect {
                     Effect::Reply { call, answer } => {
                         // If its record was lost, only a checkpoint makes durable what it says,
                         // and there may be no other push to ask for one.
                         let is_again = is_duplicate(&answer);
-                        self.reply(call, answer, theta.as_ref(), deliver);
+                        self.reply(call, answer, &mut theta, deliver);
                         if is_again && self.wants_checkpoint() {
                             inputs.push_back(Input::Checkpoint { call: None });
                         }
@@ -301,7 +310,7 @@ impl Driver {
                     Effect::Create { .. } => {}
                     Effect::Update(order) => orders.push_back(order),
                     Effect::Capture => inputs.extend(self.capture(clock)),
-                    Effect::Keep { rank } => self.applier.keep(rank, expect_theta(theta.as_ref())),
+                    Effect::Keep { rank } => self.applier.keep(rank, theta.whole()),
                     Effect::Forget { gradient } => self.applier.forget(gradient),
                     Effect::Conclude => aftermath = Aftermath::Conclude,
                 }
@@ -352,14 +361,14 @@ impl Driver {
         &self,
         call: CallId,
         answer: Answer,
-        theta: Option<&View>,
+        theta: &mut Outgoing<'_>,
         deliver: &mut dyn FnMut(CallId, Delivery),
     ) {
         let acknowledges = matches!(
             answer,
             Answer::Pushed(PushResult { outcome: Outcome::Applied | Outcome::Duplicate, .. })
         );
-        let delivery = self.complete(answer, theta);
+        let delivery = self.complete(call, answer, theta);
         let late = self.late.get().filter(|_| acknowledges);
         match self.keeper.as_ref().filter(|keeper| keeper.records()).zip(late) {
             None => deliver(call, delivery),
@@ -378,12 +387,36 @@ impl Driver {
         &self,
         clock: &dyn Fn() -> Time,
         call: CallId,
-        gradient: Gradient,
+        gradient: impl Into<Pushed>,
         input: Input,
         deliver: &mut dyn FnMut(CallId, Delivery),
     ) -> Aftermath {
         self.applier.hold(call, gradient);
         self.feed(clock, input, deliver)
+    }
+
+    /// Lets the answer to a call that is about to be fed bring these rows in place of theta.
+    pub fn ask(&self, call: CallId, rows: Vec<Rows>) {
+        self.applier.ask(call, rows);
+    }
+
+    /// theta's tables, by which rows are named.
+    ///
+    /// # Errors
+    /// CONFIG_MISMATCH where several servers share theta: rows go to a lone one.
+    pub fn tables_of_rows(&self) -> Result<&Tables, Error> {
+        if self.partition.count > 1 {
+            let n_servers = self.partition.count;
+            let what = format!(
+                "rows of theta go to one server that has all of it; this job has {n_servers}: push whole \
+                 gradients and pull all of theta"
+            );
+            return Err(Error::new(ErrorCode::ConfigMismatch, what)
+                .with("field", "sparse")
+                .with("want", 1)
+                .with("got", n_servers));
+        }
+        Ok(self.applier.tables().expect("who is known has joined"))
     }
 
     /// Keeps a rank's feature statistics until all are in.
@@ -523,12 +556,12 @@ impl Driver {
         self.core.lock().description(&self.program)
     }
 
-    fn complete(&self, answer: Answer, theta: Option<&View>) -> Delivery {
+    fn complete(&self, call: CallId, answer: Answer, theta: &mut Outgoing<'_>) -> Delivery {
         match answer {
             Answer::Joined(welcome) => self.welcome(&welcome),
             Answer::State { state, version } => Delivery::State { state, version },
-            Answer::Pushed(result) => Delivery::Pushed(result, expect_theta(theta)),
-            Answer::Pulled(header) => Delivery::Pulled(header, expect_theta(theta)),
+            Answer::Pushed(result) => Delivery::Pushed(result, theta.of(call)),
+            Answer::Pulled(header) => Delivery::Pulled(header, theta.of(call)),
             Answer::Checkpointed { version, path } => Delivery::Checkpointed(version, path),
             Answer::Statistics => Delivery::Statistics(self.merged_statistics()),
             Answer::Refused(refusal) => Delivery::Refused(refusal.0),
@@ -553,10 +586,6 @@ impl Driver {
 
 fn is_duplicate(answer: &Answer) -> bool {
     matches!(answer, Answer::Pushed(PushResult { outcome: Outcome::Duplicate, .. }))
-}
-
-fn expect_theta(theta: Option<&View>) -> Arc<Snapshot> {
-    theta.expect("calls about theta are refused before there is one").snapshot()
 }
 
 #[cfg(test)]

@@ -18,12 +18,12 @@ use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 use sha2::{Digest, Sha256};
 
-use crate::applier::Applier;
+use crate::applier::{Applier, Parts};
 use crate::core::{Config, Counted, Input, Order, Saved};
 use crate::numeric::Optimizer;
 use crate::storage::checkpoint::{Compression, Writer};
 use crate::storage::{self, Directory, Disk, FileReader, Journal, journal};
-use crate::table::{Captured, Gradient, Restoring};
+use crate::table::{Captured, Restoring};
 
 mod job;
 mod part;
@@ -213,16 +213,14 @@ impl Keeper {
         &self,
         order: &Order,
         counted: &[Counted],
-        gradients: &[(Gradient, f64)],
+        gradients: Parts<'_>,
     ) -> Result<(), String> {
         let Some(journal) = self.files.journal.get() else {
             return Err("there is no journal yet: the first checkpoint failed".to_owned());
         };
-        let head = record::head(order, counted);
-        let gradients = gradients.iter().map(|(gradient, _)| gradient.as_le_bytes());
-        let parts: Vec<&[u8]> = std::iter::once(&head[..]).chain(gradients).collect();
         let version = journal.versions().0 + 1;
-        journal.append(version, &parts).map(drop).map_err(in_full)
+        let append = |parts: &[&[u8]]| journal.append(version, parts).map(drop).map_err(in_full);
+        record::with_bytes(order, counted, gradients, append)
     }
 
     /// Whether a checkpoint should take the journal's place: it is long, or has failed.

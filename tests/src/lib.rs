@@ -15,6 +15,7 @@ mod processes;
 mod proxy;
 pub mod rows;
 mod shim;
+mod sparse;
 
 pub use caller::{Caller, Sent, header, patient_client, reason_of, tables};
 pub use cluster::{
@@ -26,6 +27,7 @@ pub use processes::{
 };
 pub use proxy::{Proxy, Way};
 pub use shim::{Killed, Shim};
+pub use sparse::{Names, numbers as row_numbers};
 
 use std::time::Duration;
 

@@ -152,8 +152,9 @@ fn load(reader: &mut FileReader, life: Life<'_>) -> Result<Value, Error> {
 
 /// Does one recorded update again.
 fn replay(core: &mut Core, life: Life<'_>, payload: &[u8]) -> Result<(), String> {
-    let (dim, dtype) = life.applier.shape().expect("put back before");
-    let record = Record::parse(payload, dtype, dim)?;
+    let (_, dtype) = life.applier.shape().expect("put back before");
+    let tables = life.applier.tables().expect("put back before");
+    let record = Record::parse(payload, dtype, tables)?;
     for ((call, _), gradient) in record.order.parts.iter().zip(record.gradients) {
         life.applier.hold(*call, gradient);
     }

@@ -7,27 +7,32 @@ use std::time::Duration;
 use bytes::Buf;
 use ps_common::calls::{Caller, PushHeader};
 use ps_common::codec::Encoding;
+use ps_common::rows::Rows;
+use ps_common::tables::Tables;
 use ps_common::wire::frames::{Arrived, Pieces};
 use ps_common::wire::parameters::{encoding_from, theta_encoding_from};
 use ps_common::wire::{PARAMETERS_MESSAGE_BYTES_MAX, pb};
-use ps_common::{Error, ErrorCode};
+use ps_common::{Dtype, Error, ErrorCode};
 use tonic::Status;
 
 use super::hot::Incoming;
+use super::rows::RowNames;
 use super::shell::Shell;
 use crate::core::Input;
 use crate::driver::Driver;
 use crate::follower::{Follower, Shape};
-use crate::table::Gradient;
+use crate::table::{Gradient, Pushed};
 
 /// A push as the core and the table take it.
 #[derive(Debug)]
 pub struct Push {
     /// Its name and facts.
     pub header: PushHeader,
-    /// As long as theta, every element finite.
-    pub gradient: Gradient,
-    /// CRC-32 of the gradient's bytes.
+    /// As long as theta or of some of its rows, every element finite.
+    pub gradient: Pushed,
+    /// Rows that the answer shall bring; `None`: all of theta.
+    pub asked: Option<Vec<Rows>>,
+    /// CRC-32 of the gradient's bytes, and of which rows they are.
     pub digest: u32,
     /// How theta of the answer is to be written, if there is any in it.
     pub theta_encoding: Encoding,
@@ -42,7 +47,7 @@ pub(super) enum Host<'a> {
     Follower(&'a Follower),
 }
 
-impl Host<'_> {
+impl<'a> Host<'a> {
     fn admit(self, caller: Caller) -> Result<(Shape, Gradient), Error> {
         match self {
             Self::Driver(driver) => {
@@ -50,6 +55,17 @@ impl Host<'_> {
                 Ok((Shape { first_key: 0, dim, dtype }, driver.empty_gradient(dtype)))
             }
             Self::Follower(follower) => follower.admit(caller),
+        }
+    }
+
+    /// By which rows are named.
+    fn tables(self) -> Result<&'a Tables, Error> {
+        match self {
+            Self::Driver(driver) => driver.tables_of_rows(),
+            Self::Follower(_) => {
+                let what = "rows of theta go to one server that has all of it; this one has a part";
+                Err(Error::new(ErrorCode::ConfigMismatch, what).with("field", "sparse"))
+            }
         }
     }
 
@@ -77,6 +93,8 @@ pub struct Assembly<'a> {
     host: Host<'a>,
     header: PushHeader,
     gradient: Gradient,
+    /// Where the gradient is of rows.
+    rows: Option<RowNames<'a>>,
     digest: crc32fast::Hasher,
     shape: Shape,
     theta_encoding: Encoding,
@@ -92,27 +110,28 @@ pub enum Progress<'a> {
 }
 
 impl<'a> Assembly<'a> {
-    /// Begins with the header of a push's first message, which then goes to [`Assembly::take`]; theta
-    /// of the answer is sent as it is.
+    /// Begins with the header of a push's first message, which then goes to [`Assembly::take`].
     ///
     /// # Errors
     /// The refusal of the header, or as [`Driver::admit`].
-    pub fn begin(driver: &'a Driver, header: PushHeader) -> Result<Self, Error> {
-        let as_it_is = pb::Dtype::Unspecified.into();
-        Self::begin_at(Host::Driver(driver), header, as_it_is)
+    pub fn begin(driver: &'a Driver, header: pb::PushHeader) -> Result<Self, Error> {
+        let manner = Manner::of(&header);
+        Self::begin_at(Host::Driver(driver), PushHeader::try_from(header)?, manner)
     }
 
-    fn begin_at(host: Host<'a>, header: PushHeader, theta_dtype: i32) -> Result<Self, Error> {
+    fn begin_at(host: Host<'a>, header: PushHeader, manner: Manner) -> Result<Self, Error> {
         let (shape, gradient) = host.admit(header.caller)?;
-        let theta_encoding = match theta_encoding_from(theta_dtype, shape.dtype) {
-            Ok(encoding) => encoding,
+        let rows = manner.sparse.then(|| host.tables().map(RowNames::new)).transpose();
+        let encoding = theta_encoding_from(manner.theta_dtype, shape.dtype);
+        let (rows, theta_encoding) = match rows.and_then(|rows| Ok((rows, encoding?))) {
+            Ok(both) => both,
             Err(error) => {
                 host.recycle(gradient);
                 return Err(error);
             }
         };
         let digest = crc32fast::Hasher::new();
-        Ok(Self { host, header, gradient, digest, shape, theta_encoding })
+        Ok(Self { host, header, gradient, rows, digest, shape, theta_encoding })
     }
 
     /// The next message, its header taken out if it is the first, and its data apart.
@@ -120,11 +139,14 @@ impl<'a> Assembly<'a> {
     /// # Errors
     /// The refusal of the push, of which nothing is left.
     pub fn take(mut self, fields: &pb::PushRequest, data: Pieces) -> Result<Progress<'a>, Error> {
-        data.iter().for_each(|piece| self.digest.update(piece));
-        let staged = check_staged(fields, self.host);
-        if let Err(error) =
-            staged.and_then(|()| append(fields, data, &mut self.gradient, self.shape))
-        {
+        if fields.part != i32::from(pb::Part::Asked) {
+            if fields.part == i32::from(pb::Part::Rows) {
+                self.digest.update(&fields.table.to_le_bytes());
+            }
+            data.iter().for_each(|piece| self.digest.update(piece));
+        }
+        let taken = check_staged(fields, self.host).and_then(|()| self.append(fields, data));
+        if let Err(error) = taken {
             self.host.recycle(self.gradient);
             return Err(error);
         }
@@ -136,8 +158,40 @@ impl<'a> Assembly<'a> {
             None => digest,
             Some(staged) => joint_digest(digest, staged),
         };
-        let Self { header, gradient, theta_encoding, .. } = self;
-        Ok(Progress::Whole(Push { header, gradient, digest, theta_encoding }))
+        let Self { header, gradient, rows, theta_encoding, .. } = self;
+        let (gradient, asked) = match rows {
+            None => (Pushed::from(gradient), None),
+            Some(names) => {
+                let (gradient, asked) = names.finish(gradient)?;
+                (Pushed::from(gradient), Some(asked))
+            }
+        };
+        Ok(Progress::Whole(Push { header, gradient, asked, digest, theta_encoding }))
+    }
+
+    fn append(&mut self, fields: &pb::PushRequest, data: Pieces) -> Result<(), Error> {
+        if fields.header.is_some() {
+            let what =
+                "a header stands inside a push; the chunk before it should have been marked last";
+            return Err(Error::new(ErrorCode::BadField, what).with("field", "header"));
+        }
+        match &mut self.rows {
+            None => append(fields, data, &mut self.gradient, self.shape),
+            Some(names) => names.take(fields, data, &mut self.gradient, self.shape.dtype),
+        }
+    }
+}
+
+/// What a header says of how a push and its answer are written.
+#[derive(Debug, Clone, Copy)]
+struct Manner {
+    theta_dtype: i32,
+    sparse: bool,
+}
+
+impl Manner {
+    fn of(header: &pb::PushHeader) -> Self {
+        Self { theta_dtype: header.theta_dtype, sparse: header.sparse }
     }
 }
 
@@ -215,10 +269,10 @@ async fn assemble(
         let what = "the first message of a push has no header";
         return Err(Error::new(ErrorCode::BadField, what).with("field", "header").into());
     };
-    let theta_dtype = header.theta_dtype;
+    let manner = Manner::of(&header);
     let header = PushHeader::try_from(header)?;
     *caller = Some(header.caller);
-    let mut assembly = Assembly::begin_at(host, header, theta_dtype)?;
+    let mut assembly = Assembly::begin_at(host, header, manner)?;
     loop {
         assembly = match assembly.take(&chunk.fields, chunk.data)? {
             Progress::Whole(push) => return Ok(push),
@@ -284,33 +338,16 @@ fn append(
     gradient: &mut Gradient,
     Shape { first_key, dim, dtype }: Shape,
 ) -> Result<(), Error> {
-    if chunk.header.is_some() {
-        return Err(Error::new(
-            ErrorCode::BadField,
-            "a header stands inside a push; the chunk before it should have been marked last",
-        )
-        .with("field", "header"));
+    if chunk.part != i32::from(pb::Part::Values) {
+        let what = "rows are named in a push whose header does not say `sparse`";
+        return Err(Error::new(ErrorCode::BadField, what).with("field", "part"));
     }
     if !data.has_remaining() {
         return Err(Error::new(ErrorCode::Empty, "a chunk carries no elements"));
     }
-    let encoding = encoding_from(chunk.dtype, dtype).ok_or_else(|| {
-        Error::new(
-            ErrorCode::BadDtype,
-            format!("a chunk has dtype number {}, the job's is {dtype}", chunk.dtype),
-        )
-        .with("want", dtype)
-        .with("got", chunk.dtype)
-    })?;
-    let next_key = first_key + gradient.len();
-    if chunk.key != next_key as u64 {
-        return Err(Error::new(
-            ErrorCode::BadKey,
-            format!("a chunk begins at key {}, {next_key} was next", chunk.key),
-        )
-        .with("want", next_key)
-        .with("got", chunk.key));
-    }
+    let encoding =
+        encoding_from(chunk.dtype, dtype).ok_or_else(|| bad_dtype(chunk.dtype, dtype))?;
+    check_key(chunk.key, first_key + gradient.len())?;
     match encoding {
         Encoding::Plain => gradient.append_from(first_key, data, dim)?,
         coded => gradient.append_coded(first_key, coded, data, dim)?,
@@ -324,6 +361,21 @@ fn append(
         .with("got", gradient.len()));
     }
     Ok(())
+}
+
+/// A chunk that is not written as the job's theta, nor in fewer bytes.
+pub(super) fn bad_dtype(got: i32, want: Dtype) -> Error {
+    let what = format!("a chunk has dtype number {got}, the job's is {want}");
+    Error::new(ErrorCode::BadDtype, what).with("want", want).with("got", got)
+}
+
+/// Refuses a chunk that does not begin where the one before it ended.
+pub(super) fn check_key(got: u64, next: usize) -> Result<(), Error> {
+    if got == next as u64 {
+        return Ok(());
+    }
+    let what = format!("a chunk begins at key {got}, {next} was next");
+    Err(Error::new(ErrorCode::BadKey, what).with("want", next).with("got", got))
 }
 
 /// Reads on to the end of a refused push.

@@ -75,8 +75,11 @@ pub(super) fn of_step(
             fields.dtype = encoding_into(theta.encoding(), theta.theta().dtype);
             fields.version = theta.theta().version;
             fields.key = key;
-            data = theta.chunk(i, key);
-            key += theta.theta().chunk_len(i) as u64;
+            // Nothing, where no rows were asked for.
+            if i < n_chunks {
+                data = theta.chunk(i, key);
+                key += theta.theta().chunk_len(i) as u64;
+            }
         }
         whole_or_error(&fields, data)
     })

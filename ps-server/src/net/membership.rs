@@ -10,7 +10,7 @@ use ps_common::wire::status::to_status;
 use tonic::{Request, Response, Status};
 
 use super::connections::Peer;
-use super::shell::Shell;
+use super::shell::{Brought, Shell};
 use crate::core::Input;
 use crate::driver::Delivery;
 
@@ -32,7 +32,7 @@ impl Membership for MembershipService {
             self.shell.driver().check_start(tables).map_err(|e| to_status(&e))?;
         }
         let input = |call| Input::Join { call, conn, address: address.to_string(), request };
-        match self.shell.call(None, input).await.map_err(|e| to_status(&e))? {
+        match self.shell.call(Brought::default(), input).await.map_err(|e| to_status(&e))? {
             Delivery::Joined(answer) => {
                 tracing::info!(
                     rank = answer.caller.rank,
@@ -54,7 +54,8 @@ impl Membership for MembershipService {
         let (caller, stats) =
             <(Caller, WorkerStats)>::try_from(request.into_inner()).map_err(|e| to_status(&e))?;
         let input = |call| Input::Heartbeat { call, caller, stats };
-        let delivery = self.shell.call(None, input).await.map_err(|e| to_status(&e))?;
+        let delivery =
+            self.shell.call(Brought::default(), input).await.map_err(|e| to_status(&e))?;
         let (state, version) = state_of(&delivery)?;
         Ok(Response::new(pb::HeartbeatResponse {
             version,
@@ -69,7 +70,8 @@ impl Membership for MembershipService {
         let leave = Leave::try_from(request.into_inner()).map_err(|e| to_status(&e))?;
         tracing::info!(rank = leave.caller.rank, "left");
         let input = |call| Input::Leave { call, leave };
-        let delivery = self.shell.call(None, input).await.map_err(|e| to_status(&e))?;
+        let delivery =
+            self.shell.call(Brought::default(), input).await.map_err(|e| to_status(&e))?;
         let (state, _) = state_of(&delivery)?;
         Ok(Response::new(pb::LeaveResponse { state: pb::JobState::from(state).into() }))
     }

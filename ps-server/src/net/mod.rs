@@ -18,6 +18,7 @@ mod partition;
 mod peers;
 mod protection;
 mod router;
+mod rows;
 mod shell;
 #[cfg(test)]
 mod testing;

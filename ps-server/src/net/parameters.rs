@@ -11,14 +11,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ps_common::Error;
 use ps_common::calls::{Caller, Evaluation, Outcome, PullHeader, PullRequest, PushResult};
 use ps_common::codec::Encoding;
+use ps_common::rows::{self, Rows};
 use ps_common::statistics::Statistics;
 use ps_common::wire::parameters::{merge_response, theta_encoding_from};
 use ps_common::wire::pb::parameters_server::SERVICE_NAME;
 use ps_common::wire::status::to_status;
 use ps_common::wire::{frames, pb};
+use ps_common::{Error, ErrorCode};
 use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::body::Body;
@@ -33,7 +34,7 @@ use super::encoder::{Encoder, WireTheta};
 use super::hot::{self, Incoming};
 use super::membership::{state_of, unexpected};
 use super::pace::Outlet;
-use super::shell::Shell;
+use super::shell::{Brought, Shell};
 use super::turnaways::Turnaways;
 use crate::core::{ConnId, Input};
 use crate::driver::Delivery;
@@ -113,21 +114,25 @@ impl ParametersService {
     async fn pull(&self, peer: Peer, mut incoming: Incoming) -> Result<Response<Body>, Status> {
         let message = incoming.only::<pb::PullRequest>().await?;
         let (theta_dtype, version_have) = (message.theta_dtype, message.version_have);
+        let asked = message.asked.clone();
         let request = PullRequest::from(message);
         let driver = self.shell.driver();
         driver.check_exchange(request.exchange).map_err(|e| to_status(&e))?;
-        let encoding = match driver.admit(request.caller) {
-            Ok((_, dtype)) => theta_encoding_from(theta_dtype, dtype).map_err(|error| {
-                let (caller, code) = (Some(request.caller), error.code);
-                self.shell.tell(Input::Rejected { caller, code });
-                to_status(&error)
-            })?,
+        let form = match driver.admit(request.caller) {
+            Ok((_, dtype)) => theta_encoding_from(theta_dtype, dtype)
+                .and_then(|encoding| Ok((encoding, self.rows_of(&asked, version_have)?))),
             // The core refuses the call, and counts it.
-            Err(_) => Encoding::Plain,
+            Err(_) => Ok((Encoding::Plain, None)),
         };
+        let (encoding, asked) = form.map_err(|error| {
+            let (caller, code) = (Some(request.caller), error.code);
+            self.shell.tell(Input::Rejected { caller, code });
+            to_status(&error)
+        })?;
         let conn = peer.conn;
         let input = |call| Input::Pull { call, conn, request };
-        match self.shell.call(None, input).await.map_err(|e| to_status(&e))? {
+        let brought = Brought { gradient: None, asked };
+        match self.shell.call(brought, input).await.map_err(|e| to_status(&e))? {
             Delivery::Pulled(header, theta) => {
                 // Without locks a version is the name of no single theta.
                 let version_have = version_have.filter(|_| driver.has_versions());
@@ -138,6 +143,22 @@ impl ParametersService {
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// The rows that a pull asks for; `None`: all of theta.
+    fn rows_of(&self, asked: &[u8], version_have: Option<u64>) -> Result<Option<Vec<Rows>>, Error> {
+        if asked.is_empty() {
+            return Ok(None);
+        }
+        if version_have.is_some() {
+            let what = "`version_have` is of all of theta; it does not go with rows";
+            return Err(Error::new(ErrorCode::BadField, what).with("field", "version_have"));
+        }
+        let rows = rows::from_bytes(self.shell.driver().tables_of_rows()?, asked)?;
+        if rows::n_elements(&rows) == 0 {
+            return Err(Error::new(ErrorCode::Empty, "`asked` names no rows"));
+        }
+        Ok(Some(rows))
     }
 
     fn push_pull(&self, peer: Peer, incoming: Incoming) -> Response<Body> {
@@ -163,7 +184,8 @@ impl ParametersService {
         let request = incoming.only::<pb::EvaluateRequest>().await?;
         let evaluation = Evaluation::try_from(request).map_err(|e| to_status(&e))?;
         let input = |call| Input::Evaluate { call, evaluation };
-        let delivery = self.shell.call(None, input).await.map_err(|e| to_status(&e))?;
+        let delivery =
+            self.shell.call(Brought::default(), input).await.map_err(|e| to_status(&e))?;
         let (state, _) = state_of(&delivery)?;
         let answer = pb::EvaluateResponse { state: pb::JobState::from(state).into() };
         Ok(hot::single(frames::plain(&answer)))
@@ -177,7 +199,7 @@ impl ParametersService {
         driver.admit(caller).map_err(|e| to_status(&e))?;
         driver.keep_statistics(caller.rank, statistics).map_err(|e| to_status(&e))?;
         let input = |call| Input::Statistics { call, caller };
-        match self.shell.call(None, input).await.map_err(|e| to_status(&e))? {
+        match self.shell.call(Brought::default(), input).await.map_err(|e| to_status(&e))? {
             Delivery::Statistics(merged) => {
                 Ok(hot::single(frames::plain(&merge_response(&merged))))
             }
@@ -249,13 +271,22 @@ async fn deliver(
     push: Push,
     theta: bool,
 ) -> Result<(PushResult, Arc<Snapshot>), Status> {
-    let Push { header, gradient, digest, .. } = push;
-    if theta && let Err(error) = shell.driver().check_exchange(header.exchange) {
-        shell.driver().recycle(gradient);
+    let Push { header, gradient, asked, digest, .. } = push;
+    let refusal = match (theta, &asked) {
+        (true, _) => shell.driver().check_exchange(header.exchange).err(),
+        (false, Some(asked)) if !asked.is_empty() => {
+            let what = "Push is answered without theta; rows are asked for by PushPull or Pull";
+            Some(Error::new(ErrorCode::BadField, what).with("field", "part"))
+        }
+        (false, _) => None,
+    };
+    if let Some(error) = refusal {
+        shell.driver().recycle(gradient.into_values());
         return Err(to_status(&error));
     }
+    let brought = Brought { gradient: Some(gradient), asked };
     let input = |call| Input::Push { call, conn, header, digest, theta };
-    match shell.call(Some(gradient), input).await.map_err(|e| to_status(&e))? {
+    match shell.call(brought, input).await.map_err(|e| to_status(&e))? {
         Delivery::Pushed(result, theta) => Ok((result, theta)),
         other => Err(unexpected(&other)),
     }

@@ -35,6 +35,7 @@ use super::pace::Outlet;
 use super::parameters::{PARTS_AHEAD, nothing, send_theta, status_of};
 use super::turnaways::Turnaways;
 use crate::follower::{Given, StreamId};
+use crate::table::Pushed;
 
 /// The service of a server that decides nothing.
 #[derive(Debug, Clone)]
@@ -100,7 +101,10 @@ impl PartitionService {
             Ok(None) => return Err(to_status(&nothing())),
             Err(failure) => return Err(status_of(failure)),
         };
-        let digest = follower.stage(&push.header, push.gradient, push.digest);
+        let Pushed::Whole(gradient) = push.gradient else {
+            unreachable!("rows are refused as soon as they are announced")
+        };
+        let digest = follower.stage(&push.header, gradient, push.digest);
         let digest = digest.map_err(|e| to_status(&e))?;
         Ok(hot::single(frames::plain(&pb::StageResponse { digest })))
     }

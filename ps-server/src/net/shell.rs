@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use ps_common::rows::Rows;
 use ps_common::{Error, ErrorCode};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::core::{CallId, ConnId, Input, Time};
 use crate::driver::{Aftermath, Delivery, Driver};
-use crate::table::Gradient;
+use crate::table::Pushed;
 
 /// What all services share.
 #[derive(Debug)]
@@ -26,6 +27,15 @@ pub struct Shell {
     conclude: Notify,
     over: Notify,
     initialized: Notify,
+}
+
+/// What a call brings besides its words.
+#[derive(Debug, Default)]
+pub struct Brought {
+    /// Of a push.
+    pub gradient: Option<Pushed>,
+    /// Rows that the answer shall bring in place of theta.
+    pub asked: Option<Vec<Rows>>,
 }
 
 /// Who waits for an answer.
@@ -98,14 +108,17 @@ impl Shell {
     /// The core's refusal.
     pub async fn call(
         &self,
-        gradient: Option<Gradient>,
+        brought: Brought,
         input: impl FnOnce(CallId) -> Input,
     ) -> Result<Delivery, Error> {
         let call = CallId(self.ids.fetch_add(1, Ordering::Relaxed));
         let (sender, answer) = oneshot::channel();
         self.callers.0.lock().insert(call, sender);
         let withdraw = Withdraw { shell: self, call };
-        self.feed(gradient.map(|gradient| (call, gradient)), input(call));
+        if let Some(rows) = brought.asked {
+            self.driver.ask(call, rows);
+        }
+        self.feed(brought.gradient.map(|gradient| (call, gradient)), input(call));
         let delivery = answer.await;
         std::mem::forget(withdraw);
         match delivery {
@@ -121,7 +134,7 @@ impl Shell {
     /// # Errors
     /// NOT_DURABLE, if it could not be written; NOT_BUILT without `--checkpoint-dir`.
     pub async fn checkpoint(&self) -> Result<(u64, String), Error> {
-        match self.call(None, |call| Input::Checkpoint { call: Some(call) }).await? {
+        match self.call(Brought::default(), |call| Input::Checkpoint { call: Some(call) }).await? {
             Delivery::Checkpointed(version, path) => Ok((version, path)),
             other => {
                 let what = format!("a wish for a checkpoint got another call's answer: {other:?}");
@@ -130,7 +143,7 @@ impl Shell {
         }
     }
 
-    fn feed(&self, gradient: Option<(CallId, Gradient)>, input: Input) {
+    fn feed(&self, gradient: Option<(CallId, Pushed)>, input: Input) {
         let mut deliver = |call, delivery| self.callers.deliver(call, delivery);
         let is_join = matches!(input, Input::Join { .. });
         let clock = || self.now();

@@ -99,6 +99,14 @@ impl Optimizer {
         coupled.then_some(self.weight_decay)
     }
 
+    /// Whether an element whose gradient is 0 stays as it is, and what is remembered of it too, so that rows
+    /// without a gradient need not be looked at. Of FTRL that is so up to rounding: an element is
+    /// computed from what is remembered of it.
+    pub fn leaves_zeros(&self) -> bool {
+        let is_lazy = matches!(self.rule, Rule::Sgd | Rule::Adagrad { .. } | Rule::Ftrl { .. });
+        is_lazy && self.gradient_decay().is_none() && self.clip_norm.is_none()
+    }
+
     /// A step at rate `lr * factor`, after `n_before` others.
     pub fn at(&self, lr: f64, factor: f64, n_before: u64) -> Step {
         Step { lr, factor, decay: self.weight_decay, n_before, penalized: true }

@@ -25,6 +25,8 @@ use super::motion::{BLOCK, runs_of};
 use super::store::{Snapshot, Store};
 use crate::numeric::{Norm, Optimizer, Rule, scale, sgd_element};
 
+mod rows;
+
 /// A theta below this many elements is in the sample as a whole.
 const SMALL: usize = 4096;
 /// Of a larger theta, every element at a multiple of this.
@@ -222,9 +224,14 @@ impl SharedStore {
                 lost += u64::from(is_lost);
             }
         }
+        self.count_stores(checked, lost);
+        Ok(())
+    }
+
+    /// Counts stores to the sample, and those of them that undid another.
+    fn count_stores(&self, checked: u64, lost: u64) {
         self.checked.fetch_add(checked, Relaxed);
         self.lost.fetch_add(lost, Relaxed);
-        Ok(())
     }
 
     /// In the order of chunks and blocks, as the store with locks does it: the same bits.

@@ -15,6 +15,7 @@ mod hogwild;
 mod motion;
 mod norm;
 mod room;
+mod sparse;
 mod state;
 mod store;
 mod theta;
@@ -26,7 +27,8 @@ pub use held::{Held, Spares};
 pub use hogwild::SharedStore;
 pub use norm::{Grid, Misfit, clips};
 pub(crate) use room::check_room;
-pub use store::{Compensation, Prepared, Snapshot, Store, Update};
+pub use sparse::{Pushed, SparseGradient};
+pub use store::{Compensation, MovedRows, Prepared, Snapshot, Store, Update};
 
 #[cfg(test)]
 mod tests;

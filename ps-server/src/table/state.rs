@@ -87,9 +87,13 @@ impl<T: Element> State<T> {
     }
 
     /// A slot in force.
-    #[cfg(test)]
     pub(super) fn slot(&self, slot: usize) -> &[T] {
         &self.now[slot]
+    }
+
+    /// A slot in force, to be written where it lies.
+    pub(super) fn slot_mut(&mut self, slot: usize) -> &mut Shared<T> {
+        &mut self.now[slot]
     }
 }
 

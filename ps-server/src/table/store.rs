@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use ps_common::dtype::CHUNK_BYTES;
 use ps_common::import::Imported;
 use ps_common::job::Combine;
 use ps_common::partition::Partition;
+use ps_common::rows::{self, Rows};
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Element};
 use sha2::{Digest, Sha256};
@@ -18,6 +20,7 @@ use super::gradient::Gradient;
 use super::held::Held;
 use super::motion::Motion;
 use super::norm::{Grid, clips};
+use super::sparse::{SparseGradient, sum_of};
 use super::theta::Theta;
 use crate::numeric::{Optimizer, initialize};
 use crate::threads::Threads;
@@ -107,6 +110,39 @@ impl Snapshot {
         Self::new(self.version, self.dtype, n_bytes / self.dtype.size_bytes(), chunks)
     }
 
+    /// The elements of `rows`, in this order, as a theta of their own: a copy.
+    ///
+    /// # Panics
+    /// If a row is beyond theta.
+    #[must_use]
+    pub fn of_rows(&self, rows: &[Rows]) -> Self {
+        let (size, dim) = (self.dtype.size_bytes(), rows::n_elements(rows));
+        let n_bytes = dim * size;
+        let mut chunks = Vec::with_capacity(n_bytes.div_ceil(CHUNK_BYTES));
+        let mut bytes = BytesMut::with_capacity(n_bytes.min(CHUNK_BYTES));
+        let (mut index, mut open) = (usize::MAX, Bytes::new());
+        let chunk_len = self.chunk_len(0);
+        for (wanted, place) in rows::pieces(rows, chunk_len) {
+            if wanted != index {
+                (index, open) = (wanted, self.chunk(wanted));
+            }
+            let mut piece = &open[place.start * size..place.end * size];
+            while !piece.is_empty() {
+                let (here, beyond) = piece.split_at(piece.len().min(CHUNK_BYTES - bytes.len()));
+                bytes.extend_from_slice(here);
+                piece = beyond;
+                if bytes.len() == CHUNK_BYTES {
+                    let next = BytesMut::with_capacity(CHUNK_BYTES);
+                    chunks.push(std::mem::replace(&mut bytes, next).freeze());
+                }
+            }
+        }
+        if !bytes.is_empty() {
+            chunks.push(bytes.freeze());
+        }
+        Self::new(self.version, self.dtype, dim, chunks)
+    }
+
     /// SHA-256 of theta's bytes (rule R11), hexadecimal.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
@@ -174,6 +210,16 @@ pub struct Prepared(AnyPrepared);
 enum AnyPrepared {
     F32(super::theta::Prepared<f32>),
     F64(super::theta::Prepared<f64>),
+}
+
+/// Rows as an update leaves them, not in force: dropped, they leave no trace.
+#[derive(Debug)]
+pub struct MovedRows(AnyMoved);
+
+#[derive(Debug)]
+enum AnyMoved {
+    F32(super::theta::Moved<f32>),
+    F64(super::theta::Moved<f64>),
 }
 
 /// theta, its version, its update rule; or the part of theta that this server has.
@@ -342,6 +388,49 @@ impl Store {
         match &mut self.theta {
             AnyTheta::F32(theta) => theta.defer(certain, gradients, rule),
             AnyTheta::F64(theta) => theta.defer(certain, gradients, rule),
+        }
+        self.version += 1;
+    }
+
+    /// Computes an update by gradients of some rows, weighted and summed in this order, beside theta; other
+    /// rows stay as they are ([`Optimizer::leaves_zeros`] says whether that is right).
+    ///
+    /// # Errors
+    /// As [`Store::prepare`].
+    ///
+    /// # Panics
+    /// If a gradient has another element type, or a row is beyond theta.
+    pub fn prepare_rows(
+        &mut self,
+        parts: &[(SparseGradient, f64)],
+        rate_factor: f64,
+    ) -> Result<MovedRows, usize> {
+        let motion = motion(&self.optimizer, self.version, rate_factor, &self.penalized);
+        let absolute = |place| self.first_key + place;
+        Ok(MovedRows(match &mut self.theta {
+            AnyTheta::F32(theta) => {
+                let (rows, sum) = sum_of(parts);
+                let moved = theta.prepare_rows(rows.into_owned(), &sum, &motion);
+                AnyMoved::F32(moved.map_err(absolute)?)
+            }
+            AnyTheta::F64(theta) => {
+                let (rows, sum) = sum_of(parts);
+                let moved = theta.prepare_rows(rows.into_owned(), &sum, &motion);
+                AnyMoved::F64(moved.map_err(absolute)?)
+            }
+        }))
+    }
+
+    /// Puts rows in force where they lie. Whoever holds a snapshot keeps its version; that costs a copy of
+    /// each chunk that rows are in.
+    ///
+    /// # Panics
+    /// If they are not what this store's last [`Store::prepare_rows`] gave.
+    pub fn commit_rows(&mut self, moved: &MovedRows) {
+        match (&mut self.theta, &moved.0) {
+            (AnyTheta::F32(theta), AnyMoved::F32(moved)) => theta.commit_rows(moved),
+            (AnyTheta::F64(theta), AnyMoved::F64(moved)) => theta.commit_rows(moved),
+            _ => panic!("another store's update"),
         }
         self.version += 1;
     }

@@ -20,6 +20,10 @@ use super::store::Chunks;
 use crate::numeric::Optimizer;
 use crate::threads::Threads;
 
+mod rows;
+
+pub(super) use rows::Moved;
+
 /// Earlier versions of theta whose memory is kept: about as many as are on their way to readers at once.
 const SPARES_MAX: usize = 8;
 

@@ -78,30 +78,37 @@ async fn rows_1_to_5_malformed_gradients_leave_no_trace() {
     assert_eq!(result.outcome(), pb::Outcome::Applied);
 }
 
-/// Rows of keys travel in fields that this wire has reserved: nobody reads them.
 #[tokio::test]
-async fn rows_6_and_7_there_are_no_sparse_pushes_on_this_wire() {
-    use prost::Message;
-
+async fn rows_6_and_7_rows_of_tables_that_are_wrong_leave_no_trace() {
     let (_server, address, mut good) = setting(&[]).await;
     let mut bad = Caller::joined(&address, 1, DIM).await;
-    // A header, two elements, and in field 6 packed keys: 3 and one that theta has not.
-    let message = bad.message(0, 1, &[1.0; 2]).encode_to_vec();
-    for keys in [&[3, 0x80, 0x08][..], &[3], &[3, 3]] {
-        let before = good.pull().await.expect("theta");
-        let mut sparse = message.clone();
-        sparse.extend([6 << 3 | 2, u8::try_from(keys.len()).expect("few")]);
-        sparse.extend_from_slice(keys);
-        let status = bad.raw("/ps.v1.Parameters/Push", sparse).await;
-        assert_eq!(reason_of(&status), invalid("DIM_MISMATCH"), "{keys:?}");
-        let seen = Seen::by(&mut good, &before).await;
-        let answer = format!("{}: no sparse pushes on this wire", refusal(&status));
-        let (row, fault) = match keys.len() {
-            3 => (6, "rows of keys beyond theta, in a field that the wire reserves for them"),
-            _ => (7, "as many keys as rows or fewer, or one twice, in such a field"),
-        };
-        stands(row, fault, &answer, seen);
+    let sender = bad.clone();
+    let push = |rows: &[u32], n_values: usize, asked: &[u32]| {
+        let asked: Vec<_> = if asked.is_empty() { vec![] } else { vec![(0, asked)] };
+        sender.rows_messages((0, 1), (&[(0, rows)], &vec![1.0; n_values]), &asked)
+    };
+    for (fault, messages) in [
+        ("a row beyond the table's last", push(&[3, 10], 2, &[])),
+        ("a row asked for beyond the table's last", push(&[3], 1, &[10])),
+    ] {
+        let (code, reason, seen) = refused(&mut good, &mut bad, messages).await;
+        assert_eq!((code, &reason[..]), (Code::OutOfRange, "ROW_RANGE"), "{fault}");
+        stands(6, fault, &refusal_of(code, &reason), seen);
     }
+    let fault = "more or fewer elements than the rows have";
+    for n_values in [1, 3] {
+        let messages = push(&[3, 4], n_values, &[]);
+        check((&mut good, &mut bad), (7, fault), messages, "DIM_MISMATCH").await;
+    }
+    // A row that is named twice is the sum of both.
+    let before = good.theta().await;
+    bad.push_messages(push(&[3, 3], 2, &[])).await.expect("defined");
+    let mut wanted = before.clone();
+    wanted[3] -= 0.5 * (1.0 + 1.0);
+    assert_eq!(good.theta().await, wanted);
+    let after = good.pull().await.expect("theta");
+    let seen = Seen { theta_unchanged: None, ..Seen::by(&mut good, &after).await };
+    stands(7, "a row named twice in one push", "OK: both are added", seen);
     let chunk = |key: u64, last: bool| pb::PushRequest {
         header: (key != 3).then(|| header(&bad, 0, 1)),
         key,

@@ -5,6 +5,7 @@ pub(super) mod deferred;
 mod golden;
 mod norm;
 mod parts;
+mod sparse;
 mod threads;
 mod updates;
 
