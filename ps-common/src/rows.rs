@@ -143,6 +143,34 @@ pub fn pieces(
     })
 }
 
+/// Pieces that are looked at before they are copied: about as many as a processor fetches at once.
+const AHEAD: usize = 16;
+
+/// Gives `take` the elements of rows in order, piece by piece, out of chunks of `chunk_len`, each element of which
+/// is `scale` entries of what `chunk` gives.
+///
+/// Rows are spread over more memory than caches hold. Both ends of some pieces are read before the first of them
+/// is copied, so that the processor fetches them side by side and not one after the other.
+pub fn visit<'a, E: Copy + 'a>(
+    rows: &[Rows],
+    (chunk_len, scale): (usize, usize),
+    chunk: impl Fn(usize) -> &'a [E],
+    mut take: impl FnMut(&'a [E]),
+) {
+    let mut pieces = pieces(rows, chunk_len)
+        .map(|(index, place)| &chunk(index)[place.start * scale..place.end * scale]);
+    loop {
+        let ahead: [Option<&[E]>; AHEAD] = std::array::from_fn(|_| pieces.next());
+        if ahead[0].is_none() {
+            return;
+        }
+        for piece in ahead.iter().flatten() {
+            std::hint::black_box((piece[0], piece[piece.len() - 1]));
+        }
+        ahead.into_iter().flatten().for_each(&mut take);
+    }
+}
+
 /// Elements of all of them, at most the largest number there is.
 pub fn n_elements(rows: &[Rows]) -> usize {
     rows.iter().fold(0, |n, rows| n.saturating_add(rows.n_elements()))
@@ -253,6 +281,22 @@ mod tests {
                 .inspect(|(_, place)| assert!(!place.is_empty() && place.end <= chunk_len))
                 .flat_map(|(chunk, place)| place.map(move |i| chunk * chunk_len + i));
             assert_eq!(found.collect::<Vec<_>>(), keys, "chunks of {chunk_len}");
+        }
+    }
+
+    #[test]
+    fn all_pieces_are_visited_in_order() {
+        let theta: Vec<u16> = (0..30).collect();
+        let many = [rows(1, &[3, 0, 1, 2]), rows(0, &(0..5).cycle().take(37).collect::<Vec<_>>())];
+        for chunk_len in [1, 4, 30] {
+            let chunks: Vec<Vec<u16>> =
+                theta.chunks(chunk_len).map(|c| c.iter().flat_map(|&x| [x, x]).collect()).collect();
+            let mut got = Vec::new();
+            visit(&many, (chunk_len, 2), |i| &chunks[i][..], |piece| got.extend_from_slice(piece));
+            let keys =
+                many.iter().flat_map(|rows| rows.keys().flat_map(|key| key..key + rows.width()));
+            let wanted: Vec<u16> = keys.flat_map(|key| [theta[key]; 2]).collect();
+            assert_eq!(got, wanted, "chunks of {chunk_len}");
         }
     }
 

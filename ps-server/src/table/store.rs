@@ -1,5 +1,6 @@
 //! theta whatever its element type, with its version: the table that the driver holds.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -120,27 +121,44 @@ impl Snapshot {
         let n_bytes = dim * size;
         let mut chunks = Vec::with_capacity(n_bytes.div_ceil(CHUNK_BYTES));
         let mut bytes = BytesMut::with_capacity(n_bytes.min(CHUNK_BYTES));
-        let (mut index, mut open) = (usize::MAX, Bytes::new());
-        let chunk_len = self.chunk_len(0);
-        for (wanted, place) in rows::pieces(rows, chunk_len) {
-            if wanted != index {
-                (index, open) = (wanted, self.chunk(wanted));
-            }
-            let mut piece = &open[place.start * size..place.end * size];
-            while !piece.is_empty() {
-                let (here, beyond) = piece.split_at(piece.len().min(CHUNK_BYTES - bytes.len()));
-                bytes.extend_from_slice(here);
-                piece = beyond;
-                if bytes.len() == CHUNK_BYTES {
-                    let next = BytesMut::with_capacity(CHUNK_BYTES);
-                    chunks.push(std::mem::replace(&mut bytes, next).freeze());
+        let open = self.open(rows);
+        let scale = (self.chunk_len(0), size);
+        rows::visit(
+            rows,
+            scale,
+            |index| &open[index][..],
+            |mut piece| {
+                while !piece.is_empty() {
+                    let (here, beyond) = piece.split_at(piece.len().min(CHUNK_BYTES - bytes.len()));
+                    bytes.extend_from_slice(here);
+                    piece = beyond;
+                    if bytes.len() == CHUNK_BYTES {
+                        let next = BytesMut::with_capacity(CHUNK_BYTES);
+                        chunks.push(std::mem::replace(&mut bytes, next).freeze());
+                    }
                 }
-            }
-        }
+            },
+        );
         if !bytes.is_empty() {
             chunks.push(bytes.freeze());
         }
         Self::new(self.version, self.dtype, dim, chunks)
+    }
+
+    /// The chunks by index, at least those that rows are in.
+    fn open(&self, rows: &[Rows]) -> Cow<'_, [Bytes]> {
+        match &self.chunks {
+            Chunks::Here(chunks) => Cow::Borrowed(chunks),
+            Chunks::Coming(coming) => {
+                let mut open = vec![Bytes::new(); coming.n_chunks()];
+                for (index, _) in rows::pieces(rows, coming.chunk_len(0)) {
+                    if open[index].is_empty() {
+                        open[index] = coming.chunk_bytes(index);
+                    }
+                }
+                Cow::Owned(open)
+            }
+        }
     }
 
     /// SHA-256 of theta's bytes (rule R11), hexadecimal.

@@ -10,6 +10,7 @@ use ps_common::exit::ExitError;
 use ps_common::job::Mode;
 
 use super::job::Job;
+use super::sparse::Sparse;
 
 /// The congestion control that both sides' sockets use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,6 +52,7 @@ Examples:
   psctl bench
   psctl bench --sizes 1M --workers 2 --mode sync,async --json | tail -1
   psctl bench --sizes 1M --wire f32 --wire int8 --wire topk,ratio=0.01
+  psctl bench --sizes 16M --sparse 10000x16 --workers 1,2
   psctl bench --json >before.json; psctl bench --against before.json
   psctl bench --sizes 1M --repeats 5 --against-programs ../before/target/release
   psctl bench --idle --workers 4")]
@@ -73,6 +75,10 @@ pub struct Args {
     /// repeated. Bare sockets have no codec [default: f32]
     #[arg(long = "wire", value_name = "CODEC")]
     pub wires: Vec<Codec>,
+    /// Push and pull so many rows of so many elements a step, of theta as one table, and not all of theta:
+    /// ROWSxWIDTH
+    #[arg(long, value_name = "ROWSxWIDTH")]
+    pub sparse: Option<Sparse>,
     /// How long one measurement lasts: more where twenty steps need more, less where theta would
     /// no longer be exact (more than 5 million pushes in f32)
     #[arg(long, default_value = "2", value_parser = parse_seconds)]
@@ -107,7 +113,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
           default_missing_value = "25s", value_parser = parse_seconds,
           conflicts_with_all = ["sizes", "servers", "modes", "wires", "seconds", "repeats", "dtype",
-              "congestion", "tls", "plot", "against", "against_programs", "raw_only"])]
+              "congestion", "sparse", "tls", "plot", "against", "against_programs", "raw_only"])]
     pub idle: Option<Duration>,
     /// Only the bare sockets, in any build: for tests
     #[arg(long, hide = true)]
@@ -126,7 +132,8 @@ impl Args {
         for &wire in wires {
             for &mode in &self.modes {
                 for &n in &self.sizes {
-                    let job = |&workers| Job { n, workers, mode, dtype: self.dtype, wire };
+                    let (dtype, sparse) = (self.dtype, self.sparse);
+                    let job = |&workers| Job { n, workers, mode, dtype, wire, sparse };
                     jobs.extend(self.workers.iter().map(job));
                 }
             }
@@ -146,6 +153,7 @@ impl Args {
                 "--mode {mode}: the bench has sync and async, whose work bare sockets do as well"
             )));
         }
+        self.check_sparse()?;
         if cfg!(debug_assertions) && !self.raw_only && !self.any_build {
             return Err(ExitError::config(
                 "a debug build is about thirty times slower and its figures mean nothing: \
@@ -183,6 +191,31 @@ impl Args {
             }
         }
         Ok(())
+    }
+}
+
+impl Args {
+    /// Refuses rows with what has none.
+    fn check_sparse(&self) -> Result<(), ExitError> {
+        let Some(sparse) = self.sparse else { return Ok(()) };
+        let refused = |what: String| Err(ExitError::config(format!("--sparse {sparse} {what}")));
+        for (is_there, flag, why) in [
+            (
+                self.modes.contains(&Mode::Sync),
+                "--mode sync",
+                "bare sockets have rows in async alone",
+            ),
+            (self.servers > 1, "--servers", "rows go to one server"),
+            (!self.wires.is_empty(), "--wire", "codecs are for whole gradients"),
+        ] {
+            if is_there {
+                return refused(format!("with {flag}: {why}"));
+            }
+        }
+        match self.sizes.iter().find_map(|&n| sparse.check(n).err().map(|what| (n, what))) {
+            Some((n, what)) => refused(format!("with --sizes {n}: {what}")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -252,6 +285,26 @@ mod tests {
         let cell = |wire: &str, workers| (wire.to_owned(), workers);
         let topk = "topk,ratio=0.5";
         assert_eq!(cells, [cell("f32", 1), cell("f32", 2), cell(topk, 1), cell(topk, 2)]);
+    }
+
+    #[test]
+    fn rows_go_with_what_has_them() {
+        let check = |more: &[&str]| {
+            let all = ["bench", "--raw-only", "--sizes=160", "--sparse=10x16"];
+            Demo::parse_from([&all[..], more].concat()).args.check(u64::MAX)
+        };
+        check(&["--dtype=f64"]).expect("fine");
+        for (more, says) in [
+            (&["--mode=async,sync"][..], "--sparse 10x16 with --mode sync"),
+            (&["--servers=2"], "with --servers: rows go to one server"),
+            (&["--wire=f16"], "with --wire"),
+        ] {
+            let error = check(more).expect_err(says);
+            assert!(error.message.contains(says), "{error}");
+        }
+        let args = Demo::parse_from(["bench", "--raw-only", "--sizes=160,159", "--sparse=10x16"]);
+        let error = args.args.check(u64::MAX).expect_err("no table");
+        assert!(error.message.contains("with --sizes 159: 159 elements are no table"), "{error}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use ps_worker::net::{Approach, Client, Credentials, Parcel, Steps};
 
 use super::job::Way;
 use super::role::{ServerArgs, WorkerArgs};
+use super::sparse::Batches;
 use super::work::LEARNING_RATE;
 
 /// A worker is silent while others work: this is longer than any of them takes.
@@ -103,8 +104,11 @@ pub(super) async fn connect<T: Element>(args: &WorkerArgs) -> Result<Connection<
         Credentials::load(&CredentialArgs { tls_ca, ..CredentialArgs::default() }, &urls)?;
     let approach = Approach { congestion, credentials, ..Approach::default() };
     let client = Client::connect_with(&urls, CONNECT_PATIENCE, &approach).await?;
-    let tables = Tables::new(vec![Table::zeros("theta", &[args.job.n as u64], false)])
-        .map_err(|e| ExitError::config("--sizes makes no theta").because(e))?;
+    let tables = match args.job.sparse {
+        Some(sparse) => sparse.tables(args.job.n),
+        None => Tables::new(vec![Table::zeros("theta", &[args.job.n as u64], false)])
+            .map_err(|e| ExitError::config("--sizes makes no theta").because(e))?,
+    };
     let request = JoinRequest {
         protocol_version: PROTOCOL_VERSION,
         role: Role::Worker,
@@ -177,6 +181,26 @@ pub(super) async fn steps<T: Element>(
         times.push(began.elapsed());
     }
     connection.coder = coder;
+    Ok(times)
+}
+
+/// Pushes rows and is given those of the next step in `theta`, `steps` times; how long each took.
+///
+/// # Errors
+/// As [`steps`].
+pub(super) async fn steps_of_rows<T: Element>(
+    connection: &mut Connection<T>,
+    batches: &mut Batches<T>,
+    theta: &mut [T],
+    steps: u64,
+) -> Result<Vec<Duration>, ExitError> {
+    let mut times = Vec::with_capacity(steps as usize);
+    for _ in 0..steps {
+        let (rows, values, asked) = batches.next();
+        let began = Instant::now();
+        step(connection, Parcel::from(values).of_rows(rows, asked), theta).await?;
+        times.push(began.elapsed());
+    }
     Ok(times)
 }
 
@@ -276,7 +300,8 @@ mod tests {
 
     #[test]
     fn every_push_counts_once() {
-        let job = |n, workers, mode, dtype| Job { n, workers, mode, dtype, wire: Codec::PLAIN };
+        let (wire, sparse) = (Codec::PLAIN, None);
+        let job = |n, workers, mode, dtype| Job { n, workers, mode, dtype, wire, sparse };
         for n in [1, 1000, 65_536, 65_537, 200_000] {
             let pushes = [3, 5, 1];
             let theta = theta_after::<f32>(job(n, 3, Mode::Async, Dtype::F32), &pushes);
@@ -290,7 +315,8 @@ mod tests {
     fn every_push_counts_once_through_every_codec() {
         for name in ["f16", "bf16", "int8", "topk,ratio=0.05"] {
             let wire = name.parse().expect("a codec");
-            let job = Job { n: 70_001, workers: 2, mode: Mode::Async, dtype: Dtype::F32, wire };
+            let (mode, dtype, sparse) = (Mode::Async, Dtype::F32, None);
+            let job = Job { n: 70_001, workers: 2, mode, dtype, wire, sparse };
             let pushes = [6, 4];
             let theta = theta_after::<f32>(job, &pushes);
             assert_eq!(work::first_difference(&theta, &pushes, wire), None, "{name}");

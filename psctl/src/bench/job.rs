@@ -7,6 +7,8 @@ use ps_common::codec::Codec;
 use ps_common::job::Mode;
 use serde::{Serialize, Serializer};
 
+use super::sparse::Sparse;
+
 /// What one cell does; both sides of a comparison get the same.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, clap::Args)]
 #[serde(rename_all = "kebab-case")]
@@ -28,6 +30,10 @@ pub(super) struct Job {
     #[arg(long, default_value_t = Codec::PLAIN)]
     #[serde(skip_serializing_if = "is_plain", serialize_with = "as_typed")]
     pub(super) wire: Codec,
+    /// Rows that a step pushes and is given, of theta as one table; absent: all of theta.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_typed_if_any")]
+    pub(super) sparse: Option<Sparse>,
 }
 
 /// What the bytes of a cell go over.
@@ -47,9 +53,14 @@ impl Job {
         self.n * self.dtype.size_bytes()
     }
 
-    /// Bytes pushed and pulled by one step of one worker, without headers, codecs and TLS.
+    /// Elements that a step pushes, and as many that it is given.
+    pub(super) fn n_of_step(&self) -> usize {
+        self.sparse.map_or(self.n, Sparse::n_elements)
+    }
+
+    /// Bytes pushed and pulled by one step of one worker, without headers, codecs, numbers of rows and TLS.
     pub(super) fn payload_bytes_per_step(&self) -> usize {
-        2 * self.theta_bytes()
+        2 * self.n_of_step() * self.dtype.size_bytes()
     }
 
     /// The word for how gradients are written: without a codec their type.
@@ -69,6 +80,13 @@ fn as_typed<S: Serializer>(wire: &Codec, serializer: S) -> Result<S::Ok, S::Erro
     serializer.collect_str(wire)
 }
 
+fn as_typed_if_any<S: Serializer>(
+    sparse: &Option<Sparse>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&sparse.expect("skipped without"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,9 +100,12 @@ mod tests {
 
     #[test]
     fn a_job_survives_the_command_line_of_a_process() {
-        for (wire, n_arguments) in [("f32", 4), ("int8", 5), ("topk,ratio=0.25", 5)] {
+        let sparse = Some(Sparse { rows: 3, width: 2 });
+        for (wire, sparse, n_arguments) in
+            [("f32", None, 4), ("int8", None, 5), ("topk,ratio=0.25", None, 5), ("f32", sparse, 5)]
+        {
             let wire = wire.parse().expect("a codec");
-            let job = Job { n: 7, workers: 3, mode: Mode::Sync, dtype: Dtype::F64, wire };
+            let job = Job { n: 7, workers: 3, mode: Mode::Sync, dtype: Dtype::F64, wire, sparse };
             let arguments = ps_common::flags::to_arguments(&job);
             assert_eq!(arguments.len(), n_arguments, "{arguments:?}");
             let read = Demo::parse_from(std::iter::once("job".into()).chain(arguments)).job;

@@ -19,6 +19,7 @@ mod raw;
 mod role;
 mod rows;
 mod socket;
+mod sparse;
 mod table;
 mod work;
 

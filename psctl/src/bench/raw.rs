@@ -6,8 +6,10 @@
 //! figures of the real server are thus compared with something that has less to do, never more.
 //!
 //! On the wire: the worker's rank as four little-endian bytes, then for each step N elements in
-//! and N elements out, answered piece by piece.
+//! and N elements out, answered piece by piece. With rows: the numbers of those that are pushed, of those that
+//! are asked for, the elements of the former in, and those of the latter out.
 
+pub(super) mod rows;
 pub(super) mod server;
 pub(super) mod worker;
 

@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::job::{Job, Way};
 use super::protocol::{Order, Report, say};
+use super::sparse::Batches;
 use super::{grpc, raw, socket, work};
 
 /// Arguments of the hidden subcommand that is one process of a bench.
@@ -121,6 +122,39 @@ enum Link<T> {
     Grpc(Runtime, Box<grpc::Connection<T>>),
 }
 
+/// What a worker pushes.
+enum Load<T> {
+    /// The same gradient in every step.
+    Whole(Shared<T>),
+    /// Some rows, others in each step.
+    Rows(Batches<T>),
+}
+
+impl<T: Element> Load<T> {
+    fn new(Job { n, wire, sparse, .. }: Job, rank: u32) -> Self {
+        match sparse {
+            None => Self::Whole(work::gradient(n, rank, wire)),
+            Some(sparse) => Self::Rows(Batches::new(sparse, n, rank)),
+        }
+    }
+
+    /// Where `theta`, as it was given last, is not what `pushes` amount to: the key, and what was expected and got.
+    fn first_difference(
+        &self,
+        Job { n, wire, sparse, .. }: Job,
+        theta: &[T],
+        pushes: &[u64],
+    ) -> Option<(usize, T, T)> {
+        match (self, sparse) {
+            (Self::Rows(batches), Some(sparse)) => batches
+                .first_difference((sparse, n), theta, pushes)
+                .map(|(key, expected, place)| (key, expected, theta[place])),
+            _ => work::first_difference(theta, pushes, wire)
+                .map(|(key, expected)| (key, expected, theta[key])),
+        }
+    }
+}
+
 /// What some steps came to.
 #[derive(Default)]
 struct Stretch {
@@ -147,20 +181,26 @@ impl<T: Element> Link<T> {
         Ok(Self::Grpc(runtime, Box::new(connection)))
     }
 
-    fn steps(
-        &mut self,
-        gradient: &Shared<T>,
-        theta: &mut [T],
-        n: u64,
-    ) -> Result<Stretch, ExitError> {
+    fn steps(&mut self, load: &mut Load<T>, theta: &mut [T], n: u64) -> Result<Stretch, ExitError> {
         match self {
             Self::Raw(stream) => {
-                let times = raw::worker::steps(stream, gradient, theta, n).map_err(raw_failed)?;
-                Ok(Stretch { times, sent_bytes: n * size_of_val(&**gradient) as u64 })
+                let times = match load {
+                    Load::Whole(gradient) => raw::worker::steps(stream, gradient, theta, n),
+                    Load::Rows(batches) => raw::rows::steps(stream, batches, theta, n),
+                };
+                let sent_bytes = n * size_of_val(theta) as u64;
+                Ok(Stretch { times: times.map_err(raw_failed)?, sent_bytes })
             }
             Self::Grpc(runtime, connection) => {
                 let before = grpc::sent_bytes(connection);
-                let times = runtime.block_on(grpc::steps(connection, gradient, theta, n))?;
+                let times = match load {
+                    Load::Whole(gradient) => {
+                        runtime.block_on(grpc::steps(connection, gradient, theta, n))?
+                    }
+                    Load::Rows(batches) => {
+                        runtime.block_on(grpc::steps_of_rows(connection, batches, theta, n))?
+                    }
+                };
                 Ok(Stretch { times, sent_bytes: grpc::sent_bytes(connection) - before })
             }
         }
@@ -185,9 +225,8 @@ fn obey<T: Element>(
     orders: &mpsc::Receiver<Order>,
     mut link: Link<T>,
 ) -> Result<(), ExitError> {
-    let Job { n, wire, .. } = args.job;
-    let gradient = work::gradient::<T>(n, args.rank, wire);
-    let mut theta = vec![T::ZERO; n];
+    let mut load = Load::new(args.job, args.rank);
+    let mut theta = vec![T::ZERO; args.job.n_of_step()];
     let mut last = Stretch::default();
     let report = |report: &Report| {
         say(&mut io::stdout(), report)
@@ -197,7 +236,7 @@ fn obey<T: Element>(
     for order in orders {
         match order {
             Order::Steps { steps } => {
-                last = link.steps(&gradient, &mut theta, steps)?;
+                last = link.steps(&mut load, &mut theta, steps)?;
                 report(&Report::Done)?;
             }
             Order::Settle => {
@@ -209,10 +248,10 @@ fn obey<T: Element>(
                 report(&Report::Times { nanos, sent_bytes: Some(last.sent_bytes) })?;
             }
             Order::Check { pushes } => {
-                report(&match work::first_difference(&theta, &pushes, wire) {
+                report(&match load.first_difference(args.job, &theta, &pushes) {
                     None => Report::Checked,
-                    Some((key, expected)) => {
-                        let (expected, got) = (expected.to_f64(), theta[key].to_f64());
+                    Some((key, expected, got)) => {
+                        let (expected, got) = (expected.to_f64(), got.to_f64());
                         Report::Different { key, expected, got }
                     }
                 })?;

@@ -10,6 +10,7 @@ use super::against::Comparison;
 use super::cell::Sample;
 use super::job::Job;
 use super::measure::{Machine, median};
+use super::sparse::Sparse;
 
 /// Everything that a run of the bench says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -58,6 +59,9 @@ pub(super) struct Row {
     repeats: usize,
     /// Of a step of one worker, both directions.
     payload_bytes_per_step: usize,
+    /// Where steps were of rows.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(super) sparse: Option<OfRows>,
     #[serde(flatten)]
     pub(super) grpc: Option<Grpc>,
     #[serde(flatten)]
@@ -65,6 +69,34 @@ pub(super) struct Row {
     /// This build over another, in the same run.
     #[serde(skip_serializing_if = "Option::is_none", rename = "against_program")]
     pub(super) other: Option<Other>,
+}
+
+/// Figures of steps of rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct OfRows {
+    /// That a step pushes, and is given.
+    pub(super) rows_per_step: usize,
+    /// Elements of each.
+    pub(super) row_width: usize,
+    /// Of all workers, as pushed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rows_per_second: Option<f64>,
+    /// Over bare sockets.
+    pub(super) raw_rows_per_second: f64,
+}
+
+impl OfRows {
+    fn of(Sparse { rows, width }: Sparse, grpc: &[Sample], raw: &[Sample]) -> Self {
+        let rate = |samples: &[Sample]| {
+            median(samples.iter().map(|sample| sample.steps_per_second * rows as f64))
+        };
+        Self {
+            rows_per_step: rows,
+            row_width: width,
+            rows_per_second: (!grpc.is_empty()).then(|| rate(grpc)),
+            raw_rows_per_second: rate(raw),
+        }
+    }
 }
 
 /// Figures of the build that is measured, and its ratios to bare sockets: medians over the repeats of
@@ -171,6 +203,7 @@ impl Row {
             dtype: job.dtype,
             repeats: raw.len(),
             payload_bytes_per_step: job.payload_bytes_per_step(),
+            sparse: job.sparse.map(|sparse| OfRows::of(sparse, grpc, raw)),
             grpc: (!grpc.is_empty()).then(|| Grpc::of(job, grpc, raw)),
             raw: Raw::of(raw),
             other: (!other.is_empty()).then(|| Other::of(grpc, other)),
@@ -292,8 +325,14 @@ pub(super) mod tests {
     use super::*;
     use ps_common::codec::Codec;
 
-    pub(in crate::bench) const JOB: Job =
-        Job { n: 1000, workers: 2, mode: Mode::Sync, dtype: Dtype::F32, wire: Codec::PLAIN };
+    pub(in crate::bench) const JOB: Job = Job {
+        n: 1000,
+        workers: 2,
+        mode: Mode::Sync,
+        dtype: Dtype::F32,
+        wire: Codec::PLAIN,
+        sparse: None,
+    };
 
     pub(in crate::bench) fn sample(gb_per_second: f64) -> Sample {
         Sample {

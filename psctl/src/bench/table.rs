@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use ps_common::units::show_bytes;
 
-use super::rows::{Grpc, Other, Raw, Results, Row, Spread};
+use super::rows::{Grpc, OfRows, Other, Raw, Results, Row, Spread};
 use crate::show::table::{Align, Table};
 
 const COLUMNS: &str = "mode          n   W   steps/s   GB/s   s/GB server  p50 us  p99 us memory     GB/s   s/GB server  p50 us   GB/s (min-max)   server";
@@ -57,6 +57,9 @@ pub(super) fn show(results: &Results) -> String {
     );
     if coded && results.rows.iter().any(|row| row.grpc.is_some()) {
         text.push_str(&codecs(&results.rows));
+    }
+    if results.rows.iter().any(|row| row.sparse.is_some()) {
+        text.push_str(&of_rows(&results.rows));
     }
     if let Some(program) = &results.against_program {
         text.push_str(&other_build(program, &results.rows));
@@ -161,6 +164,31 @@ fn codecs(rows: &[Row]) -> String {
         "\nsent/step: bytes of messages from one worker, and their share of a gradient as it is. The \
          worker's time to write\nthe gradient is part of a step. What topk holds back was pushed at \
          last, before theta was checked.\n\n{}",
+        whole(&table)
+    )
+}
+
+/// How many rows were pushed, and as many given.
+fn of_rows(rows: &[Row]) -> String {
+    let figures = ["rows/step", "elements", "M rows/s", "bare M rows/s"];
+    let mut table = Table::new(CELL.into_iter().chain(figures.map(|name| (name, Align::Right))));
+    let millions = |rate: f64| format!("{:.2}", rate / 1e6);
+    for row in rows {
+        let Some(OfRows { rows_per_step, row_width, rows_per_second, raw_rows_per_second }) =
+            row.sparse
+        else {
+            continue;
+        };
+        table.row(cell(row).into_iter().chain([
+            rows_per_step.to_string(),
+            row_width.to_string(),
+            or_none(rows_per_second, millions),
+            millions(raw_rows_per_second),
+        ]));
+    }
+    format!(
+        "\nSteps are of rows: elements of each, and how many were pushed (and as many others given) a second \
+         by all workers.\nPayload is their elements without their numbers. Memory is of all of theta.\n\n{}",
         whole(&table)
     )
 }

@@ -13,7 +13,7 @@ use ps_common::shared::Shared;
 pub(super) const LEARNING_RATE: f64 = 1.0 / 1024.0;
 
 /// Element `key` of the gradient of worker `rank`, the same in every step.
-fn element(key: usize, rank: u32, wire: Codec) -> i64 {
+pub(super) fn element(key: usize, rank: u32, wire: Codec) -> i64 {
     let place = key as u64 + u64::from(rank);
     match wire {
         // The scale of any block is then 1.

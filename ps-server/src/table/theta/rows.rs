@@ -97,13 +97,7 @@ fn gather<'a, T: Element>(
     chunk: impl Fn(usize) -> &'a [T],
 ) -> Vec<T> {
     let mut values = Vec::with_capacity(rows::n_elements(rows));
-    let (mut index, mut open): (usize, &[T]) = (usize::MAX, &[]);
-    for (wanted, place) in rows::pieces(rows, chunk_len) {
-        if wanted != index {
-            (index, open) = (wanted, chunk(wanted));
-        }
-        values.extend_from_slice(&open[place]);
-    }
+    rows::visit(rows, (chunk_len, 1), chunk, |piece| values.extend_from_slice(piece));
     values
 }
 

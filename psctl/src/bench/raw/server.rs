@@ -13,7 +13,7 @@ use ps_common::job::Mode;
 
 use super::super::job::Job;
 use super::super::work::LEARNING_RATE;
-use super::chunk_len;
+use super::{chunk_len, rows};
 
 /// Serves `job.workers` connections until all have left, and returns theta.
 ///
@@ -37,7 +37,10 @@ pub(in crate::bench) fn serve<T: Element>(listener: &TcpListener, job: &Job) -> 
     }
     let connections = connections.into_iter().flatten().collect();
     match job.mode {
-        Mode::Async => serve_async(connections, job.n),
+        Mode::Async => match job.sparse {
+            None => serve_async(connections, job.n),
+            Some(sparse) => rows::serve(connections, job.n, sparse),
+        },
         Mode::Sync => serve_sync(connections, job.n),
         mode @ (Mode::Ssp | Mode::Hogwild) => {
             Err(bad_data(format!("the bare-socket program has no {mode}")))
@@ -55,7 +58,7 @@ fn chunks<T: Element, L>(n: usize, lock: impl Fn(Vec<T>) -> L) -> Vec<Chunk<L>> 
 }
 
 /// Runs `serve_one` for each connection on a thread of its own and returns the first error.
-fn serve_each(
+pub(super) fn serve_each(
     connections: Vec<TcpStream>,
     serve_one: impl Fn(usize, TcpStream) -> io::Result<()> + Sync,
 ) -> io::Result<()> {
@@ -203,7 +206,10 @@ fn sum_and_apply<T: Element>(
 }
 
 /// Fills `values`; `false` where the peer closed before the first byte.
-fn read_or_end<T: Element>(stream: &mut TcpStream, values: &mut [T]) -> io::Result<bool> {
+pub(super) fn read_or_end<T: bytemuck::Pod>(
+    stream: &mut TcpStream,
+    values: &mut [T],
+) -> io::Result<bool> {
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
     let mut filled = 0;
     while filled < bytes.len() {
@@ -218,7 +224,7 @@ fn read_or_end<T: Element>(stream: &mut TcpStream, values: &mut [T]) -> io::Resu
     Ok(true)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

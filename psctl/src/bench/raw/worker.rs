@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn ten(mode: Mode) -> Job {
-        Job { n: 10, workers: 2, mode, dtype: Dtype::F32, wire: Codec::PLAIN }
+        Job { n: 10, workers: 2, mode, dtype: Dtype::F32, wire: Codec::PLAIN, sparse: None }
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
             for mode in [Mode::Async, Mode::Sync] {
                 let pushes = [4, if mode == Mode::Sync { 4 } else { 9 }, 4];
                 let wire = Codec::PLAIN;
-                let job = Job { n, workers: 3, mode, dtype: Dtype::F32, wire };
+                let job = Job { n, workers: 3, mode, dtype: Dtype::F32, wire, sparse: None };
                 let (theta, pulled) = theta_after::<f32>(job, &pushes);
                 assert_eq!(work::first_difference(&theta, &pushes, wire), None, "{n} {mode}");
                 if mode == Mode::Sync {
