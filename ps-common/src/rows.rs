@@ -144,7 +144,7 @@ pub fn pieces(
 }
 
 /// Pieces that are looked at before they are copied: about as many as a processor fetches at once.
-const AHEAD: usize = 16;
+const AHEAD: usize = 32;
 
 /// Gives `take` the elements of rows in order, piece by piece, out of chunks of `chunk_len`, each element of which
 /// is `scale` entries of what `chunk` gives.
@@ -191,11 +191,12 @@ pub fn check_size(rows: &[Rows], tables: &Tables) -> Result<(), Error> {
 
 fn numbers(mut bytes: impl Buf) -> Result<Vec<u32>, Error> {
     let n_bytes = bytes.remaining();
-    if !n_bytes.is_multiple_of(NUMBER_BYTES) {
+    let bytes = bytes.copy_to_bytes(n_bytes);
+    let (numbers, []) = bytes.as_chunks() else {
         let what = format!("{n_bytes} bytes are no whole number of row numbers of {NUMBER_BYTES}");
         return Err(Error::new(ErrorCode::BadLength, what).with("bytes", n_bytes));
-    }
-    Ok((0..n_bytes / NUMBER_BYTES).map(|_| bytes.get_u32_le()).collect())
+    };
+    Ok(numbers.iter().map(|number| u32::from_le_bytes(*number)).collect())
 }
 
 /// Rows of several tables as one run of bytes: for each its number, how many rows, their numbers.

@@ -305,7 +305,7 @@ impl Client {
         Ok(header)
     }
 
-    /// As [`Client::pull`], these rows of a theta of `dim` elements, one after the other, each element
+    /// As [`Client::pull`], these rows of it, one after the other, each element
     /// sent in `encoding`. One request names them all, so that [`ROWS_ASKED_MAX`] are possible.
     ///
     /// # Panics
@@ -315,7 +315,7 @@ impl Client {
         encoding: Encoding,
         mut request: PullRequest,
         rows: &[Rows],
-        (dim, theta): (usize, &mut [T]),
+        theta: &mut [T],
     ) -> Result<PullHeader, Failure> {
         assert_eq!(n_elements(rows), theta.len(), "theta has the length of its rows");
         assert!(self.others.is_empty(), "rows come from a lone server");
@@ -326,7 +326,7 @@ impl Client {
             ..request.into()
         };
         let form = Form { encoding, version_have: None };
-        self.receive(&request, limit, Assembly::of_rows(dim, form, theta)).await
+        self.receive(&request, limit, Assembly::new(form, theta)).await
     }
 
     /// The first server's part of theta.

@@ -24,7 +24,7 @@ pub(super) async fn pull<T: Element>(
 ) -> Result<PullHeader, Failure> {
     let n_rows: usize = rows.iter().map(|of| of.numbers().len()).sum();
     if n_rows <= ROWS_ASKED_MAX {
-        return client.pull_rows(encoding, request, rows, (dim, values)).await;
+        return client.pull_rows(encoding, request, rows, values).await;
     }
     // More than one request can name: simpler than several requests, whose answers might be of several
     // versions, and a pull of many rows is rare beside the steps, which may ask for any number.

@@ -311,12 +311,14 @@ impl Fake {
         let asked = rows::from_bytes(tables, &request.asked).expect("rows of theta");
         let asked = (!asked.is_empty()).then_some(asked);
         let data = if unchanged { bytes::Bytes::new() } else { job.bytes(asked.as_deref()) };
+        let n_asked = asked.as_deref().map(rows::n_elements);
+        let dim = n_asked.unwrap_or(job.theta.len()) as u64;
         job.asked.extend(asked);
         Ok(Some(pb::PullResponse {
             version: job.clock,
             state: pb::JobState::from(job.state()).into(),
             dtype: pb::Dtype::F64.into(),
-            dim: job.theta.len() as u64,
+            dim,
             last: true,
             unchanged,
             data,

@@ -206,8 +206,6 @@ pub(super) struct Assembly<'a, T> {
     theta: &'a mut [T],
     /// Of theta's first element here.
     first_key: usize,
-    /// Elements that the server says it has.
-    dim: usize,
     n_filled: usize,
     version: Option<u64>,
     /// In which it was asked for.
@@ -239,18 +237,12 @@ impl<'a, T: Element> Assembly<'a, T> {
 
     /// A part of theta, whose first element has `first_key`.
     pub(super) fn from_key(first_key: usize, form: Form, theta: &'a mut [T]) -> Self {
-        let dim = theta.len();
-        Self { theta, first_key, dim, n_filled: 0, version: None, form, decoded: Vec::new() }
+        Self { theta, first_key, n_filled: 0, version: None, form, decoded: Vec::new() }
     }
 
-    /// Rows of a theta of `dim` elements.
-    pub(super) fn of_rows(dim: usize, form: Form, theta: &'a mut [T]) -> Self {
-        Self { dim, ..Self::new(form, theta) }
-    }
-
-    /// Elements that the server says it has.
+    /// Elements that it takes.
     pub(super) fn dim(&self) -> u64 {
-        self.dim as u64
+        self.theta.len() as u64
     }
 
     /// Whether it takes no elements.
