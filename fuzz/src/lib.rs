@@ -12,6 +12,7 @@ mod changes;
 mod data;
 mod mutate;
 mod pushes;
+mod rows;
 mod storage;
 mod theta;
 mod wire;
@@ -33,7 +34,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "checkpoint", run: storage::checkpoint, seeds: storage::checkpoint_seeds },
     Target { name: "journal", run: storage::journal, seeds: storage::journal_seeds },
     Target {
@@ -64,6 +65,7 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "theta", run: theta::import, seeds: theta::seeds },
     Target { name: "wire", run: wire::decode, seeds: wire::seeds },
     Target { name: "push", run: pushes::assemble, seeds: pushes::seeds },
+    Target { name: "rows", run: rows::assemble, seeds: rows::seeds },
     Target { name: "calls", run: calls::serve, seeds: calls::seeds },
 ];
 

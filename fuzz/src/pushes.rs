@@ -60,8 +60,9 @@ pub(crate) fn join_request(rank: Option<u32>) -> pb::JoinRequest {
     }
 }
 
-fn joined(driver: &Driver) -> Caller {
-    let request = join_request(Some(0)).try_into().expect("a good request");
+/// The name of who joins so.
+pub(crate) fn joined(driver: &Driver, request: pb::JoinRequest) -> Caller {
+    let request = request.try_into().expect("a good request");
     let input = Input::Join { call: CallId(0), conn: ConnId(0), address: String::new(), request };
     let mut caller = None;
     driver.feed(&|| Time::ZERO, input, &mut |_, delivery| match delivery {
@@ -74,7 +75,7 @@ fn joined(driver: &Driver) -> Caller {
 /// Assembles the messages that the bytes stand for; whether a push came out.
 pub(crate) fn assemble(input: &[u8]) -> bool {
     let driver = server(config());
-    let caller = joined(&driver);
+    let caller = joined(&driver, join_request(Some(0)));
     let mut source = Unstructured::new(input);
     let mut messages = Vec::new();
     let mut key = 0u64;
@@ -140,7 +141,10 @@ fn message(
 const LAST: u8 = 4;
 
 /// What the server makes of the messages: `None` while more has to come.
-fn push_of(driver: &Driver, messages: Vec<pb::PushRequest>) -> Option<Result<Push, ErrorCode>> {
+pub(crate) fn push_of(
+    driver: &Driver,
+    messages: Vec<pb::PushRequest>,
+) -> Option<Result<Push, ErrorCode>> {
     let mut messages = messages.into_iter();
     let mut first = messages.next()?;
     let Some(header) = first.header.take() else { return Some(Err(ErrorCode::BadField)) };
