@@ -54,8 +54,11 @@ fn keys(names: &[Names<'_>]) -> Vec<usize> {
     names.iter().flat_map(of_table).collect()
 }
 
+/// Rows by table.
+type Named = Vec<(u32, Vec<u32>)>;
+
 /// The rows of a step, values for them, and what is asked for.
-fn step(number: u64) -> (Vec<(u32, Vec<u32>)>, Vec<f32>, Vec<(u32, Vec<u32>)>) {
+fn step(number: u64) -> (Named, Vec<f32>, Named) {
     let n = u32::try_from(number).expect("few");
     // Out of order, and one of them twice in every third step.
     let rows =
@@ -247,7 +250,16 @@ async fn what_is_wrong_with_rows_is_refused_by_name_and_leaves_no_trace() {
         assert!(status.message().contains(says), "{says}: {status:?}");
         assert_eq!(caller.clone().pull().await.expect("theta"), before, "{says}");
     }
-    let messages = good();
+    let messages = caller.rows_messages((0, 0), (&[(0, &[4])], &[1.0; 3]), &[(1, &[0])]);
+    let (result, _, _) = caller.step_messages(messages).await.expect("the clock is still owed");
+    assert_eq!(result.outcome(), pb::Outcome::Applied);
+}
+
+#[tokio::test]
+async fn rows_that_nobody_can_be_given_are_refused_by_name() {
+    let (_server, address) = server(&["--mode=async", "--workers=1"]);
+    let mut caller = joined(&address, 0).await;
+    let messages = caller.rows_messages((0, 0), (&[(0, &[4])], &[1.0; 3]), &[(1, &[0])]);
     let status = caller.push_messages(messages).await.expect_err("asks for rows");
     assert_eq!(reason_of(&status).1, "BAD_FIELD", "{status:?}");
     let asked: [(&[Names<'_>], &str); 4] = [
@@ -260,9 +272,19 @@ async fn what_is_wrong_with_rows_is_refused_by_name_and_leaves_no_trace() {
         let status = caller.pull_rows(asked).await.expect_err(reason);
         assert_eq!(reason_of(&status).1, reason, "{status:?}");
     }
-    let messages = caller.rows_messages((0, 0), (&[(0, &[4])], &[1.0; 3]), &[(1, &[0])]);
-    let (result, _, _) = caller.step_messages(messages).await.expect("the clock is still owed");
-    assert_eq!(result.outcome(), pb::Outcome::Applied);
+    let both = pb::PullRequest {
+        rank: caller.rank,
+        incarnation: caller.incarnation,
+        version_have: Some(0),
+        asked: row_numbers(&[0, 1, 4]),
+        ..Default::default()
+    };
+    let status = caller.parameters.pull(both).await.expect_err("of all of theta");
+    assert_eq!(reason_of(&status).1, "BAD_FIELD", "{status:?}");
+    // Whoever has not joined is told that, whatever it asks for.
+    let stranger = pb::PullRequest { rank: 5, asked: row_numbers(&[9, 9]), ..Default::default() };
+    let status = caller.parameters.pull(stranger).await.expect_err("a stranger");
+    assert_eq!(reason_of(&status).1, "UNKNOWN_WORKER", "{status:?}");
 }
 
 #[tokio::test]

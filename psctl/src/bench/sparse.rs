@@ -49,7 +49,7 @@ impl Sparse {
     /// What is wrong with it for a theta of `n` elements.
     pub(super) fn check(self, n: usize) -> Result<(), String> {
         let Self { rows, width } = self;
-        match n % width == 0 && n / width >= rows && u32::try_from(n / width).is_ok() {
+        match n.is_multiple_of(width) && n / width >= rows && u32::try_from(n / width).is_ok() {
             true => Ok(()),
             false => Err(format!(
                 "{n} elements are no table of at least {rows} rows of {width}, numbered in four bytes"
