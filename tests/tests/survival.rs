@@ -11,7 +11,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ps_common::wire::pb;
-use ps_tests::{Caller, Process, data_dir, free_port, theta_sha256, wait_until};
+use ps_tests::{Caller, Process, data, data_dir, free_port, theta_sha256, wait_until};
 use serde_json::Value;
 
 /// Held for reading by tests that keep the machine busy, for writing by the one that measures.
@@ -120,9 +120,16 @@ fn problem() -> Vec<String> {
     ]
 }
 
-fn kills_leave_the_same_theta(optimizer: &str, more: &[&str]) {
+/// Rows of which each has a few features, and workers that push and pull theta's rows of these alone.
+fn sparse_problem() -> Vec<String> {
+    let data = format!("--data={}", data("agaricus/agaricus.txt.train"));
+    let flags =
+        ["--model=logistic", "--bias", "--take=900", "--sparse", "--compute-delay-ms=5..25"];
+    std::iter::once(data).chain(flags.map(str::to_owned)).collect()
+}
+
+fn kills_leave_the_same_theta(optimizer: &str, mut learn: Vec<String>, more: &[&str]) {
     let _busy = QUIET.read().unwrap_or_else(PoisonError::into_inner);
-    let mut learn = problem();
     learn.extend(more.iter().map(|flag| (*flag).to_owned()));
     let kills = n_kills();
     // Twice what there is time for between the kills.
@@ -144,18 +151,23 @@ fn kills_leave_the_same_theta(optimizer: &str, more: &[&str]) {
 }
 
 #[test]
+fn a_synchronous_job_ends_in_the_same_bits_whoever_is_killed_with_rows() {
+    kills_leave_the_same_theta("--optimizer=adagrad", sparse_problem(), &[]);
+}
+
+#[test]
 fn a_synchronous_job_ends_in_the_same_bits_whoever_is_killed_with_sgd() {
-    kills_leave_the_same_theta("--optimizer=sgd", &[]);
+    kills_leave_the_same_theta("--optimizer=sgd", problem(), &[]);
 }
 
 #[test]
 fn a_synchronous_job_ends_in_the_same_bits_whoever_is_killed_with_adam() {
-    kills_leave_the_same_theta("--optimizer=adam", &[]);
+    kills_leave_the_same_theta("--optimizer=adam", problem(), &[]);
 }
 
 #[test]
 fn a_synchronous_job_ends_in_the_same_bits_whoever_is_killed_with_theta_in_two_bytes() {
-    kills_leave_the_same_theta("--optimizer=momentum", &["--wire-pull=f16"]);
+    kills_leave_the_same_theta("--optimizer=momentum", problem(), &["--wire-pull=f16"]);
 }
 
 /// What a caller knows of its own pushes, outside the server.
