@@ -181,8 +181,6 @@ async fn gradients(programs: &Programs, cases: &mut Vec<Case>) -> Result<()> {
 }
 
 async fn chunks(programs: &Programs, cases: &mut Vec<Case>) -> Result<()> {
-    use prost::Message;
-
     let mut bed = Bed::new(programs, cases).await?;
     let sender = bed.bad.clone();
     let chunk = |first: bool, key: u64, last: bool, values: &[f32]| pb::PushRequest {
@@ -225,14 +223,14 @@ async fn chunks(programs: &Programs, cases: &mut Vec<Case>) -> Result<()> {
         let beyond = vec![chunk(true, key, true, &half)];
         bed.push(&input, "INVALID_ARGUMENT (BAD_KEY)", beyond).await;
     }
-    // Rows of keys travel in fields that this wire has reserved: nobody reads them.
-    let begun = sender.message(0, 1, &half[..2]).encode_to_vec();
-    for keys in [&[3, 0x80, 0x08][..], &[3], &[3, 3]] {
-        let field = [6 << 3 | 2, u8::try_from(keys.len())?];
-        let message = [&begun, &field[..], keys].concat();
-        let input = format!("two elements with the reserved field of keys {keys:?}");
-        let expected = ["INVALID_ARGUMENT (DIM_MISMATCH)"];
-        bed.raw(&input, &expected, "/ps.v1.Parameters/Push", message).await;
+    for (rows, n_values, expected) in [
+        (&[3, 10], 2, "OUT_OF_RANGE (ROW_RANGE)"),
+        (&[3, 4], 1, "INVALID_ARGUMENT (DIM_MISMATCH)"),
+        (&[3, 3], 3, "INVALID_ARGUMENT (DIM_MISMATCH)"),
+    ] {
+        let input = format!("{n_values} elements for the rows {rows:?} of a table of {DIM}");
+        let push = sender.rows_messages((0, 1), (&[(0, rows)], &half[..n_values]), &[]);
+        bed.push(&input, expected, push).await;
     }
     Ok(())
 }

@@ -11,6 +11,8 @@ use ps_common::codec::Codec;
 use ps_common::rows::Rows;
 use ps_common::shared::Shared;
 use ps_common::tables::{Table, Tables};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::work::{LEARNING_RATE, element};
 
@@ -70,13 +72,9 @@ impl Sparse {
 
     /// The rows of a worker's batch, in order: one in each of as many equal stretches of the table.
     fn numbers(self, n: usize, rank: u32, batch: usize) -> Vec<u32> {
-        let stretch = (n / self.width / self.rows) as u64;
-        let number = |i: usize| {
-            let name = (i as u64) << 16 | (batch as u64) << 8 | u64::from(rank);
-            // As `work::element` mixes.
-            let mixed = name.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-            (i as u64 * stretch + mixed % stretch) as u32
-        };
+        let stretch = n / self.width / self.rows;
+        let mut rng = ChaCha8Rng::seed_from_u64(u64::from(rank) << 8 | batch as u64);
+        let number = |i: usize| (i * stretch + rng.random_range(0..stretch)) as u32;
         (0..self.rows).map(number).collect()
     }
 }
