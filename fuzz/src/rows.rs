@@ -4,6 +4,7 @@ use arbitrary::Unstructured;
 use ps_common::ErrorCode;
 use ps_common::calls::Caller;
 use ps_common::dtype::as_le_bytes;
+use ps_common::rows::{are_in_order, elements};
 use ps_common::wire::pb;
 use ps_server::net::Push;
 use ps_server::table::Pushed;
@@ -176,10 +177,9 @@ fn names(message: &pb::PushRequest, keys: &mut Vec<usize>) -> Result<(), ErrorCo
 fn assert_same(push: &Push, want: &Twin) {
     let Pushed::Rows(gradient) = &push.gradient else { panic!("rows stay rows: {push:?}") };
     assert_eq!(gradient.filled(DIM).as_le_bytes(), as_le_bytes(&want.sums()));
-    assert!(ps_common::rows::are_in_order(gradient.rows()), "{gradient:?}");
+    assert!(are_in_order(gradient.rows()), "{gradient:?}");
     let asked = push.asked.as_ref().expect("a push of rows asks for rows, or none");
-    let keys = asked.iter().flat_map(|rows| rows.keys().flat_map(|key| key..key + rows.width()));
-    assert_eq!(keys.collect::<Vec<_>>(), want.asked);
+    assert_eq!(elements(asked).collect::<Vec<_>>(), want.asked);
 }
 
 /// Rows in one message and in several, out of order and twice, others asked for, and none at all.

@@ -118,6 +118,11 @@ pub fn are_in_order(rows: &[Rows]) -> bool {
         && rows.iter().all(|rows| rows.numbers.is_sorted_by(|a, b| a < b))
 }
 
+/// The keys of all their elements, in order.
+pub fn elements(rows: &[Rows]) -> impl Iterator<Item = usize> + use<'_> {
+    rows.iter().flat_map(|rows| rows.keys().flat_map(|key| key..key + rows.width))
+}
+
 /// Where the elements of rows are in chunks of `chunk_len`, in order: a chunk and places in it. A row may lie in
 /// several chunks.
 pub fn pieces(
@@ -277,6 +282,7 @@ mod tests {
         let some = [rows(1, &[3, 0, 1]), rows(0, &[2]), rows(2, &[0])];
         let keys: Vec<usize> =
             [23..29, 5..11, 11..17, 2..3, 29..30].into_iter().flatten().collect();
+        assert_eq!(elements(&some).collect::<Vec<_>>(), keys);
         for chunk_len in 1..40 {
             let found = pieces(&some, chunk_len)
                 .inspect(|(_, place)| assert!(!place.is_empty() && place.end <= chunk_len))
@@ -294,9 +300,7 @@ mod tests {
                 theta.chunks(chunk_len).map(|c| c.iter().flat_map(|&x| [x, x]).collect()).collect();
             let mut got = Vec::new();
             visit(&many, (chunk_len, 2), |i| &chunks[i][..], |piece| got.extend_from_slice(piece));
-            let keys =
-                many.iter().flat_map(|rows| rows.keys().flat_map(|key| key..key + rows.width()));
-            let wanted: Vec<u16> = keys.flat_map(|key| [theta[key]; 2]).collect();
+            let wanted: Vec<u16> = elements(&many).flat_map(|key| [theta[key]; 2]).collect();
             assert_eq!(got, wanted, "chunks of {chunk_len}");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use ps_common::calls::{Caller, JoinAnswer};
 use ps_common::job::{Aggregate, Fingerprint, JobState, Mode};
-use ps_common::rows::n_elements;
+use ps_common::rows::{elements, n_elements};
 use tempfile::NamedTempFile;
 
 use super::*;
@@ -73,8 +73,7 @@ fn learner<T: Real>(problem: &Problem, (shard, n_shards): (u32, u32)) -> Learner
 
 /// What of a tensor over all of theta lies in these rows, and the rest.
 fn cut<T: Real>(whole: &[T], rows: &[Rows]) -> (Vec<T>, Vec<T>) {
-    let keys: Vec<usize> =
-        rows.iter().flat_map(|r| r.keys().flat_map(|key| key..key + r.width())).collect();
+    let keys: Vec<usize> = elements(rows).collect();
     let inside: BTreeSet<usize> = keys.iter().copied().collect();
     assert_eq!(inside.len(), keys.len(), "no row is named twice");
     let rest = (0..whole.len()).filter(|key| !inside.contains(key)).map(|key| whole[key]);

@@ -97,7 +97,7 @@ impl Job {
         let Some(rows) = rows else {
             return bytes::Bytes::copy_from_slice(dtype::as_le_bytes(&self.theta));
         };
-        keys(rows).flat_map(|key| self.theta[key].to_le_bytes()).collect()
+        rows::elements(rows).flat_map(|key| self.theta[key].to_le_bytes()).collect()
     }
 
     /// The gradient that `messages` bring, and the rows that they ask for if it is sparse.
@@ -119,15 +119,10 @@ impl Job {
         };
         let mut gradient = vec![0.0; self.theta.len()];
         let rows_brought = rows(pb::Part::Rows);
-        assert_eq!(keys(&rows_brought).count(), brought.len());
-        keys(&rows_brought).zip(brought).for_each(|(key, g)| gradient[key] = g);
+        assert_eq!(rows::elements(&rows_brought).count(), brought.len());
+        rows::elements(&rows_brought).zip(brought).for_each(|(key, g)| gradient[key] = g);
         (gradient, Some(rows(pb::Part::Asked)))
     }
-}
-
-/// Of all elements of these rows, in their order.
-pub(super) fn keys(rows: &[Rows]) -> impl Iterator<Item = usize> {
-    rows.iter().flat_map(|of| of.keys().flat_map(|key| key..key + of.width()))
 }
 
 #[derive(Clone, Default)]

@@ -8,13 +8,13 @@ use ps_common::ErrorCode;
 use ps_common::calls::{Caller, Outcome, PullRequest, PushHeader};
 use ps_common::codec::Encoding;
 use ps_common::exit::Exit;
-use ps_common::rows::{Rows, n_elements};
+use ps_common::rows::{Rows, elements, n_elements};
 use ps_common::wire::pb;
 use tempfile::NamedTempFile;
 
 use super::client::ROWS_ASKED_MAX;
 use super::session::join_request;
-use super::session_tests::{Fake, Fault, LR, ROUNDS, args, keys, learner_of, serve};
+use super::session_tests::{Fake, Fault, LR, ROUNDS, args, learner_of, serve};
 use super::tensor::Parcel;
 use super::{Client, excerpt};
 use crate::learning::Problem;
@@ -207,7 +207,7 @@ async fn rows_come_in_the_order_of_their_naming() {
     let (client, caller, rows, dim) = member(&url, &file, &["--model=fm,factors=2"]).await;
     fake.job().theta = (0..dim).map(|key| key as f64).collect();
     let named = [rows[1].with(vec![49, 0]), rows[0].with(vec![8, 2])];
-    let at: Vec<f64> = keys(&named).map(|key| key as f64).collect();
+    let at: Vec<f64> = elements(&named).map(|key| key as f64).collect();
     assert_eq!(at.len(), 6);
     let mut theta = vec![0.0; 6];
     let request =
@@ -234,7 +234,7 @@ async fn rows_come_in_the_order_of_their_naming() {
     let job = fake.job();
     let last = job.messages.last().expect("pushed");
     assert!(last.last && last.data.is_empty() && last.header.is_some_and(|h| h.sparse));
-    let expected = keys(&named).map(|key| (key, key as f64 - LR - LR));
+    let expected = elements(&named).map(|key| (key, key as f64 - LR - LR));
     assert!(expected.into_iter().all(|(key, theta)| job.theta[key] == theta));
     assert_eq!(n_elements(&named), 6);
 }
@@ -251,7 +251,7 @@ async fn more_rows_than_one_request_can_name_are_picked_out_of_all_of_theta() {
     for n_rows in [ROWS_ASKED_MAX, ROWS_ASKED_MAX + 1] {
         let odd = (0..n_rows as u32 - 1).map(|row| 2 * row + 1).chain([0]).collect();
         let rows = [Rows::new(&tables, 0, odd).expect("there")];
-        let expected: Vec<f64> = keys(&rows).map(|key| key as f64).collect();
+        let expected: Vec<f64> = elements(&rows).map(|key| key as f64).collect();
         let request =
             PullRequest { caller, version_min: 0, r#final: false, wait_max: None, exchange: 0 };
         let mut theta = vec![0.0; n_rows];

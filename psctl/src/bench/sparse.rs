@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use ps_common::Element;
 use ps_common::codec::Codec;
-use ps_common::rows::Rows;
+use ps_common::rows::{Rows, elements};
 use ps_common::shared::Shared;
 use ps_common::tables::{Table, Tables};
 use rand::{RngExt, SeedableRng};
@@ -92,10 +92,10 @@ impl<T: Element> Batches<T> {
         let tables = sparse.tables(n);
         let batch = |number| {
             let numbers = sparse.numbers(n, rank, number);
-            let rows = Rows::new(&tables, 0, numbers).expect("rows of the table");
-            let values = elements(&rows).map(|key| gradient(key, rank));
-            let values: Vec<T> = values.map(|value| T::from_f64(value as f64)).collect();
-            (vec![rows], Shared::from(values))
+            let rows = vec![Rows::new(&tables, 0, numbers).expect("rows of the table")];
+            let values = elements(&rows).map(|key| T::from_f64(gradient(key, rank) as f64));
+            let values = Shared::from(values.collect::<Vec<T>>());
+            (rows, values)
         };
         Self { batches: (0..N_BATCHES).map(batch).collect(), n_steps: 0 }
     }
@@ -121,21 +121,17 @@ impl<T: Element> Batches<T> {
             for batch in 0..N_BATCHES {
                 let times = n_pushes.saturating_sub(batch as u64).div_ceil(N_BATCHES as u64);
                 let rows = Rows::new(&sparse.tables(n), 0, sparse.numbers(n, rank, batch));
-                for key in elements(&rows.expect("rows of the table")) {
+                for key in elements(&[rows.expect("rows of the table")]) {
                     sums[key] += times as i64 * gradient(key, rank);
                 }
             }
         }
         let (asked, _) = &self.batches[self.n_steps as usize % N_BATCHES];
         let wanted = |key: usize| T::from_f64(-LEARNING_RATE * sums[key] as f64);
-        let place = elements(&asked[0]).zip(given).position(|(key, got)| *got != wanted(key))?;
-        let key = elements(&asked[0]).nth(place).expect("it is there");
+        let place = elements(asked).zip(given).position(|(key, got)| *got != wanted(key))?;
+        let key = elements(asked).nth(place).expect("it is there");
         Some((key, wanted(key), place))
     }
-}
-
-fn elements(rows: &Rows) -> impl Iterator<Item = usize> {
-    rows.keys().flat_map(|key| key..key + rows.width())
 }
 
 fn gradient(key: usize, rank: u32) -> i64 {
@@ -183,12 +179,12 @@ mod tests {
         for (worker, n_pushes) in workers.iter_mut().zip([19, 33]) {
             for _ in 0..n_pushes {
                 let (rows, values, _) = worker.next();
-                let keys = elements(&rows[0]).zip(values.iter());
+                let keys = elements(rows).zip(values.iter());
                 keys.for_each(|(key, g)| theta[key] -= LEARNING_RATE * g);
             }
         }
         let (asked, _) = &workers[1].batches[33 % N_BATCHES];
-        let mut given: Vec<f64> = elements(&asked[0]).map(|key| theta[key]).collect();
+        let mut given: Vec<f64> = elements(asked).map(|key| theta[key]).collect();
         let different = |given: &[f64], pushes: &[u64]| {
             workers[1].first_difference((sparse, n), given, pushes).map(|(_, _, place)| place)
         };

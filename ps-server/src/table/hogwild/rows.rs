@@ -1,5 +1,7 @@
 //! Rows of a theta without locks: moved, and copied out.
 
+use bytes::Bytes;
+use ps_common::Element;
 use ps_common::rows::{self, Rows};
 use ps_common::shared::Shared;
 
@@ -7,7 +9,6 @@ use super::{Cell, Cells, Motion, SharedStore};
 use crate::table::gradient::Gradient;
 use crate::table::sparse::SparseGradient;
 use crate::table::store::Snapshot;
-use ps_common::Element;
 
 impl SharedStore {
     /// As [`SharedStore::update`], by a gradient of some rows; no other element is looked at
@@ -49,7 +50,7 @@ impl SharedStore {
     ) -> Result<(), usize> {
         let lr = C::Value::from_f64(self.optimizer.rate(self.version()) * rate_factor);
         let motion = Motion { lr, decay: None };
-        let elements = || keys(rows).zip(gradient);
+        let elements = || rows::elements(rows).zip(gradient);
         let overflows =
             |(key, g): &(usize, &C::Value)| !motion.moved(cells[*key].load(), **g).is_finite();
         if let Some((key, _)) = elements().find(overflows) {
@@ -66,12 +67,7 @@ impl SharedStore {
     }
 }
 
-/// Of all elements of rows, in order.
-fn keys(rows: &[Rows]) -> impl Iterator<Item = usize> {
-    rows.iter().flat_map(|rows| rows.keys().flat_map(|key| key..key + rows.width()))
-}
-
-fn copies<C: Cell>(cells: &[C], rows: &[Rows], chunk_len: usize) -> Vec<bytes::Bytes> {
-    let values: Vec<C::Value> = keys(rows).map(|key| cells[key].load()).collect();
+fn copies<C: Cell>(cells: &[C], rows: &[Rows], chunk_len: usize) -> Vec<Bytes> {
+    let values: Vec<C::Value> = rows::elements(rows).map(|key| cells[key].load()).collect();
     values.chunks(chunk_len).map(|chunk| Shared::from(chunk.to_vec()).bytes()).collect()
 }

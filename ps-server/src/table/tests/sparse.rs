@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use ps_common::ErrorCode::{DimMismatch, NonFinite};
-use ps_common::rows::Rows;
+use ps_common::rows::{Rows, elements};
 use ps_common::tables::Initializer;
 
 use super::*;
@@ -33,23 +33,19 @@ fn rows((names, _): &Part) -> Vec<Rows> {
     names.iter().map(|named| rows(named).expect("there")).collect()
 }
 
-fn keys(rows: &[Rows]) -> impl Iterator<Item = usize> {
-    rows.iter().flat_map(|rows| rows.keys().flat_map(|key| key..key + rows.width()))
-}
-
 /// The gradient, and the same written out by hand.
 fn gradients(part: &Part, dtype: Dtype) -> (SparseGradient, Gradient) {
     let mut all = vec![0f64; tables().dim()];
     let rows = rows(part);
     // Eighths, so that sums are exact, and -0 is among them.
     let values = part.1.iter().cycle().map(|&x| f64::from(x) * -0.125);
-    let elements: Vec<(usize, f64)> = keys(&rows).zip(values).collect();
-    elements.iter().for_each(|(key, value)| all[*key] += value);
+    let named: Vec<(usize, f64)> = elements(&rows).zip(values).collect();
+    named.iter().for_each(|(key, value)| all[*key] += value);
     let of = |values: Vec<f64>| match dtype {
         Dtype::F32 => Gradient::F32(values.iter().map(|&x| x as f32).collect()),
         Dtype::F64 => Gradient::F64(values.into()),
     };
-    let values = of(elements.into_iter().map(|(_, value)| value).collect());
+    let values = of(named.into_iter().map(|(_, value)| value).collect());
     (SparseGradient::new(rows, values).expect("as many"), of(all))
 }
 
@@ -93,7 +89,7 @@ proptest! {
     ) {
         let theta = store("sgd", Dtype::F64, chunk).snapshot();
         let (all, rows) = (theta.values::<f64>(), rows(&part));
-        let wanted: Vec<f64> = keys(&rows).map(|key| all[key]).collect();
+        let wanted: Vec<f64> = elements(&rows).map(|key| all[key]).collect();
         prop_assert_eq!(theta.of_rows(&rows).values::<f64>(), wanted);
     }
 }

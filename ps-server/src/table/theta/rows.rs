@@ -84,9 +84,7 @@ impl<T: Element> Moved<T> {
     fn first_non_finite(&self) -> Option<usize> {
         let all = std::iter::once(&self.theta).chain(&self.slots);
         let place = all.filter_map(|values| ps_common::check::first_non_finite(values)).min()?;
-        let keys =
-            self.rows.iter().flat_map(|rows| rows.keys().flat_map(|key| key..key + rows.width()));
-        keys.into_iter().nth(place)
+        rows::elements(&self.rows).nth(place)
     }
 }
 
