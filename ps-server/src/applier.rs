@@ -375,17 +375,17 @@ impl Applier {
         };
         let store = store.get().expect("created at the first join");
         assert!(order.compensation.is_none(), "async mode's, which has locks");
-        if let Some(parts) = self.take_rows(order)
-            && let [(rows, 1.0)] = &parts[..]
-        {
-            let stored = store.update_rows(rows, order.rate_factor);
-            return stored.map(|()| Fresh(Made::Stored)).map_err(overflow);
-        }
-        let mut taken = self.take(order);
-        let [(gradient, 1.0)] = &mut taken[..] else {
+        let [(_, 1.0)] = order.parts[..] else {
             panic!("an update without locks is of one gradient as it came: {order:?}")
         };
-        let stored = store.update(gradient, order.rate_factor);
+        let stored = match self.take_rows(order) {
+            Some(parts) => {
+                let stored = store.update_rows(&parts[0].0, order.rate_factor);
+                self.recycle_rows(parts);
+                stored
+            }
+            None => store.update(&mut self.take(order)[0].0, order.rate_factor),
+        };
         stored.map(|()| Fresh(Made::Stored)).map_err(overflow)
     }
 
@@ -433,20 +433,15 @@ impl Applier {
     /// The gradients of an order, which are its own: nobody else asks for them. Those of rows with their
     /// zeros.
     fn take(&self, order: &Order) -> Held {
-        let parts = self.take_pushed(order);
-        let whole = |pushed| match pushed {
-            Pushed::Whole(gradient) => gradient,
-            Pushed::Rows(rows) => rows.filled(self.shape().expect("pushed to it").0),
+        let take = |call| {
+            let pushed = self.gradients.lock().remove(call);
+            match pushed.expect("pushed before") {
+                Pushed::Whole(gradient) => gradient,
+                Pushed::Rows(rows) => rows.filled(self.shape().expect("pushed to it").0),
+            }
         };
-        let parts = parts.into_iter().map(|(pushed, weight)| (whole(pushed), weight)).collect();
+        let parts = order.parts.iter().map(|(call, weight)| (take(call), *weight)).collect();
         Held::new(parts, &self.spares)
-    }
-
-    /// As [`Applier::take`], as they were pushed.
-    fn take_pushed(&self, order: &Order) -> Vec<(Pushed, f64)> {
-        let mut gradients = self.gradients.lock();
-        let mut take = |call| gradients.remove(&call).expect("pushed before");
-        order.parts.iter().map(|(call, weight)| (take(*call), *weight)).collect()
     }
 
     /// The gradients of an order, if all of them are of rows and no other rows have to be looked at.
@@ -479,8 +474,12 @@ impl Applier {
             record(Parts::Rows(&parts)).map_err(|what| Unapplied::NotWritten { what })?;
             Ok(Pending(Way::Rows(moved)))
         });
-        parts.into_iter().for_each(|(part, _)| self.recycle(Pushed::from(part).into_values()));
+        self.recycle_rows(parts);
         recorded
+    }
+
+    fn recycle_rows(&self, parts: Vec<(SparseGradient, f64)>) {
+        parts.into_iter().for_each(|(part, _)| self.recycle(Pushed::from(part).into_values()));
     }
 
     fn prepare_recorded(

@@ -2,8 +2,8 @@
 //!
 //! A thread that brings an input carries out what follows from it: it steps the core under a lock
 //! held for microseconds, hands out the answers, and applies the update that the core asked for, if
-//! any, outside that lock. The core has at most one update under way, so theta needs no order of
-//! its own. In hogwild mode there are several, each on the thread that brought its gradient, and
+//! any, outside that lock; of an update of rows the writing alone is inside. The core has at most one
+//! update under way, so theta needs no order of its own. In hogwild mode there are several, each on the thread that brought its gradient, and
 //! nothing keeps them apart.
 
 use std::collections::{BTreeMap, VecDeque};

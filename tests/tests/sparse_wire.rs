@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ps_common::wire::pb;
+use ps_common::wire::pb::partition_client::PartitionClient;
 use ps_tests::{Caller, Group, GroupCaller, Names, PATIENCE, Process, reason_of, row_numbers};
 use tonic::Code;
 
@@ -327,4 +328,15 @@ async fn several_servers_refuse_rows_by_name() {
     let status = first.step_messages(messages).await.expect_err("rows go to one server");
     assert_eq!(reason_of(&status), (Code::FailedPrecondition, "CONFIG_MISMATCH".to_owned()));
     assert!(status.message().contains("this job has 2"), "{status:?}");
+    let mut second = PartitionClient::new(Caller::connect(&group.addresses()[1]).await.channel);
+    loop {
+        let messages = first.rows_messages((0, 0), (&[(0, &[1])], &[1.0]), &[]);
+        let status = second.stage(tokio_stream::iter(messages)).await.expect_err("rows, again");
+        match &reason_of(&status).1[..] {
+            "CONFIG_MISMATCH" => return assert!(status.message().contains("this one has a part")),
+            // It hears of the job after the first server has let somebody in.
+            _ => assert!(Instant::now() < end, "{status:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! An update writes every chunk anew into spare memory: whole or not at all, and a pull in flight keeps
 //! the version that it began with (rule R9). Where an update may overflow, all of it is computed before
-//! it is in force (`theta.rs`), by several threads if it is large; where it cannot, it is in force first (`deferred.rs`). In hogwild mode
-//! `hogwild.rs` takes the place of all that. Knows no workers, rounds or wire.
+//! it is in force (`theta.rs`), by several threads if it is large; where it cannot, it is in force first (`deferred.rs`). An update of some rows computes these beside theta,
+//! too, and then writes them where they lie (`theta/rows.rs`). In hogwild mode `hogwild.rs` takes the place of all that. Knows no workers, rounds or wire.
 
 mod aggregate;
 mod capture;
