@@ -11,6 +11,9 @@ use ps_common::{Dtype, Element, Error, ErrorCode, widest};
 use super::certain::moderate;
 use super::room::{check_room, no_room};
 
+/// What is copied before it is looked at: it is still in the first cache then.
+const BLOCK_BYTES: usize = 16 << 10;
+
 /// A gradient, whole or growing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Gradient {
@@ -233,8 +236,10 @@ fn append<T: Element>(
     let values = &mut gradient.values;
     let start = values.len();
     make_room(values, n_bytes / size, dim)?;
+    let mut is_moderate = true;
     while bytes.has_remaining() {
-        let whole = bytes.chunk().len() / size * size;
+        let begin = values.len();
+        let whole = bytes.chunk().len().min(BLOCK_BYTES) / size * size;
         if whole > 0 {
             let elements = bytes.chunk()[..whole].chunks_exact(size);
             widest(|| values.extend(elements.map(bytemuck::pod_read_unaligned::<T>)));
@@ -245,8 +250,9 @@ fn append<T: Element>(
             bytes.copy_to_slice(bytemuck::bytes_of_mut(&mut element));
             values.push(element);
         }
+        is_moderate &= all_within(&values[begin..], moderate());
     }
-    if all_within(&values[start..], moderate()) {
+    if is_moderate {
         return Ok(());
     }
     if let Some(index) = first_non_finite(&values[start..]) {
