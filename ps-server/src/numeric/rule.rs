@@ -17,7 +17,7 @@ use super::momentum::momentum;
 use super::nesterov::nesterov;
 use super::options::{Options, Range};
 use super::rmsprop::rmsprop;
-use super::sgd::sgd_from;
+use super::sgd::{sgd, sgd_from};
 
 /// Numbers that a rule remembers of an element, at most.
 pub const SLOTS_MAX: usize = 2;
@@ -235,6 +235,9 @@ impl Rule {
         step: &Step,
     ) -> bool {
         const BLOCK: usize = 256;
+        if let Self::Sgd = self {
+            return sgd(theta, gradient, step.lr * step.factor);
+        }
         let n_slots = self.slots().len();
         let (mut old, mut before) = ([T::ZERO; BLOCK], [[T::ZERO; BLOCK]; SLOTS_MAX]);
         let cut = gradient.chunks(BLOCK).zip((0..).step_by(BLOCK));

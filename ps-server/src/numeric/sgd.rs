@@ -19,6 +19,23 @@ pub fn sgd_from<T: Element>(new: &mut [T], old: &[T], gradient: &[T], lr: f64) -
     })
 }
 
+/// As [`sgd_from`], in place.
+///
+/// # Panics
+/// If lengths differ.
+pub(super) fn sgd<T: Element>(theta: &mut [T], gradient: &[T], lr: f64) -> bool {
+    assert!(theta.len() == gradient.len());
+    let lr = T::from_f64(lr);
+    widest(|| {
+        let mut is_finite = true;
+        for (theta, &g) in theta.iter_mut().zip(gradient) {
+            *theta = *theta - lr * g;
+            is_finite &= theta.is_finite();
+        }
+        is_finite
+    })
+}
+
 /// One element's step with decay in its gradient, `theta - lr * (gradient + decay * theta)`, rounded
 /// as the same is on slices.
 pub fn sgd_element<T: Element>(theta: T, gradient: T, lr: T, decay: Option<T>) -> T {

@@ -18,7 +18,6 @@ use ps_common::shared::{Pool, Shared};
 
 use super::aggregate::Aggregate;
 use super::certain::Certain;
-use super::gradient::Gradient;
 use super::held::Held;
 use super::motion::{Motion, Move};
 use crate::numeric::Optimizer;
@@ -82,7 +81,7 @@ impl<T: Element> Deferred<T> {
     /// A chunk of theta as it is after the update.
     pub(super) fn chunk(&self, index: usize) -> Shared<T> {
         let mut state = self.chunks[index].lock();
-        let before = match &*state {
+        let before = match &mut *state {
             State::After(chunk) => return chunk.clone(),
             State::Before(chunk) => chunk,
         };
@@ -105,9 +104,8 @@ impl<T: Element> Deferred<T> {
         chunks
     }
 
-    fn compute(&self, index: usize, before: &[T], gradients: &[(Gradient, f64)]) -> Shared<T> {
-        let mut after = self.pool.take(before.len());
-        let values = after.unshared().expect("just made");
+    /// A chunk as it is after the update: where it was before it, unless somebody still reads that.
+    fn compute(&self, index: usize, before: &mut Shared<T>, gradients: &Held) -> Shared<T> {
         let parts: Vec<(&[T], f64)> =
             gradients.iter().map(|(gradient, weight)| (gradient.values(), *weight)).collect();
         let by = Move {
@@ -122,7 +120,13 @@ impl<T: Element> Deferred<T> {
             // Plain descent does not count its steps.
             n_before: 0,
         };
-        by.chunk((index, index * self.chunk_len), (values, before), None);
+        let place = (index, index * self.chunk_len);
+        if let Some(theta) = before.unshared() {
+            by.chunk_in_place(place, theta);
+            return before.clone();
+        }
+        let mut after = self.pool.take(before.len());
+        by.chunk(place, (after.unshared().expect("just made"), before), None);
         after
     }
 }

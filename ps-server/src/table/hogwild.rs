@@ -21,7 +21,8 @@ use ps_common::shared::Shared;
 use ps_common::{Dtype, Element};
 
 use super::gradient::Gradient;
-use super::motion::{BLOCK, runs_of};
+use super::motion::runs_of;
+use super::norm::BLOCK;
 use super::store::{Snapshot, Store};
 use crate::numeric::{Norm, Optimizer, Rule, scale, sgd_element};
 

@@ -9,8 +9,9 @@ use super::aggregate::{Aggregate, Place, Scratch};
 use super::state::State;
 use crate::numeric::{Optimizer, Step, add_scaled, scale};
 
-/// Elements that are combined and updated in one go: buffers of this size stay in the first caches.
-pub(super) const BLOCK: usize = 2048;
+/// Elements that are combined and updated in one go: so few that buffers of them stay in the first
+/// caches, so many that what is done once a block does not count.
+pub(super) const BLOCK: usize = 8192;
 
 /// How an update's gradients move theta.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,16 @@ impl<'a, T: Element> Move<'a, T> {
             let block = place.offset..place.offset + place.len;
             let theta = (&mut new[block.clone()], &old[block]);
             self.block(theta, place, state.as_deref_mut(), &mut scratch);
+        }
+    }
+
+    /// As [`Move::chunk`], in place, by a rule that remembers nothing. Gradients are not compensated:
+    /// that takes theta as it was before the update.
+    pub(super) fn chunk_in_place(&self, (chunk, key): (usize, usize), theta: &mut [T]) {
+        let mut scratch = Scratch::default();
+        for place in blocks(chunk, key, theta.len()) {
+            let block = place.offset..place.offset + place.len;
+            self.block_in_place(&mut theta[block], place, &mut scratch);
         }
     }
 
@@ -116,6 +127,25 @@ impl<'a, T: Element> Move<'a, T> {
             }
         }
         is_finite
+    }
+
+    fn block_in_place(&self, theta: &mut [T], place: Place, scratch: &mut Scratch<'a, T>) {
+        let Motion { optimizer, lr, factor, penalized } = self.motion;
+        let keys = place.key..place.key + place.len;
+        for which in 0..self.aggregate.n_steps() {
+            let gradient = self.gradient(which, place, (theta, theta), scratch);
+            let step = optimizer.at(lr, factor, self.n_before + which as u64);
+            for (run, penalized) in runs_of(penalized, keys.clone()) {
+                let run = run.start - place.key..run.end - place.key;
+                let (theta, gradient) = (&mut theta[run.clone()], &gradient[run]);
+                optimizer.rule.step(
+                    theta,
+                    gradient,
+                    Default::default(),
+                    &Step { penalized, ..step },
+                );
+            }
+        }
     }
 
     /// The gradient of a step, clipped and with the decay of `theta`, which was `old` before the update.

@@ -14,10 +14,13 @@ use ps_common::Element;
 use ps_common::partition::{Partition, Squares};
 
 use super::aggregate::{Aggregate, Scratch};
-use super::motion::BLOCK;
 use super::store::{AnyTheta, Store, Update, slices};
 use super::theta::Settled;
 use crate::numeric::Norm;
+
+/// Elements whose squares are summed one after the other; sums of blocks come after that. Another number
+/// would be another order, and give other bits.
+pub(super) const BLOCK: usize = 2048;
 
 /// Where all of theta is cut into chunks and blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

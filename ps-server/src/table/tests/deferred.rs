@@ -119,12 +119,22 @@ fn a_version_that_is_captured_stays_and_one_that_is_in_force_is_the_next_ones_me
     let places = |store: &Store| -> std::collections::BTreeSet<usize> {
         store.snapshot().chunks().map(|chunk| chunk.as_ptr() as usize).collect()
     };
-    let mut all = std::collections::BTreeSet::new();
     let n_chunks = pair.deferred.snapshot().n_chunks();
+    let mut all = places(&pair.deferred);
     for step in 4..20 {
         pair.update(step, 1);
         all.extend(places(&pair.deferred));
     }
+    assert_eq!(all.len(), n_chunks, "nobody reads it: it is written in place");
+    let mut held = pair.deferred.snapshot();
+    for step in 20..40 {
+        pair.update(step, 1);
+        let sha256 = held.sha256();
+        all.extend(places(&pair.deferred));
+        assert_eq!(held.sha256(), sha256, "whoever holds a version keeps it");
+        held = pair.deferred.snapshot();
+    }
     // The last chunk is short and takes what there is.
     assert!(all.len() <= 2 * n_chunks, "{} places for {n_chunks} chunks", all.len());
+    assert_eq!(pair.deferred.snapshot().sha256(), pair.at_once.snapshot().sha256());
 }

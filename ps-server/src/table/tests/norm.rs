@@ -5,7 +5,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 use ps_common::partition::{Partition, Squares};
 
-use super::super::motion::BLOCK;
+use super::super::norm::BLOCK;
 use super::super::{Compensation, clips};
 use super::updates::decayed;
 use super::*;
