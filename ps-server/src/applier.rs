@@ -24,6 +24,9 @@ use crate::table::{
 
 mod clipped;
 
+/// Elements of gradients from which on an update is long: waking a thread takes as long as some ten thousand of them.
+pub(crate) const LONG: usize = 1 << 16;
+
 pub use clipped::Measured;
 
 /// theta, the version that pulls get, and the gradients that are in.
@@ -253,6 +256,16 @@ impl Applier {
     /// Keeps a gradient under the name of the call that brought it.
     pub fn hold(&self, call: CallId, gradient: impl Into<Pushed>) {
         self.gradients.lock().insert(call, gradient.into());
+    }
+
+    /// Whether the update by the gradient of a call takes so long that another thread may be woken for it.
+    /// What is computed once it is in force takes no time before that.
+    pub fn is_long(&self, call: CallId) -> bool {
+        match self.gradients.lock().get(&call) {
+            Some(Pushed::Rows(gradient)) => gradient.n_elements() >= LONG,
+            Some(Pushed::Whole(gradient)) => gradient.len() >= LONG && !self.optimizer.is_plain(),
+            None => false,
+        }
     }
 
     /// Lets the answer to a call bring these rows in place of theta.

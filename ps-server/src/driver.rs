@@ -71,7 +71,13 @@ pub struct Driver {
     group: Option<Arc<Group>>,
     /// Delivers answers that waited for the disk.
     late: OnceLock<Late<(CallId, Delivery)>>,
+    /// Gives an update to the thread that brought its gradient.
+    hand_over: OnceLock<HandOver>,
 }
+
+/// Gives an update to whoever waits for the answer to a call; the error is the order, where nobody does. Whoever is given it calls
+/// [`Driver::carry_out`], whatever happens.
+pub type HandOver = Box<dyn Fn(CallId, Order) -> Result<(), Order> + Send + Sync>;
 
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -86,6 +92,14 @@ pub enum Aftermath {
     None,
     /// Write report and theta, then feed [`Input::Concluded`].
     Conclude,
+}
+
+/// What a thread begins with.
+enum Begin<F> {
+    /// A step of the core.
+    Step(F),
+    /// An update that it was handed.
+    Update(Order),
 }
 
 impl Driver {
@@ -112,6 +126,7 @@ impl Driver {
             keeper: None,
             group: None,
             late: OnceLock::new(),
+            hand_over: OnceLock::new(),
         }
     }
 
@@ -163,12 +178,23 @@ impl Driver {
         }
     }
 
+    /// Lets threads that wait for an answer carry out updates. Once, and before anything is fed.
+    pub fn share(&self, hand_over: HandOver) {
+        let first = self.hand_over.set(hand_over).is_ok();
+        assert!(first, "it is shared already");
+    }
+
     /// Has `group` follow: the other servers of the job, whose life has begun where this one's has.
     /// Before anything is kept or fed.
     #[must_use]
     pub fn followed_by(mut self, group: Arc<Group>) -> Self {
         self.group = Some(group);
         self
+    }
+
+    /// Workers that the job is for.
+    pub fn n_workers(&self) -> u32 {
+        self.core.lock().n_workers()
     }
 
     /// Which of the job's servers it is.
@@ -231,7 +257,18 @@ impl Driver {
         if let Input::Dropped { call } = input {
             self.applier.asked(call);
         }
-        self.advance(clock, |core, now| core.step(now, input), deliver)
+        self.advance(clock, Begin::Step(|core: &mut Core, now| core.step(now, input)), deliver)
+    }
+
+    /// Carries out an update that was handed over, and does what follows as [`Driver::feed`] does.
+    pub fn carry_out(
+        &self,
+        clock: &dyn Fn() -> Time,
+        order: Order,
+        deliver: &mut dyn FnMut(CallId, Delivery),
+    ) -> Aftermath {
+        let begin = Begin::<fn(&mut Core, Time) -> Vec<Effect>>::Update(order);
+        self.advance(clock, begin, deliver)
     }
 
     /// Lets a job that was taken up again go on. Before any input.
@@ -242,20 +279,27 @@ impl Driver {
     ) -> Aftermath {
         match self.shape() {
             None => Aftermath::None,
-            Some(_) => self.advance(clock, |core, now| core.resume(now), deliver),
+            Some(_) => {
+                self.advance(clock, Begin::Step(|core: &mut Core, now| core.resume(now)), deliver)
+            }
         }
     }
 
-    /// Takes one step of the core, and then all those that follow from what it orders.
+    /// Takes one step of the core, or carries out an update, and then all that follows from what the core
+    /// orders, but for updates that others can carry out.
     fn advance(
         &self,
         clock: &dyn Fn() -> Time,
-        first: impl FnOnce(&mut Core, Time) -> Vec<Effect>,
+        begin: Begin<impl FnOnce(&mut Core, Time) -> Vec<Effect>>,
         deliver: &mut dyn FnMut(CallId, Delivery),
     ) -> Aftermath {
-        let mut first = Some(first);
+        let (mut first, mut orders) = match begin {
+            Begin::Step(step) => (Some(step), VecDeque::new()),
+            Begin::Update(order) => (None, VecDeque::from([order])),
+        };
         let mut inputs = VecDeque::new();
-        let mut orders = VecDeque::new();
+        // The first update is this thread's own.
+        let mut is_own = true;
         let mut aftermath = Aftermath::None;
         let mut fresh = None;
         loop {
@@ -277,6 +321,7 @@ impl Driver {
                 let effects = match (first.take(), inputs.pop_front()) {
                     (Some(first), _) => first(&mut core, now),
                     (None, Some(input)) => core.step(now, input),
+                    // An update was handed over.
                     (None, None) => Vec::new(),
                 };
                 for effect in &effects {
@@ -318,12 +363,29 @@ impl Driver {
             if !inputs.is_empty() {
                 continue;
             }
-            let Some(order) = orders.pop_front() else { return aftermath };
+            let order = loop {
+                let Some(order) = orders.pop_front() else { return aftermath };
+                if std::mem::take(&mut is_own) {
+                    break order;
+                }
+                if let Err(order) = self.hand_over(order) {
+                    break order;
+                }
+            };
             let result = self.update(&order).map(|made| fresh = Some(made));
             inputs.push_back(Input::Updated { name: order.name(), result });
             if self.wants_checkpoint() {
                 inputs.push_back(Input::Checkpoint { call: None });
             }
+        }
+    }
+
+    /// Lets the thread that brought the gradient of an update carry it out, if it waits for the answer
+    /// and the update is worth waking it for.
+    fn hand_over(&self, order: Order) -> Result<(), Order> {
+        match (&order.parts[..], self.hand_over.get()) {
+            (&[(call, _)], Some(hand_over)) if self.applier.is_long(call) => hand_over(call, order),
+            _ => Err(order),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Talking: gRPC services, connections, the clock. Knows calls and the driver, no rules.
 
 mod assemble;
+mod callers;
 mod chunks;
 mod connections;
 mod elsewhere;

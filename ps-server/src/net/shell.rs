@@ -1,16 +1,15 @@
 //! The driver with a clock and callers: inputs go in with the time, answers come out as futures.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use ps_common::rows::Rows;
 use ps_common::{Error, ErrorCode};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::core::{CallId, ConnId, Input, Time};
+use super::callers::{Callers, Errand, Errands};
+use crate::core::{CallId, ConnId, Input, Order, Time};
 use crate::driver::{Aftermath, Delivery, Driver};
 use crate::table::Pushed;
 
@@ -38,19 +37,6 @@ pub struct Brought {
     pub asked: Option<Vec<Rows>>,
 }
 
-/// Who waits for an answer.
-#[derive(Debug, Default)]
-struct Callers(Mutex<HashMap<CallId, oneshot::Sender<Delivery>>>);
-
-impl Callers {
-    fn deliver(&self, call: CallId, delivery: Delivery) {
-        if let Some(caller) = self.0.lock().remove(&call) {
-            // A caller that is gone meanwhile has been withdrawn or soon will be.
-            let _ = caller.send(delivery);
-        }
-    }
-}
-
 impl Shell {
     /// Starts the server's clock, and the job where one was taken up again.
     pub fn new(driver: Driver) -> Arc<Self> {
@@ -74,6 +60,12 @@ impl Shell {
                 }
             }),
         );
+        // With more workers than processors a thread that is woken has to wait for one.
+        let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+        if shell.driver.n_workers() as usize <= n_cores {
+            let callers = Arc::clone(&shell.callers);
+            shell.driver.share(Box::new(move |call, order| callers.hand_over(call, order)));
+        }
         let aftermath = shell.driver.resume(&|| shell.now(), &mut |_, _| {});
         if shell.driver.shape().is_some() {
             shell.initialized.notify_one();
@@ -112,19 +104,21 @@ impl Shell {
         input: impl FnOnce(CallId) -> Input,
     ) -> Result<Delivery, Error> {
         let call = CallId(self.ids.fetch_add(1, Ordering::Relaxed));
-        let (sender, answer) = oneshot::channel();
-        self.callers.0.lock().insert(call, sender);
-        let withdraw = Withdraw { shell: self, call };
+        let mut waiting = Waiting { shell: self, call, errands: self.callers.enter(call) };
         if let Some(rows) = brought.asked {
             self.driver.ask(call, rows);
         }
         self.feed(brought.gradient.map(|gradient| (call, gradient)), input(call));
-        let delivery = answer.await;
-        std::mem::forget(withdraw);
-        match delivery {
-            Ok(Delivery::Refused(error)) => Err(error),
-            Ok(delivery) => Ok(delivery),
-            Err(_) => Err(Error::new(ErrorCode::Internal, "the call was forgotten")),
+        loop {
+            match (&mut waiting.errands).await {
+                Ok(Errand::Answer(Delivery::Refused(error))) => return Err(error),
+                Ok(Errand::Answer(delivery)) => return Ok(delivery),
+                Ok(Errand::Update(order, next)) => {
+                    waiting.errands = next;
+                    self.carry_out(order);
+                }
+                Err(_) => return Err(Error::new(ErrorCode::Internal, "the call was forgotten")),
+            }
         }
     }
 
@@ -157,6 +151,12 @@ impl Shell {
             self.initialized.notify_one();
         }
         self.settle(aftermath);
+    }
+
+    /// Carries out an update that another thread's step has brought about.
+    fn carry_out(&self, order: Order) {
+        let mut deliver = |call, delivery| self.callers.deliver(call, delivery);
+        self.settle(self.driver.carry_out(&|| self.now(), order, &mut deliver));
     }
 
     /// Wakes who waits for what a step has brought about.
@@ -213,16 +213,116 @@ fn micros(time: Time) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX - 1)
 }
 
-/// Tells the core that a caller is gone.
-struct Withdraw<'a> {
+/// A call that waits for its answer. Dropped before that, it is withdrawn.
+struct Waiting<'a> {
     shell: &'a Shell,
     call: CallId,
+    errands: Errands,
 }
 
-impl Drop for Withdraw<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if self.shell.callers.0.lock().remove(&self.call).is_some() {
+        let is_withdrawn = self.shell.callers.leave(self.call);
+        // What it has been given nobody else does.
+        if let Ok(Errand::Update(order, _)) = self.errands.try_recv() {
+            self.shell.carry_out(order);
+        }
+        if is_withdrawn {
             self.shell.tell(Input::Dropped { call: self.call });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::testing;
+    use ps_common::Dtype;
+    use ps_common::calls::{Caller, JoinRequest, Outcome, PushHeader};
+    use ps_common::dtype::as_le_bytes;
+    use ps_common::job::{Fingerprint, PROTOCOL_VERSION, Role};
+    use ps_common::tables::{Table, Tables};
+    use std::task::{Context, Waker};
+    use std::time::Duration;
+
+    /// Enough for threads to be given updates, and for updates to be met while they are under way.
+    const DIM: usize = 400_000;
+
+    async fn join(shell: &Shell, rank: u32) -> Caller {
+        let tables = Tables::new(vec![Table::zeros("w", &[DIM as u64], true)]).expect("sane");
+        let request = JoinRequest {
+            protocol_version: PROTOCOL_VERSION,
+            role: Role::Worker,
+            rank: Some(rank),
+            fingerprint: Fingerprint::default(),
+            tables: Some(tables),
+            dtype: Some(Dtype::F32),
+            program: "test".to_owned(),
+            acknowledged_clock: None,
+            overlap: false,
+        };
+        let conn = shell.connected();
+        let join = |call| Input::Join { call, conn, address: String::new(), request };
+        match shell.call(Brought::default(), join).await {
+            Ok(Delivery::Joined(answer)) => answer.caller,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Pushes ones as `clock`, computed at any theta.
+    async fn push(shell: &Shell, caller: Caller, clock: u64) -> Outcome {
+        let ones = vec![1f32; DIM];
+        let mut gradient = shell.driver().empty_gradient(Dtype::F32);
+        gradient.append(as_le_bytes(&ones), DIM).expect("finite");
+        let brought = Brought { gradient: Some(gradient.into()), asked: None };
+        let header = PushHeader {
+            caller,
+            clock,
+            version_pulled: 0,
+            n_samples: 1,
+            loss: None,
+            penalty: None,
+            wait_max: None,
+            exchange: 0,
+        };
+        let (conn, digest) = (ConnId(caller.rank.into()), 7);
+        let input = |call| Input::Push { call, conn, header, digest, theta: true };
+        match shell.call(brought, input).await {
+            Ok(Delivery::Pushed(result, _)) => result.outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A caller hangs up when it has been given its update and has not begun with it.
+    #[test]
+    fn an_update_is_carried_out_whoever_hangs_up() {
+        const CLOCKS: u64 = 200;
+        let shell = testing::shell_of(2);
+        let [first, second] = [0, 1].map(|rank| wait_for(join(&shell, rank)));
+        let mut n_given = 0;
+        for clock in 0..CLOCKS {
+            let mut waiting = Box::pin(push(&shell, second, clock));
+            let is_pending = std::thread::scope(|scope| {
+                let other = scope.spawn(|| wait_for(push(&shell, first, clock)));
+                // From soon after the other's update has begun to when it is over, as it comes.
+                std::thread::sleep(Duration::from_micros(clock * 10));
+                let polled = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                assert_eq!(other.join().expect("no panic"), Outcome::Applied);
+                polled.is_pending()
+            });
+            n_given += u64::from(is_pending);
+            drop(waiting);
+            let theta = shell.driver().snapshot().expect("made");
+            assert_eq!(theta.version, 2 * (clock + 1), "{n_given} were given theirs");
+        }
+        assert!(n_given > 0, "the other's updates were always over");
+        let theta = shell.driver().snapshot().expect("made").values::<f32>();
+        assert!(theta.iter().all(|x| *x == -((2 * CLOCKS) as f32)));
+        assert_eq!(shell.driver().check(), Ok(()));
+    }
+
+    fn wait_for<R>(call: impl Future<Output = R>) -> R {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.expect("a runtime").block_on(call)
     }
 }

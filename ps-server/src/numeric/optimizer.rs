@@ -99,6 +99,12 @@ impl Optimizer {
         coupled.then_some(self.weight_decay)
     }
 
+    /// Whether it is descent along the gradient and no more than that: what is remembered is theta, and no
+    /// gradient has to be known as a whole.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.rule, Rule::Sgd) && self.clip_norm.is_none()
+    }
+
     /// Whether an element whose gradient is 0 stays as it is, and what is remembered of it too, so that rows
     /// without a gradient need not be looked at. Of FTRL that is so up to rounding: an element is
     /// computed from what is remembered of it.

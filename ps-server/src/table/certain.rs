@@ -9,7 +9,6 @@ use ps_common::{Dtype, Element};
 
 use super::gradient::Gradient;
 use super::motion::Motion;
-use crate::numeric::Rule;
 
 /// Gradients whose elements are no larger are moderate: 2^64 in single precision, 2^512 in double.
 pub(super) fn moderate<T: Element>() -> T {
@@ -52,9 +51,7 @@ impl Certain {
         bound: impl FnOnce() -> f64,
     ) -> Option<Self> {
         let Motion { optimizer, lr, factor, .. } = *motion;
-        let plain = matches!(optimizer.rule, Rule::Sgd)
-            && optimizer.clip_norm.is_none()
-            && matches!(combine, Combine::Sum);
+        let plain = optimizer.is_plain() && matches!(combine, Combine::Sum);
         if !plain || !parts.iter().all(|(gradient, _)| gradient.is_moderate()) {
             return None;
         }
@@ -80,7 +77,7 @@ pub(super) fn bound_of<'a, T: Element>(values: impl Iterator<Item = &'a [T]>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::numeric::Optimizer;
+    use crate::numeric::{Optimizer, Rule};
 
     fn certain<T: Element>(
         gradient: Gradient,

@@ -49,6 +49,11 @@ impl Pushed {
 }
 
 impl SparseGradient {
+    /// Elements of its rows.
+    pub fn n_elements(&self) -> usize {
+        self.values.len()
+    }
+
     /// `values` are the elements of `rows`, one row after the other. What comes for a row that is named more
     /// than once is added up in this order.
     ///
