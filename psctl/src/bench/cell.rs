@@ -83,7 +83,9 @@ pub(super) fn measure(arm: &Arm, job: &Job, aim: Duration) -> Result<Sample, Exi
 /// Steps until caches, buffers and windows have settled; how many, and seconds per step at last.
 fn warm_up(fleet: &mut Fleet, job: &Job, aim: Duration) -> Result<(u64, f64), ExitError> {
     let target = aim.as_secs_f64() / 8.0;
-    let (mut steps, mut total) = (2, 0);
+    // The first takes up to a hundred times as long as others: it says nothing of them.
+    fleet.steps(1, patience(10.0))?;
+    let (mut steps, mut total) = (2, 1);
     loop {
         let seconds = fleet.steps(steps, patience(10.0))?.as_secs_f64();
         total += steps;
