@@ -139,12 +139,6 @@ impl<'a> Assembly<'a> {
     /// # Errors
     /// The refusal of the push, of which nothing is left.
     pub fn take(mut self, fields: &pb::PushRequest, data: Pieces) -> Result<Progress<'a>, Error> {
-        if fields.part != i32::from(pb::Part::Asked) {
-            if fields.part == i32::from(pb::Part::Rows) {
-                self.digest.update(&fields.table.to_le_bytes());
-            }
-            data.iter().for_each(|piece| self.digest.update(piece));
-        }
         let taken = check_staged(fields, self.host).and_then(|()| self.append(fields, data));
         if let Err(error) = taken {
             self.host.recycle(self.gradient);
@@ -175,9 +169,18 @@ impl<'a> Assembly<'a> {
                 "a header stands inside a push; the chunk before it should have been marked last";
             return Err(Error::new(ErrorCode::BadField, what).with("field", "header"));
         }
-        match &mut self.rows {
-            None => append(fields, data, &mut self.gradient, self.shape),
-            Some(names) => names.take(fields, data, &mut self.gradient, self.shape.dtype),
+        let Self { rows, gradient, digest, shape, .. } = self;
+        match rows {
+            None => append(fields, data, (gradient, digest), *shape),
+            Some(names) => {
+                if fields.part == i32::from(pb::Part::Rows) {
+                    digest.update(&fields.table.to_le_bytes());
+                }
+                if fields.part != i32::from(pb::Part::Asked) {
+                    data.iter().for_each(|piece| digest.update(piece));
+                }
+                names.take(fields, data, gradient, shape.dtype)
+            }
         }
     }
 }
@@ -335,7 +338,7 @@ fn check_staged(chunk: &pb::PushRequest, host: Host<'_>) -> Result<(), Error> {
 fn append(
     chunk: &pb::PushRequest,
     data: Pieces,
-    gradient: &mut Gradient,
+    (gradient, digest): (&mut Gradient, &mut crc32fast::Hasher),
     Shape { first_key, dim, dtype }: Shape,
 ) -> Result<(), Error> {
     if chunk.part != i32::from(pb::Part::Values) {
@@ -349,8 +352,13 @@ fn append(
         encoding_from(chunk.dtype, dtype).ok_or_else(|| bad_dtype(chunk.dtype, dtype))?;
     check_key(chunk.key, first_key + gradient.len())?;
     match encoding {
-        Encoding::Plain => gradient.append_from(first_key, data, dim)?,
-        coded => gradient.append_coded(first_key, coded, data, dim)?,
+        Encoding::Plain => {
+            gradient.append_from(first_key, data, dim, |block| digest.update(block))?;
+        }
+        coded => {
+            data.iter().for_each(|piece| digest.update(piece));
+            gradient.append_coded(first_key, coded, data, dim)?;
+        }
     }
     if chunk.last && gradient.len() != dim {
         return Err(Error::new(

@@ -2,8 +2,9 @@
 //!
 //! It has to be certain that no element will overflow (`certain.rs`), since what is in force cannot be
 //! taken back. What it is for: whoever sends theta computes a chunk and sends it while it is in the
-//! cache, the next while the first is on its way; connections on several threads share the work; and the
-//! memory of a chunk's earlier version, which nobody may want any more by then, takes in the next one.
+//! cache, the next while the first is on its way; connections on several threads share the work; and a
+//! chunk is written where it lies, unless somebody still reads its earlier version, whose memory takes
+//! in the next chunk when it is let go.
 //! The bits are those of an update that is computed at once.
 
 use std::fmt::Debug;

@@ -140,11 +140,12 @@ impl Gradient {
     /// NON_FINITE with the first index, DIM_MISMATCH beyond `dim`, BAD_LENGTH for a broken element,
     /// OVERLOADED without memory for it and for the theta that it would make.
     pub fn append(&mut self, bytes: impl Buf, dim: usize) -> Result<(), GradientError> {
-        self.append_from(0, bytes, dim)
+        self.append_from(0, bytes, dim, |_| {})
     }
 
     /// As [`Gradient::append`], of a part of a gradient whose first element is `first_key` of the whole:
-    /// errors name elements so.
+    /// errors name elements so. All bytes are shown to `see`, in order, each block of them just before
+    /// it is taken in: they are in the first cache then.
     ///
     /// # Errors
     /// As there.
@@ -153,10 +154,11 @@ impl Gradient {
         first_key: usize,
         bytes: impl Buf,
         dim: usize,
+        see: impl FnMut(&[u8]),
     ) -> Result<(), GradientError> {
         match self {
-            Self::F32(values) => append(values, first_key, bytes, dim),
-            Self::F64(values) => append(values, first_key, bytes, dim),
+            Self::F32(values) => append(values, first_key, (bytes, see), dim),
+            Self::F64(values) => append(values, first_key, (bytes, see), dim),
         }
     }
 
@@ -222,7 +224,7 @@ fn make_room<T: Element>(values: &mut Vec<T>, n: usize, dim: usize) -> Result<()
 fn append<T: Element>(
     gradient: &mut Values<T>,
     first_key: usize,
-    mut bytes: impl Buf,
+    (mut bytes, mut see): (impl Buf, impl FnMut(&[u8])),
     dim: usize,
 ) -> Result<(), GradientError> {
     let (n_bytes, size) = (bytes.remaining(), size_of::<T>());
@@ -241,13 +243,16 @@ fn append<T: Element>(
         let begin = values.len();
         let whole = bytes.chunk().len().min(BLOCK_BYTES) / size * size;
         if whole > 0 {
-            let elements = bytes.chunk()[..whole].chunks_exact(size);
+            let block = &bytes.chunk()[..whole];
+            see(block);
+            let elements = block.chunks_exact(size);
             widest(|| values.extend(elements.map(bytemuck::pod_read_unaligned::<T>)));
             bytes.advance(whole);
         } else {
             // An element that lies in two pieces.
             let mut element = T::ZERO;
             bytes.copy_to_slice(bytemuck::bytes_of_mut(&mut element));
+            see(bytemuck::bytes_of(&element));
             values.push(element);
         }
         is_moderate &= all_within(&values[begin..], moderate());
@@ -332,7 +337,11 @@ mod tests {
             for second in first..=bytes.len() {
                 let mut gradient = Gradient::empty(Dtype::F64, None);
                 let rest = bytes[first..second].chain(&bytes[second..]);
-                gradient.append(bytes[..first].chain(rest), 7).expect("fits");
+                let (all, mut seen) = (bytes[..first].chain(rest), Vec::new());
+                gradient
+                    .append_from(0, all, 7, |block| seen.extend_from_slice(block))
+                    .expect("fits");
+                assert_eq!(seen, bytes);
                 assert_eq!(
                     gradient,
                     Gradient::F64(values.clone().into()),

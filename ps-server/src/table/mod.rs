@@ -1,9 +1,11 @@
 //! theta in memory: chunks behind reference counts, one version at a time.
 //!
-//! An update writes every chunk anew into spare memory: whole or not at all, and a pull in flight keeps
-//! the version that it began with (rule R9). Where an update may overflow, all of it is computed before
-//! it is in force (`theta.rs`), by several threads if it is large; where it cannot, it is in force first (`deferred.rs`). An update of some rows computes these beside theta,
-//! too, and then writes them where they lie (`theta/rows.rs`). In hogwild mode `hogwild.rs` takes the place of all that. Knows no workers, rounds or wire.
+//! An update counts whole or not at all, and a pull in flight keeps the version that it began with (rule
+//! R9): a chunk that somebody reads is written anew into spare memory. Where an update may overflow,
+//! all of it is computed beside theta before it is in force (`theta.rs`), by several threads if it is
+//! large; where it cannot, it is in force first (`deferred.rs`). An update of some rows computes these
+//! beside theta, too, and then writes them where they lie (`theta/rows.rs`). In hogwild mode
+//! `hogwild.rs` takes the place of all that. Knows no workers, rounds or wire.
 
 mod aggregate;
 mod capture;
