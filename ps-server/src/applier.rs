@@ -24,7 +24,8 @@ use crate::table::{
 
 mod clipped;
 
-/// Elements of gradients from which on an update is long: waking a thread takes as long as some ten thousand of them.
+/// Elements of gradients from which on an update is long: waking a thread takes as long as some ten
+/// thousand of them.
 pub(crate) const LONG: usize = 1 << 16;
 
 pub use clipped::Measured;

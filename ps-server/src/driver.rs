@@ -1,39 +1,30 @@
-//! Where deciding and applying meet: steps the core and carries out its effects. No IO, no clock.
-//!
-//! A thread that brings an input carries out what follows from it: it steps the core under a lock
-//! held for microseconds, hands out the answers, and applies the update that the core asked for, if
-//! any, outside that lock; of an update of rows the writing alone is inside. The core has at most one
-//! update under way, so theta needs no order of its own. In hogwild mode there are several, each on the thread that brought its gradient, and
-//! nothing keeps them apart.
+//! The server without its network: the core, theta, what keeps the job and the other servers, and what
+//! can be asked of them. No IO, no clock. What an input brings about is in `driver/steps.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use ps_common::calls::{Caller, JoinAnswer, Outcome, PullHeader, PushResult, Status};
+use ps_common::calls::{Caller, JoinAnswer, PullHeader, PushResult, Status};
 use ps_common::import::Imported;
 use ps_common::job::JobState;
 use ps_common::partition::Partition;
 use ps_common::report::Report;
-use ps_common::rows::Rows;
 use ps_common::statistics::Statistics;
 use ps_common::tables::Tables;
 use ps_common::{Dtype, Error, ErrorCode};
 
-use crate::applier::{Applier, Fresh};
-use crate::core::{
-    Answer, CallId, Config, Core, Effect, Input, Order, Time, Unapplied, Welcome, invariants,
-};
+use crate::applier::Applier;
+use crate::core::{CallId, Config, Core, Input, Order, Time, invariants};
 use crate::group::{Group, Lost};
 use crate::keeper::{Keeper, Late, Origin, Resumed, Resumption};
 use crate::numeric::Optimizer;
 use crate::storage;
-use crate::table::{Gradient, Pushed, Snapshot, check_room};
+use crate::table::{Gradient, Snapshot, check_room};
 
 mod outgoing;
+mod steps;
 mod together;
-
-use outgoing::Outgoing;
 
 /// An answer with all that goes with it.
 #[derive(Debug, Clone)]
@@ -75,8 +66,8 @@ pub struct Driver {
     hand_over: OnceLock<HandOver>,
 }
 
-/// Gives an update to whoever waits for the answer to a call; the error is the order, where nobody does. Whoever is given it calls
-/// [`Driver::carry_out`], whatever happens.
+/// Gives an update to whoever waits for the answer to a call; the error is the order, where nobody
+/// does. Whoever is given it calls [`Driver::carry_out`], whatever happens.
 pub type HandOver = Box<dyn Fn(CallId, Order) -> Result<(), Order> + Send + Sync>;
 
 impl std::fmt::Debug for Driver {
@@ -92,14 +83,6 @@ pub enum Aftermath {
     None,
     /// Write report and theta, then feed [`Input::Concluded`].
     Conclude,
-}
-
-/// What a thread begins with.
-enum Begin<F> {
-    /// A step of the core.
-    Step(F),
-    /// An update that it was handed.
-    Update(Order),
 }
 
 impl Driver {
@@ -240,226 +223,6 @@ impl Driver {
                 .with("want", start.dim())
                 .with("got", tables.dim())
         })
-    }
-
-    /// Gives one input to the core at the time that `clock` tells, and does what follows, answers
-    /// first, in order. Where updates are recorded, answers to pushes wait until the records are
-    /// durable and are delivered late ([`Driver::keep`]).
-    pub fn feed(
-        &self,
-        clock: &dyn Fn() -> Time,
-        input: Input,
-        deliver: &mut dyn FnMut(CallId, Delivery),
-    ) -> Aftermath {
-        if let Some(group) = &self.group {
-            group.expect(&input);
-        }
-        if let Input::Dropped { call } = input {
-            self.applier.asked(call);
-        }
-        self.advance(clock, Begin::Step(|core: &mut Core, now| core.step(now, input)), deliver)
-    }
-
-    /// Carries out an update that was handed over, and does what follows as [`Driver::feed`] does.
-    pub fn carry_out(
-        &self,
-        clock: &dyn Fn() -> Time,
-        order: Order,
-        deliver: &mut dyn FnMut(CallId, Delivery),
-    ) -> Aftermath {
-        let begin = Begin::<fn(&mut Core, Time) -> Vec<Effect>>::Update(order);
-        self.advance(clock, begin, deliver)
-    }
-
-    /// Lets a job that was taken up again go on. Before any input.
-    pub fn resume(
-        &self,
-        clock: &dyn Fn() -> Time,
-        deliver: &mut dyn FnMut(CallId, Delivery),
-    ) -> Aftermath {
-        match self.shape() {
-            None => Aftermath::None,
-            Some(_) => {
-                self.advance(clock, Begin::Step(|core: &mut Core, now| core.resume(now)), deliver)
-            }
-        }
-    }
-
-    /// Takes one step of the core, or carries out an update, and then all that follows from what the core
-    /// orders, but for updates that others can carry out.
-    fn advance(
-        &self,
-        clock: &dyn Fn() -> Time,
-        begin: Begin<impl FnOnce(&mut Core, Time) -> Vec<Effect>>,
-        deliver: &mut dyn FnMut(CallId, Delivery),
-    ) -> Aftermath {
-        let (mut first, mut orders) = match begin {
-            Begin::Step(step) => (Some(step), VecDeque::new()),
-            Begin::Update(order) => (None, VecDeque::from([order])),
-        };
-        let mut inputs = VecDeque::new();
-        // The first update is this thread's own.
-        let mut is_own = true;
-        let mut aftermath = Aftermath::None;
-        let mut fresh = None;
-        loop {
-            let (effects, theta) = {
-                let mut core = self.core.lock();
-                // In one stroke with the core's word of it: nobody can pull a version that the
-                // core does not know yet, here or at another server.
-                if let (Some(group), Some(Input::Updated { result, .. })) =
-                    (&self.group, inputs.front())
-                {
-                    group.settle(result.is_ok());
-                }
-                if let Some(fresh) = fresh.take() {
-                    self.applier.publish(fresh);
-                }
-                // Read inside the lock: the core's time never goes back, and an update that took
-                // long does not age the leases that it renews.
-                let now = clock();
-                let effects = match (first.take(), inputs.pop_front()) {
-                    (Some(first), _) => first(&mut core, now),
-                    (None, Some(input)) => core.step(now, input),
-                    // An update was handed over.
-                    (None, None) => Vec::new(),
-                };
-                for effect in &effects {
-                    // Inside the lock too: nobody may join a job that has no theta yet.
-                    if let Effect::Create { tables, dtype } = effect {
-                        self.applier.create(tables, *dtype);
-                    }
-                }
-                if let Some(group) = &self.group {
-                    let job = |tables: &Tables| {
-                        self.keeper.as_ref().map_or(0, |keeper| keeper.job_of(tables))
-                    };
-                    group.follow(&effects, job, core.seconds(now));
-                }
-                // Inside the lock: what goes out is of the version that the core has.
-                let theta = Outgoing::with(&effects, &self.applier);
-                (effects, theta)
-            };
-            let mut theta = theta.read();
-            for effect in effects {
-                match effect {
-                    Effect::Reply { call, answer } => {
-                        // If its record was lost, only a checkpoint makes durable what it says,
-                        // and there may be no other push to ask for one.
-                        let is_again = is_duplicate(&answer);
-                        self.reply(call, answer, &mut theta, deliver);
-                        if is_again && self.wants_checkpoint() {
-                            inputs.push_back(Input::Checkpoint { call: None });
-                        }
-                    }
-                    Effect::Create { .. } => {}
-                    Effect::Update(order) => orders.push_back(order),
-                    Effect::Capture => inputs.extend(self.capture(clock)),
-                    Effect::Keep { rank } => self.applier.keep(rank, theta.whole()),
-                    Effect::Forget { gradient } => self.applier.forget(gradient),
-                    Effect::Conclude => aftermath = Aftermath::Conclude,
-                }
-            }
-            if !inputs.is_empty() {
-                continue;
-            }
-            let order = loop {
-                let Some(order) = orders.pop_front() else { return aftermath };
-                if std::mem::take(&mut is_own) {
-                    break order;
-                }
-                if let Err(order) = self.hand_over(order) {
-                    break order;
-                }
-            };
-            let result = self.update(&order).map(|made| fresh = Some(made));
-            inputs.push_back(Input::Updated { name: order.name(), result });
-            if self.wants_checkpoint() {
-                inputs.push_back(Input::Checkpoint { call: None });
-            }
-        }
-    }
-
-    /// Lets the thread that brought the gradient of an update carry it out, if it waits for the answer
-    /// and the update is worth waking it for.
-    fn hand_over(&self, order: Order) -> Result<(), Order> {
-        match (&order.parts[..], self.hand_over.get()) {
-            (&[(call, _)], Some(hand_over)) if self.applier.is_long(call) => hand_over(call, order),
-            _ => Err(order),
-        }
-    }
-
-    fn wants_checkpoint(&self) -> bool {
-        self.keeper.as_ref().is_some_and(Keeper::wants_checkpoint)
-    }
-
-    /// Carries out an update, recorded where updates are; by all servers or by none.
-    fn update(&self, order: &Order) -> Result<Fresh, Unapplied> {
-        if let Some(group) = &self.group {
-            return self.update_together(group, order);
-        }
-        let Some(keeper) = self.keeper.as_ref().filter(|keeper| keeper.records()) else {
-            return self.applier.update(order);
-        };
-        let counted = self.core.lock().counted_by(order);
-        self.applier.update_recorded(order, &mut |parts| keeper.record(order, &counted, parts))
-    }
-
-    /// Takes theta and all that goes with it on its way to the disk; gives what the core has to
-    /// hear of it at once.
-    fn capture(&self, clock: &dyn Fn() -> Time) -> impl Iterator<Item = Input> + use<> {
-        let keeper = self.keeper.as_ref().expect("only a job that is kept is captured");
-        let saved = self.core.lock().save(clock());
-        let saved = saved.expect("a job without a theta is not captured");
-        let theta = self.applier.capture().expect("there is a theta");
-        let optimizer = self.applier.optimizer();
-        let picture = keeper.picture(saved, theta, optimizer, &self.statistics.lock());
-        let end = keeper.save(picture);
-        std::iter::once(Input::Captured).chain(end)
-    }
-
-    /// Delivers an answer, or has it delivered once what it says is durable.
-    fn reply(
-        &self,
-        call: CallId,
-        answer: Answer,
-        theta: &mut Outgoing<'_>,
-        deliver: &mut dyn FnMut(CallId, Delivery),
-    ) {
-        let acknowledges = matches!(
-            answer,
-            Answer::Pushed(PushResult { outcome: Outcome::Applied | Outcome::Duplicate, .. })
-        );
-        let delivery = self.complete(call, answer, theta);
-        let late = self.late.get().filter(|_| acknowledges);
-        match self.keeper.as_ref().filter(|keeper| keeper.records()).zip(late) {
-            None => deliver(call, delivery),
-            Some((keeper, late)) => {
-                let late = Arc::clone(late);
-                keeper.when_durable(move |outcome| match outcome {
-                    Ok(()) => late((call, delivery)),
-                    Err(error) => late((call, Delivery::Refused(error))),
-                });
-            }
-        }
-    }
-
-    /// Like [`Driver::feed`], with the gradient that the push in `input` brings.
-    pub fn feed_push(
-        &self,
-        clock: &dyn Fn() -> Time,
-        call: CallId,
-        gradient: impl Into<Pushed>,
-        input: Input,
-        deliver: &mut dyn FnMut(CallId, Delivery),
-    ) -> Aftermath {
-        self.applier.hold(call, gradient);
-        self.feed(clock, input, deliver)
-    }
-
-    /// Lets the answer to a call that is about to be fed bring these rows in place of theta.
-    pub fn ask(&self, call: CallId, rows: Vec<Rows>) {
-        self.applier.ask(call, rows);
     }
 
     /// theta's tables, by which rows are named.
@@ -617,37 +380,6 @@ impl Driver {
     pub fn job(&self) -> Option<JoinAnswer> {
         self.core.lock().description(&self.program)
     }
-
-    fn complete(&self, call: CallId, answer: Answer, theta: &mut Outgoing<'_>) -> Delivery {
-        match answer {
-            Answer::Joined(welcome) => self.welcome(&welcome),
-            Answer::State { state, version } => Delivery::State { state, version },
-            Answer::Pushed(result) => Delivery::Pushed(result, theta.of(call)),
-            Answer::Pulled(header) => Delivery::Pulled(header, theta.of(call)),
-            Answer::Checkpointed { version, path } => Delivery::Checkpointed(version, path),
-            Answer::Statistics => Delivery::Statistics(self.merged_statistics()),
-            Answer::Refused(refusal) => Delivery::Refused(refusal.0),
-        }
-    }
-
-    fn welcome(&self, welcome: &Welcome) -> Delivery {
-        let answer = self.core.lock().join_answer(welcome, &self.program);
-        Delivery::Joined(Box::new(answer.expect("who is welcome has a job to join")))
-    }
-
-    fn merged_statistics(&self) -> Statistics {
-        let all = self.statistics.lock();
-        let mut in_rank_order = all.values();
-        let mut merged = in_rank_order.next().expect("every rank's are in").clone();
-        for statistics in in_rank_order {
-            merged.merge(statistics);
-        }
-        merged
-    }
-}
-
-fn is_duplicate(answer: &Answer) -> bool {
-    matches!(answer, Answer::Pushed(PushResult { outcome: Outcome::Duplicate, .. }))
 }
 
 #[cfg(test)]

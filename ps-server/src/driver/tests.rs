@@ -264,9 +264,6 @@ fn count_once(dim: usize, clocks: u64) -> u64 {
         count.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }));
-    let integers = |rank: u32, clock: u64| -> Vec<f64> {
-        (0..dim as u64).map(|i| ((u64::from(rank) * 7 + clock * 3 + i) % 101) as f64).collect()
-    };
     std::thread::scope(|scope| {
         for (caller, inbox) in callers.iter().zip(inboxes) {
             let (driver, told) = (&driver, told.clone());
@@ -279,7 +276,7 @@ fn count_once(dim: usize, clocks: u64) -> u64 {
                 let mut dice = Dice(caller.rank.into());
                 let mut n_calls = 0;
                 for clock in 0..clocks {
-                    let values = integers(caller.rank, clock);
+                    let values = integers(dim, caller.rank, clock);
                     let mut last = 0;
                     for _ in 0..=dice.below(3) {
                         n_calls += 1;
@@ -310,12 +307,14 @@ fn count_once(dim: usize, clocks: u64) -> u64 {
     assert_eq!(theta.version, u64::from(K) * clocks);
     // Halves of integers: exact in f64 in whatever order they were added.
     let mut sum = vec![0.0; dim];
-    for rank in 0..K {
-        for clock in 0..clocks {
-            sum.iter_mut().zip(integers(rank, clock)).for_each(|(s, g)| *s += g);
-        }
+    for (rank, clock) in (0..K).flat_map(|rank| (0..clocks).map(move |clock| (rank, clock))) {
+        sum.iter_mut().zip(integers(dim, rank, clock)).for_each(|(s, g)| *s -= LR * g);
     }
-    let expected: Vec<f64> = sum.iter().map(|s| -LR * s).collect();
-    assert!(theta.values::<f64>() == expected, "theta is not what all gradients amount to");
+    assert!(theta.values::<f64>() == sum, "theta is not what all gradients amount to");
     n_handed.load(Ordering::Relaxed)
+}
+
+/// A worker's gradient.
+fn integers(dim: usize, rank: u32, clock: u64) -> Vec<f64> {
+    (0..dim as u64).map(|i| ((u64::from(rank) * 7 + clock * 3 + i) % 101) as f64).collect()
 }

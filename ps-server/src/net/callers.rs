@@ -36,8 +36,8 @@ impl Callers {
         errands
     }
 
-    /// Ends the wait of a call without an answer; gives whether it still waited. Nobody is given an update to carry out
-    /// after that.
+    /// Ends the wait of a call without an answer; gives whether it still waited. It is given no update
+    /// to carry out after that.
     pub(super) fn leave(&self, call: CallId) -> bool {
         self.0.lock().remove(&call).is_some()
     }

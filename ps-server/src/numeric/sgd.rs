@@ -29,7 +29,7 @@ pub(super) fn sgd<T: Element>(theta: &mut [T], gradient: &[T], lr: f64) -> bool 
     widest(|| {
         let mut is_finite = true;
         for (theta, &g) in theta.iter_mut().zip(gradient) {
-            *theta = *theta - lr * g;
+            *theta -= lr * g;
             is_finite &= theta.is_finite();
         }
         is_finite
