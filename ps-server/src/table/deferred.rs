@@ -123,11 +123,11 @@ impl<T: Element> Deferred<T> {
         };
         let place = (index, index * self.chunk_len);
         if let Some(theta) = before.unshared() {
-            by.chunk_in_place(place, theta);
+            by.chunk(place, (theta, None));
             return before.clone();
         }
         let mut after = self.pool.take(before.len());
-        by.chunk(place, (after.unshared().expect("just made"), before), None);
+        by.chunk(place, (after.unshared().expect("just made"), Some(before)));
         after
     }
 }

@@ -37,33 +37,23 @@ pub(super) struct Move<'a, T> {
 }
 
 impl<'a, T: Element> Move<'a, T> {
-    /// Writes a chunk's new theta and next state, whatever comes of it. The chunk is known by its index
-    /// and first key.
+    /// Writes a chunk's new theta, whatever comes of it, by a rule that remembers nothing: from what it was,
+    /// or in place, where gradients must not be compensated. The chunk is known by its index and first key.
     pub(super) fn chunk(
         &self,
         (chunk, key): (usize, usize),
-        (new, old): (&mut [T], &[T]),
-        mut state: Option<&mut State<T>>,
+        (theta, old): (&mut [T], Option<&[T]>),
     ) {
-        let mut scratch = Scratch::default();
-        for place in blocks(chunk, key, old.len()) {
-            let block = place.offset..place.offset + place.len;
-            let theta = (&mut new[block.clone()], &old[block]);
-            self.block(theta, place, state.as_deref_mut(), &mut scratch);
-        }
-    }
-
-    /// As [`Move::chunk`], in place, by a rule that remembers nothing. Gradients are not compensated:
-    /// that takes theta as it was before the update.
-    pub(super) fn chunk_in_place(&self, (chunk, key): (usize, usize), theta: &mut [T]) {
         let mut scratch = Scratch::default();
         for place in blocks(chunk, key, theta.len()) {
             let block = place.offset..place.offset + place.len;
-            self.block_in_place(&mut theta[block], place, &mut scratch);
+            let old = old.map(|old| &old[block.clone()]);
+            self.block((&mut theta[block], old), place, None, &mut scratch);
         }
     }
 
-    /// As [`Move::chunk`]; the error is the first key where one of both is not finite.
+    /// Writes a chunk's new theta beside what it was, and its next state; the error is the first key where
+    /// one of both is not finite.
     pub(super) fn chunk_checked(
         &self,
         (chunk, key): (usize, usize),
@@ -74,7 +64,7 @@ impl<'a, T: Element> Move<'a, T> {
         for place in blocks(chunk, key, old.len()) {
             let block = place.offset..place.offset + place.len;
             let (new, old) = (&mut new[block.clone()], &old[block.clone()]);
-            if self.block((&mut *new, old), place, state.as_deref_mut(), &mut scratch) {
+            if self.block((&mut *new, Some(old)), place, state.as_deref_mut(), &mut scratch) {
                 continue;
             }
             let in_state = state.as_ref().and_then(|state| state.first_non_finite(&block));
@@ -85,10 +75,10 @@ impl<'a, T: Element> Move<'a, T> {
         Ok(())
     }
 
-    /// Gives whether all that it wrote is finite.
+    /// Writes `new` from `old`, or in place where there is none. Gives whether all that it wrote is finite.
     fn block(
         &self,
-        (new, old): (&mut [T], &[T]),
+        (new, old): (&mut [T], Option<&[T]>),
         place: Place,
         mut state: Option<&mut State<T>>,
         scratch: &mut Scratch<'a, T>,
@@ -98,24 +88,28 @@ impl<'a, T: Element> Move<'a, T> {
         let keys = place.key..place.key + place.len;
         let n_steps = self.aggregate.n_steps();
         if n_steps == 0 {
-            new.copy_from_slice(old);
+            if let Some(old) = old {
+                new.copy_from_slice(old);
+            }
             if let Some(state) = &mut state {
                 state.stay(place.offset..place.offset + place.len);
             }
         }
         for which in 0..n_steps {
-            let theta = if which == 0 { old } else { &*new };
-            let gradient = self.gradient(which, place, (theta, old), scratch);
+            // The first step comes from what there was, the others go on from there.
+            let from = old.filter(|_| which == 0);
+            let theta = from.unwrap_or(new);
+            let gradient = self.gradient(which, place, (theta, old.unwrap_or(theta)), scratch);
             let step = optimizer.at(lr, factor, self.n_before + which as u64);
             for (run, penalized) in runs_of(penalized, keys.clone()) {
                 let run = run.start - place.key..run.end - place.key;
                 let in_chunk = place.offset + run.start..place.offset + run.end;
                 let (new, gradient) = (&mut new[run.clone()], &gradient[run.clone()]);
                 let (rule, step) = (optimizer.rule, Step { penalized, ..step });
-                if which == 0 {
+                if let Some(from) = from {
                     let slots = state.as_mut().map(|state| state.turns(in_chunk));
                     is_finite &= rule.step_from(
-                        (new, &old[run]),
+                        (new, &from[run]),
                         gradient,
                         slots.unwrap_or_default(),
                         &step,
@@ -127,25 +121,6 @@ impl<'a, T: Element> Move<'a, T> {
             }
         }
         is_finite
-    }
-
-    fn block_in_place(&self, theta: &mut [T], place: Place, scratch: &mut Scratch<'a, T>) {
-        let Motion { optimizer, lr, factor, penalized } = self.motion;
-        let keys = place.key..place.key + place.len;
-        for which in 0..self.aggregate.n_steps() {
-            let gradient = self.gradient(which, place, (theta, theta), scratch);
-            let step = optimizer.at(lr, factor, self.n_before + which as u64);
-            for (run, penalized) in runs_of(penalized, keys.clone()) {
-                let run = run.start - place.key..run.end - place.key;
-                let (theta, gradient) = (&mut theta[run.clone()], &gradient[run]);
-                optimizer.rule.step(
-                    theta,
-                    gradient,
-                    Default::default(),
-                    &Step { penalized, ..step },
-                );
-            }
-        }
     }
 
     /// The gradient of a step, clipped and with the decay of `theta`, which was `old` before the update.
