@@ -17,6 +17,7 @@ use ps_common::{Dtype, Error, ErrorCode, calls};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::hot::Out;
 use super::pace::Outlet;
 use crate::follower::{Follower, Given, Next, StreamId, Taken};
 use crate::keeper::PartKeeper;
@@ -203,7 +204,7 @@ impl Following {
                 ready
             }
             Next::Save(picture) => {
-                let (version, words) = (picture.name.version, outlet.bytes.clone());
+                let (version, words) = (picture.name.version, outlet.out.clone());
                 let Some(keeper) = &self.keeper else {
                     let result =
                         Err(format!("server {} has no --checkpoint-dir", self.partition()));
@@ -212,7 +213,7 @@ impl Following {
                 keeper.save(picture, move |result| {
                     let word = Word::Saved { version, result };
                     // Its reader may be gone.
-                    let _ = words.blocking_send(Ok(message(word)));
+                    let _ = words.blocking_send(Out::Bytes(message(word)));
                 });
                 return Ok(());
             }
@@ -313,7 +314,7 @@ async fn answered<T: Send + 'static>(
 /// A reader that is gone needs to hear no more: the end of the stream follows.
 async fn say(outlet: &Outlet, word: Word) -> Result<(), Error> {
     let gone = |_| Error::new(ErrorCode::Draining, "partition 0 is gone");
-    outlet.send(Ok(message(word))).await.map_err(gone)
+    outlet.send(Out::Bytes(message(word))).await.map_err(gone)
 }
 
 fn message(word: Word) -> bytes::Bytes {

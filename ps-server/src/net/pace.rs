@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,11 +12,12 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use ps_common::wire::status::to_status;
 use ps_common::{Error, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 use tonic::Status;
 use tonic::body::Body;
 
 use super::connections::Peer;
+use super::hot::{Out, Parts};
 use super::turnaways::{Turnaways, Why};
 
 /// A request's body that fails where nothing comes for too long.
@@ -93,9 +95,9 @@ impl HttpBody for Held {
     }
 }
 
-/// Where an answer's bytes go, and how long their reader may leave them lying.
+/// Where an answer goes, and how long its reader may leave it lying.
 pub(super) struct Outlet {
-    pub(super) bytes: mpsc::Sender<Result<Bytes, Status>>,
+    pub(super) out: mpsc::Sender<Out>,
     pub(super) peer: Peer,
     pub(super) stall: Duration,
     pub(super) turnaways: Arc<Turnaways>,
@@ -106,20 +108,122 @@ pub(super) struct Outlet {
 pub(super) struct ReaderGone;
 
 impl Outlet {
-    /// Sends `bytes` on, or the status that ends the answer. A reader that takes nothing for too long
-    /// loses its connection: there is no other way to get back what lies in its buffers.
+    /// Sends `out` on. A reader that takes nothing for too long loses its connection: there is no
+    /// other way to get back what lies in its buffers.
     ///
     /// # Errors
     /// [`ReaderGone`].
-    pub(super) async fn send(&self, bytes: Result<Bytes, Status>) -> Result<(), ReaderGone> {
-        match tokio::time::timeout(self.stall, self.bytes.send(bytes)).await {
+    pub(super) async fn send(&self, out: Out) -> Result<(), ReaderGone> {
+        match timeout(self.stall, self.out.send(out)).await {
             Ok(sent) => sent.map_err(|_| ReaderGone),
-            Err(_) => {
-                let detail = format!("it read nothing of an answer for {:?}", self.stall);
-                self.turnaways.note(Why::Stalled, self.peer.address, detail);
-                self.peer.line.cut();
-                Err(ReaderGone)
+            Err(_) => Err(self.cut()),
+        }
+    }
+
+    /// Sends `parts` on, each of which is made when the reader has room for it, and waits until all
+    /// are taken; an error ends the answer. That a reader stands still is seen after `stall` to twice
+    /// `stall`.
+    ///
+    /// # Errors
+    /// [`ReaderGone`], also where a part ended the answer.
+    pub(super) async fn send_all(
+        &self,
+        mut parts: impl Iterator<Item = Result<Bytes, Error>> + Send + 'static,
+    ) -> Result<(), ReaderGone> {
+        let rest = match (parts.next(), parts.next()) {
+            // A small answer need not be waited for.
+            (Some(Ok(only)), None) => return self.send(Out::Bytes(only)).await,
+            (first, second) => first.into_iter().chain(second).chain(parts),
+        };
+        let (parts, mut progress) = Parts::new(rest);
+        self.send(Out::Parts(parts)).await?;
+        loop {
+            let n_wanted = progress.n_wanted.load(Ordering::Relaxed);
+            match timeout(self.stall, &mut progress.taken).await {
+                Ok(taken) => return taken.map_err(|_| ReaderGone),
+                Err(_) if progress.n_wanted.load(Ordering::Relaxed) > n_wanted => {}
+                Err(_) => return Err(self.cut()),
             }
         }
+    }
+
+    fn cut(&self) -> ReaderGone {
+        let detail = format!("it read nothing of an answer for {:?}", self.stall);
+        self.turnaways.note(Why::Stalled, self.peer.address, detail);
+        self.peer.line.cut();
+        ReaderGone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, poll_fn};
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::core::ConnId;
+    use crate::net::hot::{Outgoing, streamed};
+    use crate::net::testing;
+
+    const N: u8 = 4;
+
+    fn outlet(stall: Duration) -> (Outlet, Outgoing) {
+        let (out, outgoing) = mpsc::channel(2);
+        let address = ([127, 0, 0, 1], 1).into();
+        let peer = Peer { conn: ConnId(1), address, line: Arc::default() };
+        let turnaways = Arc::new(Turnaways::new(testing::shell()));
+        (Outlet { out, peer, stall, turnaways }, outgoing)
+    }
+
+    fn parts(n: u8) -> impl Iterator<Item = Result<Bytes, Error>> {
+        (0..n).map(|i| Ok(Bytes::copy_from_slice(&[i])))
+    }
+
+    /// Sends `N` parts to a reader that takes so many of them, one after each `pause`, and no more.
+    async fn send_to(n_read: u8, stall: Duration, pause: Duration) -> Result<(), ReaderGone> {
+        let (outlet, outgoing) = outlet(stall);
+        let mut body = streamed(outgoing).into_body();
+        let reading = async {
+            for i in 0..n_read {
+                sleep(pause).await;
+                let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+                let frame = frame.expect("not over").expect("made");
+                assert_eq!(frame.into_data().expect("no trailers"), [i][..]);
+            }
+            pending::<()>().await
+        };
+        tokio::select! {
+            sent = outlet.send_all(parts(N)) => sent,
+            () = reading => unreachable!("it never ends"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_given_all() {
+        let (stall, pause) = (Duration::from_secs(2), Duration::from_millis(500));
+        let begun = Instant::now();
+        // One more than there are: it finds out that there are no more.
+        assert!(send_to(N + 1, stall, pause).await.is_ok());
+        assert!(begun.elapsed() > stall, "in all");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stands_still_is_cut_off() {
+        let stall = Duration::from_millis(50);
+        for n_read in 0..=N {
+            let begun = Instant::now();
+            assert!(send_to(n_read, stall, Duration::ZERO).await.is_err(), "{n_read}");
+            assert!(begun.elapsed() >= stall);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_small_answer_is_not_waited_for_and_none_goes_to_whom_is_gone() {
+        let (outlet, outgoing) = outlet(Duration::from_secs(60));
+        assert!(outlet.send_all(parts(1)).await.is_ok());
+        drop(outgoing);
+        assert!(outlet.send_all(parts(1)).await.is_err());
+        assert!(outlet.send_all(parts(2)).await.is_err());
     }
 }

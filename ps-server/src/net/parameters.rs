@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use ps_common::calls::{Caller, Evaluation, Outcome, PullHeader, PullRequest, PushResult};
 use ps_common::codec::Encoding;
 use ps_common::rows::{self, Rows};
@@ -31,7 +30,7 @@ use super::assemble::{Failure, Push, read_push};
 use super::chunks;
 use super::connections::Peer;
 use super::encoder::{Encoder, WireTheta};
-use super::hot::{self, Incoming};
+use super::hot::{self, Incoming, Out};
 use super::membership::{state_of, unexpected};
 use super::pace::Outlet;
 use super::shell::{Brought, Shell};
@@ -40,9 +39,8 @@ use crate::core::{ConnId, Input};
 use crate::driver::Delivery;
 use crate::table::Snapshot;
 
-/// Parts of messages between theta and the connection: enough to keep it busy, few enough to stay in
-/// cache. A chunk is two of them.
-pub(super) const PARTS_AHEAD: usize = 8;
+/// Messages between a call and its connection.
+pub(super) const MESSAGES_AHEAD: usize = 8;
 
 /// The service over the shell.
 #[derive(Debug, Clone)]
@@ -95,9 +93,9 @@ impl ParametersService {
 
     /// The way out of an answer to `peer`, and what it is read from.
     fn outlet(&self, peer: Peer) -> (Outlet, hot::Outgoing) {
-        let (bytes, outgoing) = mpsc::channel(PARTS_AHEAD);
+        let (out, outgoing) = mpsc::channel(MESSAGES_AHEAD);
         let turnaways = Arc::clone(&self.turnaways);
-        (Outlet { bytes, peer, stall: self.stall, turnaways }, outgoing)
+        (Outlet { out, peer, stall: self.stall, turnaways }, outgoing)
     }
 
     async fn push(&self, peer: Peer, mut incoming: Incoming) -> Result<Response<Body>, Status> {
@@ -171,10 +169,10 @@ impl ParametersService {
                 result = steps((&shell, &encoder), conn, incoming, &outlet) => {
                     let status = result.err().unwrap_or_else(|| Status::ok(""));
                     // The caller may be gone: then nobody needs to know.
-                    let _ = outlet.send(Err(status)).await;
+                    let _ = outlet.send(Out::End(status)).await;
                 }
                 // Withdraws the held call of a caller that is gone.
-                () = outlet.bytes.closed() => {}
+                () = outlet.out.closed() => {}
             }
         });
         hot::streamed(outgoing)
@@ -219,7 +217,8 @@ async fn steps(
         let encoding = push.theta_encoding;
         let (result, theta) = deliver(shell, conn, push, true).await?;
         let theta = (result.outcome != Outcome::Waiting).then(|| encoder.encode(theta, encoding));
-        if !send_all(outlet, chunks::of_step(result, theta)).await? {
+        if outlet.send_all(chunks::of_step(result, theta)).await.is_err() {
+            // It is over, whatever would end it now.
             return Ok(());
         }
     }
@@ -235,34 +234,14 @@ pub(super) fn send_theta(
 ) {
     tokio::spawn(async move {
         let sent = match version_have == Some(header.version) {
-            true => {
-                let unchanged = chunks::unchanged(header, &theta, first_key);
-                send_all(&outlet, std::iter::once(Ok(unchanged))).await
-            }
-            false => send_all(&outlet, chunks::of_pull(header, theta, first_key)).await,
+            true => outlet.send(Out::Bytes(chunks::unchanged(header, &theta, first_key))).await,
+            false => outlet.send_all(chunks::of_pull(header, theta, first_key)).await,
         };
-        let end = match sent {
-            Ok(true) => Status::ok(""),
+        if sent.is_ok() {
             // Whoever is gone does not need to know.
-            Ok(false) => return,
-            Err(status) => status,
-        };
-        let _ = outlet.send(Err(end)).await;
-    });
-}
-
-/// Whether the reader was there to the end.
-async fn send_all(
-    outlet: &Outlet,
-    parts: impl Iterator<Item = Result<Bytes, Error>>,
-) -> Result<bool, Status> {
-    for part in parts {
-        let part = part.map_err(|e| to_status(&e))?;
-        if outlet.send(Ok(part)).await.is_err() {
-            return Ok(false);
+            let _ = outlet.send(Out::End(Status::ok(""))).await;
         }
-    }
-    Ok(true)
+    });
 }
 
 async fn deliver(

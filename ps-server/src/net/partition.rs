@@ -30,9 +30,9 @@ use super::assemble::{Host, read_push_for};
 use super::connections::Peer;
 use super::encoder::Encoder;
 use super::following::Following;
-use super::hot::{self, Incoming};
+use super::hot::{self, Incoming, Out};
 use super::pace::Outlet;
-use super::parameters::{PARTS_AHEAD, nothing, send_theta, status_of};
+use super::parameters::{MESSAGES_AHEAD, nothing, send_theta, status_of};
 use super::turnaways::Turnaways;
 use crate::follower::{Given, StreamId};
 use crate::table::Pushed;
@@ -86,9 +86,9 @@ impl PartitionService {
 
     /// The way out of an answer to `peer`, and what it is read from.
     fn outlet(&self, peer: Peer) -> (Outlet, hot::Outgoing) {
-        let (bytes, outgoing) = mpsc::channel(PARTS_AHEAD);
+        let (out, outgoing) = mpsc::channel(MESSAGES_AHEAD);
         let turnaways = Arc::clone(&self.turnaways);
-        (Outlet { bytes, peer, stall: self.stall, turnaways }, outgoing)
+        (Outlet { out, peer, stall: self.stall, turnaways }, outgoing)
     }
 
     async fn stage(&self, mut incoming: Incoming) -> Result<Response<Body>, Status> {
@@ -139,7 +139,7 @@ impl PartitionService {
                     end.err().unwrap_or_else(|| Status::ok(""))
                 }
                 () = following.closing() => to_status(&following.draining()),
-                () = outlet.bytes.closed() => Status::cancelled("partition 0 is gone"),
+                () = outlet.out.closed() => Status::cancelled("partition 0 is gone"),
             };
             if let Some(stream) = stream {
                 following.disconnected(stream);
@@ -149,7 +149,7 @@ impl PartitionService {
                 }
             }
             // Partition 0 may be gone: then nobody needs to know.
-            let _ = outlet.send(Err(status)).await;
+            let _ = outlet.send(Out::End(status)).await;
         });
         hot::streamed(outgoing)
     }

@@ -23,6 +23,7 @@ use super::connections::Connections;
 use super::elsewhere::{Elsewhere, FollowerOperator};
 use super::following::Following;
 use super::gate::GateLayer;
+use super::hot;
 use super::lanes::{Incoming, Lanes};
 use super::membership::MembershipService;
 use super::operator::OperatorService;
@@ -238,7 +239,7 @@ fn internal_error(panic: Box<dyn Any + Send + 'static>) -> http::Response<Body> 
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
     tracing::error!(panic = what, "a call panicked");
-    tonic::Status::internal("the server failed inside this call; its log says where").into_http()
+    hot::failed_inside().into_http()
 }
 
 #[cfg(test)]
