@@ -2,9 +2,9 @@
 //!
 //! It has to be certain that no element will overflow (`certain.rs`), since what is in force cannot be
 //! taken back. What it is for: whoever sends theta computes a chunk and sends it while it is in the
-//! cache, the next while the first is on its way; connections on several threads share the work; and a
-//! chunk is written where it lies, unless somebody still reads its earlier version, whose memory takes
-//! in the next chunk when it is let go.
+//! cache, the next while the first is on its way; connections on several threads share the work, and
+//! none waits for a chunk while there are others to compute; and a chunk is written where it lies, unless
+//! somebody still reads its earlier version, whose memory takes in the next chunk when it is let go.
 //! The bits are those of an update that is computed at once.
 
 use std::fmt::Debug;
@@ -79,10 +79,23 @@ impl<T: Element> Deferred<T> {
         }
     }
 
-    /// A chunk of theta as it is after the update.
+    /// A chunk of theta as it is after the update. While another thread computes it, this one computes
+    /// chunks that come after it.
     pub(super) fn chunk(&self, index: usize) -> Shared<T> {
-        let mut state = self.chunks[index].lock();
-        let before = match &mut *state {
+        for later in index + 1..self.chunks.len() {
+            if let Some(mut state) = self.chunks[index].try_lock() {
+                return self.after(index, &mut state);
+            }
+            if let Some(mut state) = self.chunks[later].try_lock() {
+                self.after(later, &mut state);
+            }
+        }
+        self.after(index, &mut self.chunks[index].lock())
+    }
+
+    /// Computes a chunk, unless it is computed.
+    fn after(&self, index: usize, state: &mut State<T>) -> Shared<T> {
+        let before = match state {
             State::After(chunk) => return chunk.clone(),
             State::Before(chunk) => chunk,
         };
@@ -148,8 +161,13 @@ impl<T: Element> Coming for Deferred<T> {
 
 #[cfg(test)]
 mod tests {
-    use ps_common::Dtype;
+    use std::time::{Duration, Instant};
 
+    use ps_common::Dtype;
+    use ps_common::job::Combine;
+
+    use super::*;
+    use crate::table::Gradient;
     use crate::table::tests::deferred::Pair;
     use crate::table::tests::wish;
 
@@ -168,5 +186,39 @@ mod tests {
             });
         }
         assert_eq!(pair.let_go(), 50);
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_a_chunk_computes_others_meanwhile() {
+        const CHUNK_LEN: usize = 3;
+        let (theta, gradient): (Vec<_>, Vec<_>) =
+            (0..5 * CHUNK_LEN).map(|i| (2.0 * i as f32, i as f32)).unzip();
+        let chunks = theta.chunks(CHUNK_LEN).map(|chunk| Shared::from(chunk.to_vec())).collect();
+        let deferred = Deferred::new(
+            (CHUNK_LEN, chunks),
+            &Pool::new(CHUNK_LEN, 5),
+            (&Optimizer::sgd(1.0), &Arc::from([])),
+            Certain { combine: Combine::Sum, lr: 1.0, factor: 1.0, bound: 100.0 },
+            Held::new(vec![(Gradient::F32(gradient.clone().into()), 1.0)], &Arc::default()),
+        );
+        let is_after = |index: usize| {
+            let state = deferred.chunks[index].try_lock();
+            state.is_some_and(|state| matches!(*state, State::After(_)))
+        };
+        // As if others computed the first and the third.
+        let [first, third] = [0, 2].map(|index| deferred.chunks[index].lock());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| deferred.chunk(0).to_vec());
+            let patience = Instant::now() + Duration::from_secs(60);
+            while ![1, 3, 4].into_iter().all(is_after) {
+                assert!(Instant::now() < patience, "it waits idly");
+                std::thread::yield_now();
+            }
+            drop(first);
+            assert_eq!(waits.join().expect("no panic"), gradient[..CHUNK_LEN]);
+        });
+        drop(third);
+        let after: Vec<f32> = deferred.finish().iter().flat_map(|chunk| chunk.to_vec()).collect();
+        assert_eq!(after, gradient);
     }
 }
