@@ -17,7 +17,7 @@ use ps_common::{Dtype, Error, ErrorCode, calls};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::hot::Out;
+use super::answer::Out;
 use super::pace::Outlet;
 use crate::follower::{Follower, Given, Next, StreamId, Taken};
 use crate::keeper::PartKeeper;

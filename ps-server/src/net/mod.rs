@@ -1,5 +1,6 @@
 //! Talking: gRPC services, connections, the clock. Knows calls and the driver, no rules.
 
+mod answer;
 mod assemble;
 mod callers;
 mod chunks;

@@ -16,8 +16,8 @@ use tokio::time::{Sleep, sleep, timeout};
 use tonic::Status;
 use tonic::body::Body;
 
+use super::answer::{Out, Parts};
 use super::connections::Peer;
-use super::hot::{Out, Parts};
 use super::turnaways::{Turnaways, Why};
 
 /// A request's body that fails where nothing comes for too long.
@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
     use crate::core::ConnId;
-    use crate::net::hot::{Outgoing, streamed};
+    use crate::net::answer::{Outgoing, streamed};
     use crate::net::testing;
 
     const N: u8 = 4;

@@ -26,11 +26,12 @@ use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
 use tower::Service;
 
+use super::answer::{self, Out};
 use super::assemble::{Failure, Push, read_push};
 use super::chunks;
 use super::connections::Peer;
 use super::encoder::{Encoder, WireTheta};
-use super::hot::{self, Incoming, Out};
+use super::hot::Incoming;
 use super::membership::{state_of, unexpected};
 use super::pace::Outlet;
 use super::shell::{Brought, Shell};
@@ -92,7 +93,7 @@ impl ParametersService {
     }
 
     /// The way out of an answer to `peer`, and what it is read from.
-    fn outlet(&self, peer: Peer) -> (Outlet, hot::Outgoing) {
+    fn outlet(&self, peer: Peer) -> (Outlet, answer::Outgoing) {
         let (out, outgoing) = mpsc::channel(MESSAGES_AHEAD);
         let turnaways = Arc::clone(&self.turnaways);
         (Outlet { out, peer, stall: self.stall, turnaways }, outgoing)
@@ -106,7 +107,7 @@ impl ParametersService {
         };
         let (result, _) = deliver(&self.shell, peer.conn, push, false).await?;
         let answer = pb::PushResponse { result: Some(result.into()) };
-        Ok(hot::single(frames::plain(&answer)))
+        Ok(answer::single(frames::plain(&answer)))
     }
 
     async fn pull(&self, peer: Peer, mut incoming: Incoming) -> Result<Response<Body>, Status> {
@@ -137,7 +138,7 @@ impl ParametersService {
                 let theta = self.encoder.encode(theta, encoding);
                 let (outlet, outgoing) = self.outlet(peer);
                 send_theta(outlet, header, (theta, 0), version_have);
-                Ok(hot::streamed(outgoing))
+                Ok(answer::streamed(outgoing))
             }
             other => Err(unexpected(&other)),
         }
@@ -175,7 +176,7 @@ impl ParametersService {
                 () = outlet.out.closed() => {}
             }
         });
-        hot::streamed(outgoing)
+        answer::streamed(outgoing)
     }
 
     async fn evaluate(&self, mut incoming: Incoming) -> Result<Response<Body>, Status> {
@@ -186,7 +187,7 @@ impl ParametersService {
             self.shell.call(Brought::default(), input).await.map_err(|e| to_status(&e))?;
         let (state, _) = state_of(&delivery)?;
         let answer = pb::EvaluateResponse { state: pb::JobState::from(state).into() };
-        Ok(hot::single(frames::plain(&answer)))
+        Ok(answer::single(frames::plain(&answer)))
     }
 
     async fn merge_statistics(&self, mut incoming: Incoming) -> Result<Response<Body>, Status> {
@@ -199,7 +200,7 @@ impl ParametersService {
         let input = |call| Input::Statistics { call, caller };
         match self.shell.call(Brought::default(), input).await.map_err(|e| to_status(&e))? {
             Delivery::Statistics(merged) => {
-                Ok(hot::single(frames::plain(&merge_response(&merged))))
+                Ok(answer::single(frames::plain(&merge_response(&merged))))
             }
             other => Err(unexpected(&other)),
         }

@@ -26,11 +26,12 @@ use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
 use tower::Service;
 
+use super::answer::{self, Out};
 use super::assemble::{Host, read_push_for};
 use super::connections::Peer;
 use super::encoder::Encoder;
 use super::following::Following;
-use super::hot::{self, Incoming, Out};
+use super::hot::Incoming;
 use super::pace::Outlet;
 use super::parameters::{MESSAGES_AHEAD, nothing, send_theta, status_of};
 use super::turnaways::Turnaways;
@@ -85,7 +86,7 @@ impl PartitionService {
     }
 
     /// The way out of an answer to `peer`, and what it is read from.
-    fn outlet(&self, peer: Peer) -> (Outlet, hot::Outgoing) {
+    fn outlet(&self, peer: Peer) -> (Outlet, answer::Outgoing) {
         let (out, outgoing) = mpsc::channel(MESSAGES_AHEAD);
         let turnaways = Arc::clone(&self.turnaways);
         (Outlet { out, peer, stall: self.stall, turnaways }, outgoing)
@@ -106,7 +107,7 @@ impl PartitionService {
         };
         let digest = follower.stage(&push.header, gradient, push.digest);
         let digest = digest.map_err(|e| to_status(&e))?;
-        Ok(hot::single(frames::plain(&pb::StageResponse { digest })))
+        Ok(answer::single(frames::plain(&pb::StageResponse { digest })))
     }
 
     async fn take(&self, peer: Peer, mut incoming: Incoming) -> Result<Response<Body>, Status> {
@@ -124,7 +125,7 @@ impl PartitionService {
         let theta = self.encoder.encode(theta, encoding);
         let (outlet, outgoing) = self.outlet(peer);
         send_theta(outlet, header, (theta, first_key), version_have);
-        Ok(hot::streamed(outgoing))
+        Ok(answer::streamed(outgoing))
     }
 
     fn follow(&self, peer: Peer, mut incoming: Incoming) -> Response<Body> {
@@ -151,7 +152,7 @@ impl PartitionService {
             // Partition 0 may be gone: then nobody needs to know.
             let _ = outlet.send(Out::End(status)).await;
         });
-        hot::streamed(outgoing)
+        answer::streamed(outgoing)
     }
 }
 

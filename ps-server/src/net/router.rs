@@ -19,11 +19,11 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use super::answer;
 use super::connections::Connections;
 use super::elsewhere::{Elsewhere, FollowerOperator};
 use super::following::Following;
 use super::gate::GateLayer;
-use super::hot;
 use super::lanes::{Incoming, Lanes};
 use super::membership::MembershipService;
 use super::operator::OperatorService;
@@ -239,7 +239,7 @@ fn internal_error(panic: Box<dyn Any + Send + 'static>) -> http::Response<Body> 
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
     tracing::error!(panic = what, "a call panicked");
-    hot::failed_inside().into_http()
+    answer::failed_inside().into_http()
 }
 
 #[cfg(test)]
