@@ -6,14 +6,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
+use parking_lot::Mutex;
 use ps_common::Error;
 use ps_common::wire::status::to_status;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Response, header};
@@ -33,14 +34,14 @@ pub(super) enum Out {
 /// goes out while it is in the cache.
 pub(super) struct Parts {
     parts: Box<dyn Iterator<Item = Result<Bytes, Error>> + Send>,
-    n_wanted: Arc<AtomicU64>,
+    wanted_at: Arc<Mutex<Instant>>,
     taken: oneshot::Sender<()>,
 }
 
 /// What whoever sends [`Parts`] sees of them.
 pub(super) struct Progress {
-    /// How many were wanted so far.
-    pub(super) n_wanted: Arc<AtomicU64>,
+    /// When one was wanted last, or before the first, when they were given.
+    pub(super) wanted_at: Arc<Mutex<Instant>>,
     /// Done when the last was; an error, if nobody wants any more, or one could not be made.
     pub(super) taken: oneshot::Receiver<()>,
 }
@@ -51,13 +52,13 @@ impl Parts {
         parts: impl Iterator<Item = Result<Bytes, Error>> + Send + 'static,
     ) -> (Self, Progress) {
         let (taken, is_taken) = oneshot::channel();
-        let n_wanted = Arc::default();
-        let progress = Progress { n_wanted: Arc::clone(&n_wanted), taken: is_taken };
-        (Self { parts: Box::new(parts), n_wanted, taken }, progress)
+        let wanted_at = Arc::new(Mutex::new(Instant::now()));
+        let progress = Progress { wanted_at: Arc::clone(&wanted_at), taken: is_taken };
+        (Self { parts: Box::new(parts), wanted_at, taken }, progress)
     }
 
     fn next(&mut self) -> Option<Result<Bytes, Status>> {
-        self.n_wanted.fetch_add(1, Ordering::Relaxed);
+        *self.wanted_at.lock() = Instant::now();
         let next = catch_unwind(AssertUnwindSafe(|| self.parts.next()));
         match next {
             Ok(next) => next.map(|part| part.map_err(|error| to_status(&error))),
@@ -156,6 +157,8 @@ impl HttpBody for Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use ps_common::ErrorCode;
     use ps_common::wire::frames::plain;
     use ps_common::wire::pb::PushRequest;
@@ -215,11 +218,12 @@ mod tests {
         let mut answer = streamed(outgoing);
         for i in 0..3 {
             assert_eq!(made.load(Ordering::Relaxed), u64::from(i));
-            let body = answer.body_mut();
+            let (body, asked_at) = (answer.body_mut(), Instant::now());
             let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
             let frame = frame.expect("one more").expect("made");
             assert_eq!(frame.into_data().expect("no trailers"), [i][..]);
-            assert_eq!(progress.n_wanted.load(Ordering::Relaxed), u64::from(i) + 1);
+            let wanted_at = *progress.wanted_at.lock();
+            assert!((asked_at..=Instant::now()).contains(&wanted_at));
         }
         assert!(progress.taken.try_recv().is_err(), "nobody has asked for a fourth");
         assert_eq!(read(answer).await, (vec![], Code::Ok));

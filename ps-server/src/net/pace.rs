@@ -3,7 +3,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use ps_common::wire::status::to_status;
 use ps_common::{Error, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -120,9 +119,8 @@ impl Outlet {
         }
     }
 
-    /// Sends `parts` on, each of which is made when the reader has room for it, and waits until all
-    /// are taken; an error ends the answer. That a reader stands still is seen after `stall` to twice
-    /// `stall`.
+    /// As [`Outlet::send`], of parts that are made when the reader has room for them; waits until all
+    /// are taken. An error among them ends the answer.
     ///
     /// # Errors
     /// [`ReaderGone`], also where a part ended the answer.
@@ -138,10 +136,10 @@ impl Outlet {
         let (parts, mut progress) = Parts::new(rest);
         self.send(Out::Parts(parts)).await?;
         loop {
-            let n_wanted = progress.n_wanted.load(Ordering::Relaxed);
-            match timeout(self.stall, &mut progress.taken).await {
+            let limit = *progress.wanted_at.lock() + self.stall;
+            match timeout_at(limit, &mut progress.taken).await {
                 Ok(taken) => return taken.map_err(|_| ReaderGone),
-                Err(_) if progress.n_wanted.load(Ordering::Relaxed) > n_wanted => {}
+                Err(_) if *progress.wanted_at.lock() + self.stall > limit => {}
                 Err(_) => return Err(self.cut()),
             }
         }
