@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep, timeout, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::answer::{Out, Parts};
+use super::answer::{Out, Outgoing, Parts};
 use super::connections::Peer;
 use super::turnaways::{Turnaways, Why};
 
@@ -94,12 +94,15 @@ impl HttpBody for Held {
     }
 }
 
+/// Messages between a call and its connection.
+const MESSAGES_AHEAD: usize = 8;
+
 /// Where an answer goes, and how long its reader may leave it lying.
 pub(super) struct Outlet {
     pub(super) out: mpsc::Sender<Out>,
     pub(super) peer: Peer,
     pub(super) stall: Duration,
-    pub(super) turnaways: Arc<Turnaways>,
+    turnaways: Arc<Turnaways>,
 }
 
 /// The reader is gone, or was cut off.
@@ -107,6 +110,12 @@ pub(super) struct Outlet {
 pub(super) struct ReaderGone;
 
 impl Outlet {
+    /// The way out of an answer to `peer`, and what it is read from.
+    pub(super) fn new(peer: Peer, stall: Duration, turnaways: &Arc<Turnaways>) -> (Self, Outgoing) {
+        let (out, outgoing) = mpsc::channel(MESSAGES_AHEAD);
+        (Self { out, peer, stall, turnaways: Arc::clone(turnaways) }, outgoing)
+    }
+
     /// Sends `out` on. A reader that takes nothing for too long loses its connection: there is no
     /// other way to get back what lies in its buffers.
     ///
@@ -161,17 +170,15 @@ mod tests {
 
     use super::*;
     use crate::core::ConnId;
-    use crate::net::answer::{Outgoing, streamed};
+    use crate::net::answer::streamed;
     use crate::net::testing;
 
     const N: u8 = 4;
 
     fn outlet(stall: Duration) -> (Outlet, Outgoing) {
-        let (out, outgoing) = mpsc::channel(2);
         let address = ([127, 0, 0, 1], 1).into();
         let peer = Peer { conn: ConnId(1), address, line: Arc::default() };
-        let turnaways = Arc::new(Turnaways::new(testing::shell()));
-        (Outlet { out, peer, stall, turnaways }, outgoing)
+        Outlet::new(peer, stall, &Arc::new(Turnaways::new(testing::shell())))
     }
 
     fn parts(n: u8) -> impl Iterator<Item = Result<Bytes, Error>> {

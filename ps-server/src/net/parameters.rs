@@ -19,7 +19,6 @@ use ps_common::wire::pb::parameters_server::SERVICE_NAME;
 use ps_common::wire::status::to_status;
 use ps_common::wire::{frames, pb};
 use ps_common::{Error, ErrorCode};
-use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
@@ -39,9 +38,6 @@ use super::turnaways::Turnaways;
 use crate::core::{ConnId, Input};
 use crate::driver::Delivery;
 use crate::table::Snapshot;
-
-/// Messages between a call and its connection.
-pub(super) const MESSAGES_AHEAD: usize = 8;
 
 /// The service over the shell.
 #[derive(Debug, Clone)]
@@ -92,13 +88,6 @@ impl ParametersService {
         }
     }
 
-    /// The way out of an answer to `peer`, and what it is read from.
-    fn outlet(&self, peer: Peer) -> (Outlet, answer::Outgoing) {
-        let (out, outgoing) = mpsc::channel(MESSAGES_AHEAD);
-        let turnaways = Arc::clone(&self.turnaways);
-        (Outlet { out, peer, stall: self.stall, turnaways }, outgoing)
-    }
-
     async fn push(&self, peer: Peer, mut incoming: Incoming) -> Result<Response<Body>, Status> {
         let push = match read_push(&self.shell, &mut incoming, self.stall).await {
             Ok(Some(push)) => push,
@@ -136,7 +125,7 @@ impl ParametersService {
                 // Without locks a version is the name of no single theta.
                 let version_have = version_have.filter(|_| driver.has_versions());
                 let theta = self.encoder.encode(theta, encoding);
-                let (outlet, outgoing) = self.outlet(peer);
+                let (outlet, outgoing) = Outlet::new(peer, self.stall, &self.turnaways);
                 send_theta(outlet, header, (theta, 0), version_have);
                 Ok(answer::streamed(outgoing))
             }
@@ -162,7 +151,7 @@ impl ParametersService {
 
     fn push_pull(&self, peer: Peer, incoming: Incoming) -> Response<Body> {
         let conn = peer.conn;
-        let (outlet, outgoing) = self.outlet(peer);
+        let (outlet, outgoing) = Outlet::new(peer, self.stall, &self.turnaways);
         let (shell, encoder) = (Arc::clone(&self.shell), Arc::clone(&self.encoder));
         tokio::spawn(async move {
             tokio::select! {

@@ -19,7 +19,6 @@ use ps_common::wire::pb::partition_server::SERVICE_NAME;
 use ps_common::wire::status::to_status;
 use ps_common::wire::{frames, pb};
 use ps_common::{Error, ErrorCode};
-use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
@@ -33,7 +32,7 @@ use super::encoder::Encoder;
 use super::following::Following;
 use super::hot::Incoming;
 use super::pace::Outlet;
-use super::parameters::{MESSAGES_AHEAD, nothing, send_theta, status_of};
+use super::parameters::{nothing, send_theta, status_of};
 use super::turnaways::Turnaways;
 use crate::follower::{Given, StreamId};
 use crate::table::Pushed;
@@ -85,13 +84,6 @@ impl PartitionService {
         }
     }
 
-    /// The way out of an answer to `peer`, and what it is read from.
-    fn outlet(&self, peer: Peer) -> (Outlet, answer::Outgoing) {
-        let (out, outgoing) = mpsc::channel(MESSAGES_AHEAD);
-        let turnaways = Arc::clone(&self.turnaways);
-        (Outlet { out, peer, stall: self.stall, turnaways }, outgoing)
-    }
-
     async fn stage(&self, mut incoming: Incoming) -> Result<Response<Body>, Status> {
         let follower = self.following.follower();
         let host = Host::Follower(follower);
@@ -123,14 +115,14 @@ impl PartitionService {
         // Partition 0 refuses the same number before it gives anything.
         let encoding = theta_encoding_from(theta_dtype, theta.dtype).map_err(|e| to_status(&e))?;
         let theta = self.encoder.encode(theta, encoding);
-        let (outlet, outgoing) = self.outlet(peer);
+        let (outlet, outgoing) = Outlet::new(peer, self.stall, &self.turnaways);
         send_theta(outlet, header, (theta, first_key), version_have);
         Ok(answer::streamed(outgoing))
     }
 
     fn follow(&self, peer: Peer, mut incoming: Incoming) -> Response<Body> {
         let address = peer.address;
-        let (outlet, outgoing) = self.outlet(peer);
+        let (outlet, outgoing) = Outlet::new(peer, self.stall, &self.turnaways);
         let following = Arc::clone(&self.following);
         tokio::spawn(async move {
             let mut stream = None;
