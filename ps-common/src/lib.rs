@@ -37,4 +37,4 @@ pub mod wire;
 
 pub use dtype::{Dtype, Element};
 pub use error::{Error, ErrorCode};
-pub use widest::widest;
+pub use widest::{Kernel, widest};

@@ -5,23 +5,42 @@
 //! two thirds of that. Wider registers change no bit: nothing is summed in another order, and no
 //! product and sum are fused.
 
+/// What [`widest`] runs: a closure of a few instructions, or a type of its own for more.
+pub trait Kernel {
+    /// What it gives.
+    type Output;
+
+    /// Does it. `#[inline(always)]`, as all that it calls: the compiler inlines a long closure nowhere,
+    /// because it is called once for each width, and compiles it for no wide registers then.
+    fn run(self) -> Self::Output;
+}
+
+impl<R, F: FnOnce() -> R> Kernel for F {
+    type Output = R;
+
+    #[inline(always)]
+    fn run(self) -> R {
+        self()
+    }
+}
+
 /// Runs `kernel`, with the widest registers that this processor is known to have, as long as they do
 /// not slow down its clock.
 ///
 /// What `kernel` calls has to be inlined into it, or else runs as it always did.
 #[inline(always)]
-pub fn widest<R>(kernel: impl FnOnce() -> R) -> R {
+pub fn widest<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        fn with_avx512<R>(kernel: impl FnOnce() -> R) -> R {
-            kernel()
+        fn with_avx512<K: Kernel>(kernel: K) -> K::Output {
+            kernel.run()
         }
         #[target_feature(enable = "avx2")]
-        fn with_avx2<R>(kernel: impl FnOnce() -> R) -> R {
-            kernel()
+        fn with_avx2<K: Kernel>(kernel: K) -> K::Output {
+            kernel.run()
         }
         let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
         // What the compiler takes for granted with them. A virtual machine may hide parts.
@@ -39,7 +58,7 @@ pub fn widest<R>(kernel: impl FnOnce() -> R) -> R {
             return unsafe { with_avx2(kernel) };
         }
     }
-    kernel()
+    kernel.run()
 }
 
 #[cfg(test)]
