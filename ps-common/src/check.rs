@@ -8,7 +8,12 @@ const BLOCK: usize = 256;
 
 /// Index of the first NaN or infinity.
 pub fn first_non_finite<T: Element>(values: &[T]) -> Option<usize> {
-    widest(|| find(values))
+    widest(|| find(values, |x| !x.is_finite()))
+}
+
+/// Index of the first element that is larger than `limit`, with its sign taken off; a NaN is not.
+pub fn first_beyond<T: Element>(values: &[T], limit: T) -> Option<usize> {
+    widest(|| find(values, |x| x.abs() > limit))
 }
 
 /// Whether no element is larger than `limit`, with its sign taken off; a NaN is.
@@ -18,11 +23,11 @@ pub fn all_within<T: Element>(values: &[T], limit: T) -> bool {
 }
 
 #[inline(always)]
-fn find<T: Element>(values: &[T]) -> Option<usize> {
+fn find<T: Element>(values: &[T], is_wanted: impl Fn(&T) -> bool) -> Option<usize> {
     for (block, start) in values.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
-        let all_finite = block.iter().fold(true, |all, x| all & x.is_finite());
-        if !all_finite {
-            return block.iter().position(|x| !x.is_finite()).map(|i| start + i);
+        let any = block.iter().fold(false, |any, x| any | is_wanted(x));
+        if any {
+            return block.iter().position(is_wanted).map(|i| start + i);
         }
     }
     None
@@ -57,5 +62,15 @@ mod tests {
             }
         }
         assert_eq!(first_non_finite::<f64>(&[]), None);
+    }
+
+    #[test]
+    fn the_first_beyond_a_limit_is_found_and_a_nan_is_not() {
+        for at in [0, 255, 256, 999] {
+            let mut values = vec![f32::NAN; 1000];
+            values[at] = -2.0;
+            assert_eq!(first_beyond(&values, 2.0), None);
+            assert_eq!(first_beyond(&values, 1.5), Some(at));
+        }
     }
 }

@@ -5,16 +5,22 @@
 //! Gradient Descent", section 3; Karimireddy et al. 2019, "Error Feedback Fixes SignSGD", algorithm 2.
 //! Knows nothing of messages and calls.
 
+mod blocks;
 mod feedback;
 mod half_precision;
 mod int8;
+mod largest;
 mod top_k;
 
 use std::str::FromStr;
 
-use crate::check::first_non_finite;
+use half::{bf16, f16};
+
+use crate::check::{first_beyond, first_non_finite};
 use crate::dtype::{Element, as_le_bytes};
 use crate::error::{Error, ErrorCode};
+
+use int8::Int8;
 
 pub use feedback::{Encoded, Feedback};
 
@@ -38,9 +44,9 @@ impl Encoding {
     pub fn encode<T: Element>(self, values: &[T], out: &mut Vec<u8>) {
         match self {
             Self::Plain => out.extend_from_slice(as_le_bytes(values)),
-            Self::F16 => half_precision::encode::<half::f16, T>(values, out),
-            Self::Bf16 => half_precision::encode::<half::bf16, T>(values, out),
-            Self::Int8 => int8::encode(values, out),
+            Self::F16 => blocks::encode::<f16, T>(values, out),
+            Self::Bf16 => blocks::encode::<bf16, T>(values, out),
+            Self::Int8 => blocks::encode::<Int8, T>(values, out),
             Self::TopK => top_k::encode(values, out),
         }
     }
@@ -51,12 +57,7 @@ impl Encoding {
     /// # Errors
     /// The first place of a number beyond the format's largest: nothing near it can be written.
     pub fn encode_theta<T: Element>(self, values: &[T], out: &mut Vec<u8>) -> Result<(), usize> {
-        let largest = T::from_f64(self.largest());
-        // Counted, because a count goes over many numbers at once.
-        let n_beyond = values.iter().filter(|value| value.abs() > largest).count();
-        if n_beyond > 0
-            && let Some(place) = values.iter().position(|value| value.abs() > largest)
-        {
+        if let Some(place) = first_beyond(values, T::from_f64(self.largest())) {
             return Err(place);
         }
         self.encode(values, out);
@@ -103,17 +104,18 @@ impl Encoding {
             .with("want", len_max)
             .with("got", begin + n));
         }
-        let decoded = match self {
+        let mut decoded = Ok(());
+        match self {
             Self::Plain => {
-                let elements = bytes.chunks_exact(size_of::<T>());
-                values.extend(elements.map(bytemuck::pod_read_unaligned::<T>));
-                Ok(())
+                values.extend(
+                    bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned::<T>),
+                );
             }
-            Self::F16 => half_precision::decode::<half::f16, T>(bytes, values),
-            Self::Bf16 => half_precision::decode::<half::bf16, T>(bytes, values),
-            Self::Int8 => int8::decode(bytes, values),
-            Self::TopK => top_k::decode(bytes, n, values),
-        };
+            Self::F16 => blocks::decode::<f16, T>(bytes, n, values),
+            Self::Bf16 => blocks::decode::<bf16, T>(bytes, n, values),
+            Self::Int8 => blocks::decode::<Int8, T>(bytes, n, values),
+            Self::TopK => decoded = top_k::decode(bytes, n, values),
+        }
         let finite = decoded.and_then(|()| match first_non_finite(&values[begin..]) {
             None => Ok(()),
             Some(index) => {
@@ -231,3 +233,5 @@ impl FromStr for Codec {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twin_tests;

@@ -6,7 +6,7 @@ const ALL: [Encoding; 5] =
     [Encoding::Plain, Encoding::F16, Encoding::Bf16, Encoding::Int8, Encoding::TopK];
 
 /// Numbers of many sizes, the same ones for the same seed.
-fn values(n: usize, seed: u64) -> Vec<f32> {
+pub(super) fn values(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
         state =

@@ -22,16 +22,42 @@ pub(super) fn n_elements(bytes: &[u8]) -> Option<usize> {
 }
 
 pub(super) fn encode<T: Element>(values: &[T], out: &mut Vec<u8>) {
+    let chosen: Vec<_> = (0..values.len()).filter(|&place| values[place] != T::ZERO).collect();
+    write(values, &chosen, 0, out);
+}
+
+/// Appends a chunk of the `values` at `chosen`, all of them finite and in order, where the first one of
+/// `values` has the place `begin`. What is left of them there is what a reader lacks.
+pub(super) fn take<T: Element>(
+    values: &mut [T],
+    chosen: &[usize],
+    begin: usize,
+    out: &mut Vec<u8>,
+) {
+    write(values, chosen, begin, out);
+    // No reader takes a longer one.
+    if values.len() <= COVERED_MAX {
+        for place in chosen {
+            let value = &mut values[place - begin];
+            *value -= T::from_f64(single(*value).into());
+        }
+    }
+}
+
+fn write<T: Element>(values: &[T], chosen: &[usize], begin: usize, out: &mut Vec<u8>) {
     let n = u32::try_from(values.len()).expect("a chunk is short");
+    out.reserve(HEAD_BYTES + chosen.len() * ENTRY_BYTES);
     out.extend_from_slice(&n.to_le_bytes());
-    let chosen = || (0u32..).zip(values).filter(|&(_, &value)| value != T::ZERO);
-    for (place, _) in chosen() {
-        out.extend_from_slice(&place.to_le_bytes());
+    for place in chosen {
+        out.extend_from_slice(&((place - begin) as u32).to_le_bytes());
     }
-    for (_, value) in chosen() {
-        let single = (value.to_f64() as f32).clamp(f32::MIN, f32::MAX);
-        out.extend_from_slice(&single.to_le_bytes());
+    for place in chosen {
+        out.extend_from_slice(&single(values[place - begin]).to_le_bytes());
     }
+}
+
+fn single<T: Element>(value: T) -> f32 {
+    (value.to_f64() as f32).clamp(f32::MIN, f32::MAX)
 }
 
 pub(super) fn decode<T: Element>(bytes: &[u8], n: usize, values: &mut Vec<T>) -> Result<(), Error> {
@@ -53,18 +79,4 @@ pub(super) fn decode<T: Element>(bytes: &[u8], n: usize, values: &mut Vec<T>) ->
         next = place + 1;
     }
     Ok(())
-}
-
-/// The magnitude that the `ratio` largest of `values` have at least: what is below it is not sent.
-/// `scratch` lends memory.
-pub(super) fn threshold<T: Element>(values: &[T], ratio: f64, scratch: &mut Vec<T>) -> T {
-    let n = values.len();
-    let k = ((n as f64 * ratio).ceil() as usize).clamp(1, n.max(1));
-    if n == 0 {
-        return T::ZERO;
-    }
-    scratch.clear();
-    scratch.extend(values.iter().map(|x| x.abs()));
-    let descending = |a: &T, b: &T| b.partial_cmp(a).unwrap_or(std::cmp::Ordering::Equal);
-    *scratch.select_nth_unstable_by(k - 1, descending).1
 }
