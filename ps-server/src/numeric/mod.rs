@@ -7,6 +7,7 @@
 mod adagrad;
 mod adam;
 mod adamw;
+mod ahead;
 mod clip;
 mod compensate;
 mod ftrl;
