@@ -39,18 +39,20 @@ fn required<T>(field: &str, value: Option<T>) -> Result<T, Error> {
     value.ok_or_else(|| bad_field(field, "is required"))
 }
 
+/// A number. That -0 is one the wire does not say, where it leaves out a field that is 0: here it is 0, so that
+/// everybody reads the same.
 fn finite(field: &str, value: f64) -> Result<f64, Error> {
     if value.is_finite() {
-        Ok(value)
+        Ok(value + 0.0)
     } else {
         Err(bad_field(field, format!("is {value}, not finite")))
     }
 }
 
-/// Seconds that a clock can have measured.
+/// Seconds that a clock can have measured; -0 as [`finite`] has it.
 fn seconds(field: &str, value: f64) -> Result<f64, Error> {
     if value.is_finite() && value >= 0.0 {
-        Ok(value)
+        Ok(value + 0.0)
     } else {
         Err(bad_field(field, format!("is {value}, not a time in seconds")))
     }
@@ -67,4 +69,31 @@ fn micros(duration: Duration) -> u64 {
 /// 0 on the wire is "not said".
 fn wait_max(ms: u32) -> Option<Duration> {
     (ms != 0).then(|| Duration::from_millis(ms.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::partition::Decision;
+
+    #[test]
+    fn a_zero_has_no_sign() {
+        for read in [finite, seconds] {
+            assert!(read("x", -0.0).expect("a number").is_sign_positive());
+            assert_eq!(read("x", 1.5).expect("a number"), 1.5);
+            assert!(read("x", f64::NAN).is_err() && read("x", f64::INFINITY).is_err());
+        }
+        assert_eq!(finite("x", -1.5).expect("a number"), -1.5);
+        assert!(seconds("x", -1.5).is_err());
+        // What a fuzzer found: -0 seconds came in, and went on to others as 0.
+        let bytes = [58, 19, 8, 1, 16, 7, 24, 5, 32, 4, 40, 2, 49, 0, 0, 0, 0, 0, 0, 0, 128];
+        let there = |bytes: &[u8]| {
+            Decision::try_from(pb::Decision::decode(bytes).expect("a message")).expect("valid")
+        };
+        let decision = there(&bytes);
+        let again = there(&pb::Decision::from(decision.clone()).encode_to_vec());
+        assert_eq!(format!("{again:?}"), format!("{decision:?}"));
+    }
 }
