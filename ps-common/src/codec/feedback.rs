@@ -51,7 +51,9 @@ impl<T: Element> Feedback<T> {
     /// # Panics
     /// If gradients differ in length.
     pub fn encode(&mut self, gradient: &[T], cuts: &[usize], chunk_len: usize) -> Vec<Encoded> {
-        self.residual.resize(gradient.len(), T::ZERO);
+        if self.residual.is_empty() {
+            self.residual.resize(gradient.len(), T::ZERO);
+        }
         assert_eq!(self.residual.len(), gradient.len(), "theta keeps its length");
         let ratio = match self.codec {
             Codec::TopK { ratio } => ratio,

@@ -4,6 +4,7 @@
 use ps_common::Element;
 use ps_common::check::first_non_finite;
 
+use super::sgd::sgd;
 use super::*;
 
 /// Step `t` (from 1) of one element, literally as in the rule's source; `state` are its slots.
@@ -163,6 +164,9 @@ fn wide_kernels_give_the_bits_of_narrow_ones() {
         let mut out = vec![0.0; n];
         sgd_from(&mut out, &a, &b, 0.1);
         assert_eq!(bits(&out), narrow(&a, &b, |a, b| a - 0.1 * b), "sgd of {n}");
+        let mut in_place = a.clone();
+        sgd(&mut in_place, &b, 0.1);
+        assert_eq!(bits(&in_place), bits(&out), "sgd of {n} in place");
         out.copy_from_slice(&a);
         add_scaled(&mut out, &b, 0.3);
         assert_eq!(bits(&out), narrow(&a, &b, |a, b| a + 0.3 * b), "sum of {n}");
@@ -170,6 +174,21 @@ fn wide_kernels_give_the_bits_of_narrow_ones() {
         assert_eq!(bits(&out), narrow(&a, &b, |a, b| 0.7 * a + 0.3 * b), "mean of {n}");
         let wanted = out.iter().position(|x| !x.is_finite());
         assert_eq!(first_non_finite(&out), wanted, "check of {n}");
+    }
+}
+
+#[test]
+fn descent_says_whether_all_of_it_is_finite() {
+    for n in [1, 15, 16, 17, 40] {
+        let (theta, mut gradient, mut new) = (vec![0f32; n], vec![1f32; n], vec![0f32; n]);
+        assert!(sgd_from(&mut new, &theta, &gradient, 0.1));
+        assert!(sgd(&mut theta.clone(), &gradient, 0.1));
+        for at in 0..n {
+            gradient[at] = f32::INFINITY;
+            assert!(!sgd_from(&mut new, &theta, &gradient, 0.1), "{at} of {n}");
+            assert!(!sgd(&mut theta.clone(), &gradient, 0.1), "{at} of {n} in place");
+            gradient[at] = 1.0;
+        }
     }
 }
 
