@@ -39,8 +39,7 @@ fn required<T>(field: &str, value: Option<T>) -> Result<T, Error> {
     value.ok_or_else(|| bad_field(field, "is required"))
 }
 
-/// A number. That -0 is one the wire does not say, where it leaves out a field that is 0: here it is 0, so that
-/// everybody reads the same.
+/// A number. -0 is read as 0: the wire leaves out a field that is either, and whoever is told it next reads 0.
 fn finite(field: &str, value: f64) -> Result<f64, Error> {
     if value.is_finite() {
         Ok(value + 0.0)
